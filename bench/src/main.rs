@@ -1,0 +1,2 @@
+//! The rudder command.
+fn main() {}

@@ -1,0 +1,31 @@
+//! Who is in the job: ranks find each other, prove that they belong, and spread addresses and tokens.
+//!
+//! A bootstrap is one collective, [`all_gather`](Bootstrap::all_gather), with a deadline: everything that start-up and shutdown need is made of it, so
+//! that a new one (MPI, PMIx) is a small file.
+
+use crate::error::Result;
+use crate::id::Rank;
+use std::time::Duration;
+
+/// The ranks of a job and their one collective.
+pub trait Bootstrap: Send + Sync {
+    /// This process.
+    fn rank(&self) -> Rank;
+
+    /// Number of ranks.
+    fn size(&self) -> u32;
+
+    /// Gives every rank the bytes of every rank, in rank order. Collective: all ranks call it in the same order.
+    ///
+    /// # Errors
+    /// Names the ranks that did not take part within `timeout`.
+    fn all_gather(&self, mine: &[u8], timeout: Duration) -> Result<Vec<Vec<u8>>>;
+
+    /// Returns when every rank has called it.
+    ///
+    /// # Errors
+    /// As [`all_gather`](Bootstrap::all_gather).
+    fn barrier(&self, timeout: Duration) -> Result<()> {
+        self.all_gather(&[], timeout).map(|_| ())
+    }
+}

@@ -1,0 +1,124 @@
+//! What to pull ahead, and when: the [`Controller`] watches hit rate and traffic and answers with a bounded [`Decision`].
+//!
+//! A decision never names vertices. It says keep or replace, how much, and from which cohorts; deterministic code in `buffer/` turns that
+//! into vertices. So a controller can be slow, wrong, dead or absent and cost hits only, never bytes and never a wait.
+
+use crate::id::PartitionId;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How often a node was missed or hit lately (decayed count), in bands.
+pub const FREQUENCY_BANDS: usize = 4;
+/// How many minibatches ago it was last wanted, in bands.
+pub const RECENCY_BANDS: usize = 3;
+
+/// Vertices that are alike for the decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Cohort {
+    /// Who owns them.
+    pub owner: PartitionId,
+    /// Frequency band: 0 is wanted once, 1 twice or three times, 2 four to seven times, 3 more often.
+    pub frequency: u8,
+    /// Recency band: 0 is wanted within the last 2 minibatches, 1 within the last 8, 2 longer ago.
+    pub recency: u8,
+    /// Whether an announced minibatch wants them.
+    pub announced: bool,
+}
+
+impl Cohort {
+    /// Number of cohorts of a job with so many partitions.
+    pub fn count(partitions: u32) -> usize {
+        partitions as usize * FREQUENCY_BANDS * RECENCY_BANDS * 2
+    }
+
+    /// Its place among [`Cohort::count`].
+    pub fn index(self) -> usize {
+        ((self.owner.index() * FREQUENCY_BANDS + self.frequency as usize) * RECENCY_BANDS + self.recency as usize) * 2
+            + usize::from(self.announced)
+    }
+
+    /// The cohort at a place.
+    pub fn at(index: usize) -> Self {
+        Self {
+            announced: index % 2 == 1,
+            recency: (index / 2 % RECENCY_BANDS) as u8,
+            frequency: (index / 2 / RECENCY_BANDS % FREQUENCY_BANDS) as u8,
+            owner: PartitionId((index / 2 / RECENCY_BANDS / FREQUENCY_BANDS) as u32),
+        }
+    }
+}
+
+/// What happened in one minibatch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Minibatches gathered so far, this one included.
+    pub minibatch: u64,
+    /// Minibatches of the whole job, where the caller said so, else 0.
+    pub minibatches: u64,
+    /// Remote input nodes that the minibatch wanted.
+    pub remote_nodes: u64,
+    /// Of these, halo nodes.
+    pub halo_nodes: u64,
+    /// Rows that were in the buffer.
+    pub hits: u64,
+    /// Of the rows that were not, those of halo nodes.
+    pub halo_misses: u64,
+    /// Rows fetched because this minibatch wanted them.
+    pub demand_rows: u64,
+    /// Rows fetched ahead, since the minibatch before.
+    pub prefetched_rows: u64,
+    /// Prefetched rows that left the buffer unused, since the minibatch before.
+    pub useless_rows: u64,
+    /// Slots that went to other nodes by the last decision to replace, if one took effect in this minibatch.
+    pub replaced_rows: u64,
+    /// A replacement was decided but found no candidates.
+    pub replace_skipped: bool,
+    /// Payload bytes fetched.
+    pub bytes: u64,
+    /// Time that the caller waited for rows.
+    pub stall: Duration,
+    /// Missed nodes by [`Cohort::index`]; empty unless the controller asks for cohorts.
+    pub cohort_misses: Vec<u32>,
+}
+
+/// What does not change while a job runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobFacts {
+    /// Nodes of the graph.
+    pub nodes: u64,
+    /// Edges of the graph, where known.
+    pub edges: u64,
+    /// Number of partitions.
+    pub partitions: u32,
+    /// This rank's partition.
+    pub partition: u32,
+    /// Remote nodes adjacent to the partition.
+    pub halo_nodes: u64,
+    /// Slots of the buffer.
+    pub slots: u64,
+    /// Seeds a minibatch.
+    pub batch: u64,
+    /// Minibatches of the whole job, 0 where unknown.
+    pub minibatches: u64,
+}
+
+/// What a controller may decide.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Replace rows at the next minibatch boundary, once.
+    pub replace: bool,
+    /// For cohorts: rows to pull ahead of each minibatch until the next decision, by [`Cohort::index`]; `None` leaves what stands.
+    pub quotas: Option<Vec<u32>>,
+}
+
+/// Watches, and decides.
+pub trait Controller: Send {
+    /// Its name in the configuration.
+    fn name(&self) -> &'static str;
+
+    /// Takes note of a minibatch.
+    fn observe(&mut self, observation: &Observation);
+
+    /// Decides, or returns `None` where it has nothing new to say yet.
+    fn decide(&mut self) -> Option<Decision>;
+}
