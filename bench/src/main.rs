@@ -1,2 +1,24 @@
 //! The rudder command.
-fn main() {}
+
+mod cli;
+mod progress;
+mod report;
+mod train;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Report(args) => report::run(&args),
+        other => Err(anyhow::anyhow!("{other:?}")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rudder: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
