@@ -9,6 +9,7 @@ use crate::id::Rank;
 use crate::memory::{Access, Memory, Region};
 use std::time::Duration;
 
+pub mod tcp;
 mod waker;
 
 pub use waker::Waker;
