@@ -12,6 +12,7 @@ use std::time::Duration;
 mod batch;
 mod registry;
 pub mod shm;
+pub mod tcp;
 mod waker;
 
 pub use registry::{TransportConfig, names, open};
