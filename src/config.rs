@@ -4,10 +4,10 @@
 //! rebuild.
 
 use crate::buffer::PolicyConfig;
-use crate::controller::ControllerConfig;
+use crate::controller::{ControllerConfig, RuntimeConfig};
 use crate::error::{Error, Result};
-use crate::transport::TransportConfig;
 use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -50,14 +50,18 @@ impl FromStr for BufferSize {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The transport and its settings.
-    pub transport: TransportConfig,
+    /// The transport's name; `auto` chooses.
+    pub transport: String,
+    /// The interface that listeners bind to.
+    pub listen: IpAddr,
     /// How much the buffer of each table may hold.
     pub buffer: BufferSize,
     /// What the buffer keeps.
     pub policy: PolicyConfig,
     /// What decides on replacement and on what is pulled ahead.
     pub controller: ControllerConfig,
+    /// What a controller may cost.
+    pub controller_bounds: RuntimeConfig,
     /// Copies rows of this host's other partitions straight from their mapped memory instead of fetching them.
     pub map_host_rows: bool,
     /// Minibatches that may be announced and not gathered, up to 64.
@@ -97,10 +101,12 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            transport: TransportConfig::default(),
+            transport: "auto".into(),
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             buffer: BufferSize::Halo(0.1),
             policy: PolicyConfig::default(),
             controller: ControllerConfig::Off,
+            controller_bounds: RuntimeConfig::default(),
             map_host_rows: true,
             tickets: 64,
             announced_nodes: 1 << 24,

@@ -85,13 +85,13 @@ pub struct Observation {
     pub prefetched_rows: u64,
     /// Prefetched rows that left the buffer unused, since the minibatch before.
     pub useless_rows: u64,
-    /// Slots that went to other nodes by the last decision to replace, if one took effect in this minibatch.
+    /// Slots that went to other nodes by a decision to replace, at the end of the minibatch before.
     pub replaced_rows: u64,
-    /// A replacement was decided but found no candidates.
+    /// A replacement was decided at the end of the minibatch before but found no candidates.
     pub replace_skipped: bool,
     /// Payload bytes fetched.
     pub bytes: u64,
-    /// Time that the caller waited for rows.
+    /// Time that callers waited for rows, since the minibatch before.
     pub stall: Duration,
     /// Missed nodes by [`Cohort::index`]; empty unless the controller asks for cohorts.
     pub cohort_misses: Vec<u32>,

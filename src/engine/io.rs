@@ -95,23 +95,20 @@ impl Io<'_> {
             }),
             Area::Staging(_) => self.shared.staging.as_ref().map(|staging| Destination {
                 base: staging.memory().base(),
-                stride: memory.row_bytes,
-                places: staging.memory().bytes() / memory.row_bytes,
+                stride: self.shared.staging_stride,
+                places: staging.memory().bytes() / self.shared.staging_stride,
             }),
         }
     }
 
     fn post(&mut self, transmit: Transmit, destination: Option<Destination>) -> Result<(), Error> {
         let destination = destination.expect("what is posted has memory to land in");
-        let version = {
-            let memory = &self.shared.tables[transmit.table];
-            memory.version
-        };
+        let memory = &self.shared.tables[transmit.table];
         let batch = RowBatch {
             id: transmit.id,
             region: transmit.region,
-            version,
-            row_bytes: self.shared.tables[transmit.table].row_bytes,
+            version: memory.version,
+            row_bytes: memory.row_bytes,
             rows: &transmit.rows,
             places: &transmit.places,
             destination,
@@ -171,12 +168,12 @@ impl Io<'_> {
 
     fn address(&self, state: &State, table: usize, place: Place) -> Option<*mut u8> {
         let memory = &self.shared.tables[table];
-        let base = match place.area {
-            Area::Rows(id) => state.destinations.get(id.index()).copied().flatten()?.base,
-            Area::Slots(_) => memory.slots.as_ref()?.memory().base(),
-            Area::Staging(_) => self.shared.staging.as_ref()?.memory().base(),
+        let (base, stride) = match place.area {
+            Area::Rows(id) => (state.destinations.get(id.index()).copied().flatten()?.base, memory.row_bytes),
+            Area::Slots(_) => (memory.slots.as_ref()?.memory().base(), memory.row_bytes),
+            Area::Staging(_) => (self.shared.staging.as_ref()?.memory().base(), self.shared.staging_stride),
         };
-        Some(base.wrapping_add(place.index as usize * memory.row_bytes))
+        Some(base.wrapping_add(place.index as usize * stride))
     }
 
     fn abort(&mut self) {

@@ -42,6 +42,7 @@ pub struct Stats {
 /// Memory of one table, as the copying threads see it.
 struct TableMemory {
     row_bytes: usize,
+    version: u64,
     // Field order is load-bearing: the channel is gone by the time these are dropped, and a region deregisters before it frees.
     slots: Option<Region>,
     mapped: Vec<Option<MappedRegion>>,
@@ -67,6 +68,7 @@ struct Shared {
     waker: Waker,
     tables: Vec<TableMemory>,
     staging: Option<Region>,
+    staging_stride: usize,
     controller: ControllerRuntime,
     stall_ns: AtomicU64,
     stop: AtomicBool,

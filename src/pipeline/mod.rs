@@ -15,7 +15,7 @@ pub use batch::Area;
 pub use request::RequestId;
 pub use ticket::Ticket;
 
-use crate::buffer::{Pin, PrefetchBuffer, Reserve, Residency};
+use crate::buffer::{BufferCounters, Pin, PrefetchBuffer, Reserve, Residency};
 use crate::controller::{Decision, Observation};
 use crate::error::{Error, Result, TransferError};
 use crate::id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};
@@ -201,7 +201,9 @@ struct Lane {
     observed: TableStats,
     replaced_rows: u64,
     replace_skipped: bool,
-    useless_seen: u64,
+    counted: BufferCounters,
+    /// Rows to pull ahead of each minibatch, by cohort, until the next decision.
+    quotas: Option<Vec<u32>>,
 }
 
 /// The state machine. Times are durations since any fixed moment.
@@ -267,7 +269,8 @@ impl Pipeline {
                 observed: TableStats::default(),
                 replaced_rows: 0,
                 replace_skipped: false,
-                useless_seen: 0,
+                counted: BufferCounters::default(),
+                quotas: None,
             })
             .collect();
         Self {
@@ -573,27 +576,30 @@ impl Pipeline {
             lane.observed = stats;
             return;
         };
-        let counters = buffer.counters();
+        let (counters, counted) = (buffer.counters(), lane.counted);
         let rows = stats.demand_rows - seen.demand_rows + stats.prefetched_rows - seen.prefetched_rows;
         let decision = decide(&Observation {
             minibatch: stats.minibatches,
             minibatches: 0,
             remote_nodes: stats.remote_nodes - seen.remote_nodes,
-            halo_nodes: buffer.last_halo_nodes(),
+            halo_nodes: counters.halo_hits + counters.halo_misses - counted.halo_hits - counted.halo_misses,
             hits: stats.hits - seen.hits,
-            halo_misses: buffer.last_halo_misses(),
+            halo_misses: counters.halo_misses - counted.halo_misses,
             demand_rows: stats.demand_rows - seen.demand_rows,
             prefetched_rows: stats.prefetched_rows - seen.prefetched_rows,
-            useless_rows: counters.useless - lane.useless_seen,
+            useless_rows: counters.useless - counted.useless,
             replaced_rows: std::mem::take(&mut lane.replaced_rows),
             replace_skipped: std::mem::take(&mut lane.replace_skipped),
             bytes: rows * lane.table.row_bytes as u64,
             stall: Duration::ZERO,
             cohort_misses: buffer.cohort_misses().to_vec(),
         });
-        lane.useless_seen = counters.useless;
+        lane.counted = counters;
         lane.observed = stats;
-        let replaced = buffer.end_minibatch(decision.replace, decision.quotas.as_deref(), &mut lane.fetches);
+        if decision.quotas.is_some() {
+            lane.quotas = decision.quotas;
+        }
+        let replaced = buffer.end_minibatch(decision.replace, lane.quotas.as_deref(), &mut lane.fetches);
         (lane.replaced_rows, lane.replace_skipped) = (u64::from(replaced.rows), replaced.skipped);
         lane.stats.prefetched_rows += lane.fetches.len() as u64;
         self.start_fetches(table);

@@ -463,13 +463,16 @@ impl Pipeline {
     }
 
     /// Fails the requests that are late and appends the peers whose posted rows must be aborted, so that their memory is left alone.
-    pub fn handle_timeout(&mut self, now: Duration, aborts: &mut Vec<Rank>) {
+    /// Returns whether a request failed.
+    pub fn handle_timeout(&mut self, now: Duration, aborts: &mut Vec<Rank>) -> bool {
         let late = |pipeline: &Self| {
             let mut late = pipeline.requests.iter().filter(|(_, request)| request.deadline <= now && !request.is_over());
             late.find(|(_, request)| request.is_live()).map(|(id, _)| id)
         };
+        let mut failed = false;
         while let Some(id) = late(self) {
             self.fail_late(id);
+            failed = true;
         }
         for (at, batch) in self.batches.iter().filter(|(_, batch)| batch.state == BatchState::Posted) {
             let unwanted = batch.request.and_then(|id| self.requests.get(id)).is_some_and(|request| {
@@ -479,6 +482,21 @@ impl Pipeline {
                 aborts.push(self.peer(at));
             }
         }
+        aborts.sort_unstable();
+        aborts.dedup();
+        failed
+    }
+
+    /// Ends every request and appends the peers that rows are posted to.
+    pub fn close(&mut self, aborts: &mut Vec<Rank>) {
+        let open: Vec<RequestId> = self.requests.iter().map(|(id, _)| id).collect();
+        for id in open {
+            if !self.is_over(id) {
+                self.fail(id, Error::Closed);
+            }
+        }
+        let posted = self.batches.iter().filter(|(_, batch)| batch.state == BatchState::Posted);
+        aborts.extend(posted.map(|(at, _)| self.peer(at)));
         aborts.sort_unstable();
         aborts.dedup();
     }
