@@ -1,6 +1,7 @@
 //! Rudder moves the feature rows that a distributed GNN minibatch needs from the ranks that own them.
 
 pub mod bootstrap;
+pub mod buffer;
 pub mod controller;
 mod error;
 mod id;
