@@ -3,7 +3,7 @@
 //! Defaults work on a laptop. `RUDDER_*` variables override what the program says, so that a job script can change a run without a
 //! rebuild.
 
-use crate::buffer::PolicyConfig;
+use crate::buffer::{LfuConfig, PolicyConfig};
 use crate::controller::{ControllerConfig, RuntimeConfig};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -104,7 +104,7 @@ impl Default for Config {
             transport: "auto".into(),
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             buffer: BufferSize::Halo(0.1),
-            policy: PolicyConfig::default(),
+            policy: PolicyConfig::Lfu(LfuConfig::default()),
             controller: ControllerConfig::Off,
             controller_bounds: RuntimeConfig::default(),
             map_host_rows: true,

@@ -3,7 +3,6 @@
 use super::{Shared, State};
 use crate::error::Error;
 use crate::id::Rank;
-use crate::memory::copy;
 use crate::pipeline::{Area, Copy, Place, Transmit};
 use crate::transport::{Channel, Completion, Destination, RowBatch, Wait};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -17,7 +17,7 @@ use crate::controller::{ControllerRuntime, Decision, DecisionStats, Observation}
 use crate::error::{Error, Result};
 use crate::id::{NodeId, StreamId, TableId};
 use crate::memory::{FeatureTable, Region, Rows, RowsPool, copy};
-use crate::pipeline::{CopyPlan, Pipeline, RequestId, StartOptions, TableStats, Ticket};
+use crate::pipeline::{CopyPlan, Pipeline, StartOptions, TableStats, Ticket};
 use crate::transport::{Destination, MappedRegion, Transport, Waker};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
