@@ -12,6 +12,8 @@ use std::time::Duration;
 mod batch;
 mod registry;
 pub mod shm;
+pub mod sim;
+mod token;
 mod waker;
 
 pub use registry::{TransportConfig, names, open};
