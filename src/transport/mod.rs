@@ -13,6 +13,8 @@ mod batch;
 mod registry;
 pub mod shm;
 pub mod tcp;
+pub mod sim;
+mod token;
 mod waker;
 
 pub use registry::{TransportConfig, names, open};

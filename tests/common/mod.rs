@@ -2,6 +2,7 @@
 
 use rudder::bootstrap::{Bootstrap, LocalBootstrap, local};
 use rudder::memory::{Access, Region};
+use rudder::transport::sim::{SimConfig, SimNetwork};
 use rudder::transport::{
     BatchId, Channel, Completion, Destination, RemoteRegion, RowBatch, Transport, TransportConfig, Wait, open,
 };
@@ -20,10 +21,15 @@ pub fn named(name: &str, ranks: u32) -> Vec<Arc<dyn Transport>> {
     (0..ranks).map(|rank| open(name, &TransportConfig::new(Rank(rank), ranks)).expect("the transport opens")).collect()
 }
 
+/// The transports of a job over a simulated network whose parts overtake each other.
+pub fn simulated(ranks: u32) -> Vec<Arc<dyn Transport>> {
+    let network = SimNetwork::new(SimConfig { jitter: Duration::from_micros(50), seed: 7, ..SimConfig::default() });
+    (0..ranks).map(|rank| -> Arc<dyn Transport> { Arc::new(network.transport(Rank(rank))) }).collect()
+}
+
 /// One thread's rank in a job.
 pub struct Member {
     pub rank: Rank,
-    pub ranks: u32,
     pub transport: Arc<dyn Transport>,
     bootstrap: LocalBootstrap,
 }
@@ -51,6 +57,11 @@ impl Member {
         tokens.iter().enumerate().map(import).collect::<Result<_, _>>().expect("the tokens are good")
     }
 
+    /// Drops the rank's transport.
+    pub fn leave(self) -> LocalBootstrap {
+        self.bootstrap
+    }
+
     pub fn channel(&self) -> Box<dyn Channel> {
         self.transport.channel().expect("a channel is there")
     }
@@ -64,7 +75,7 @@ pub fn job(make: Make, ranks: u32, body: impl Fn(Member) + Sync) {
         for (transport, bootstrap) in transports.into_iter().zip(local::ranks(ranks)) {
             let body = &body;
             scope.spawn(move || {
-                let member = Member { rank: bootstrap.rank(), ranks, transport, bootstrap };
+                let member = Member { rank: bootstrap.rank(), transport, bootstrap };
                 let addresses = member.all_gather(&member.transport.address());
                 member.transport.connect(&addresses).expect("the addresses are good");
                 body(member);
@@ -91,7 +102,7 @@ pub fn fill(region: &Region, rank: Rank, row_bytes: usize) {
 /// A destination with guard bytes around and between the places.
 pub struct Landing {
     region: Region,
-    row_bytes: usize,
+    pub row_bytes: usize,
     stride: usize,
     places: usize,
 }
