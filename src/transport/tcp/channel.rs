@@ -1,15 +1,15 @@
 //! The asker's side: one thread's connections to every peer, behind one epoll.
 
 use super::connection::{Batches, Connection, Part};
-use super::wire::{REQUEST_ROWS_MAX, Address};
+use super::wire::{Address, REQUEST_ROWS_MAX};
 use super::{Peers, failure};
 use crate::error::{Error, Result, TransferError};
 use crate::id::Rank;
 use crate::transport::{Channel, Completion, Fenced, RemoteRegion, RowBatch, Wait, Waker};
-use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,7 +39,6 @@ pub struct TcpChannel {
     imports: Vec<(Rank, u64)>,
     /// What ended outside `poll`, to be reported by the next.
     pending: Vec<Completion>,
-    events: Vec<epoll::Event>,
     /// Links in their handshake: while there are any, waits are cut to their deadlines.
     handshakes: usize,
 }
@@ -62,7 +61,6 @@ impl TcpChannel {
             batches,
             imports: Vec::new(),
             pending: Vec::new(),
-            events: Vec::with_capacity(EVENTS_MAX),
             handshakes: 0,
         })
     }
@@ -177,14 +175,15 @@ impl TcpChannel {
     /// Waits for sockets and serves them; true where the waker was called.
     fn turn(&mut self, wait: Duration, completions: &mut Vec<Completion>) -> Result<bool> {
         let timeout = Timespec::try_from(self.cut_to_handshakes(wait)).ok();
-        self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let mut events = [const { MaybeUninit::uninit() }; EVENTS_MAX];
+        let ready: &[epoll::Event] = match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
+            Ok((ready, _)) => ready,
+            Err(Errno::INTR) => &[],
             Err(errno) => return Err(failure(format!("waiting for sockets: {errno}"))),
-        }
+        };
         let mut woken = false;
-        for i in 0..self.events.len() {
-            match self.events[i].data.u64() {
+        for event in ready {
+            match event.data.u64() {
                 WAKER => {
                     self.waker.drain();
                     woken = true;
@@ -204,7 +203,10 @@ unsafe impl Channel for TcpChannel {
     unsafe fn post(&mut self, batch: &RowBatch<'_>) -> Result<usize> {
         batch.check()?;
         if u32::try_from(batch.row_bytes).is_err() {
-            return Err(Error::argument(format!("rows of {} bytes: the tcp transport's limit is 4 GiB", batch.row_bytes)));
+            return Err(Error::argument(format!(
+                "rows of {} bytes: the tcp transport's limit is 4 GiB",
+                batch.row_bytes
+            )));
         }
         let region = self.imported(batch.region)?;
         let peer = batch.region.peer;
@@ -217,7 +219,8 @@ unsafe impl Channel for TcpChannel {
         if rows == 0 || self.links[of_peer].iter().flatten().any(clogged) {
             return Ok(0);
         }
-        let ways = (rows.saturating_mul(batch.row_bytes) / SHARE_BYTES_MIN).clamp(1, self.peers.config.connections_per_peer);
+        let ways =
+            (rows.saturating_mul(batch.row_bytes) / SHARE_BYTES_MIN).clamp(1, self.peers.config.connections_per_peer);
         let share = rows.div_ceil(ways).min(REQUEST_ROWS_MAX);
         let Some(posted) = self.batches.begin(batch, rows, region, rows.div_ceil(share)) else { return Ok(0) };
         for (number, rows) in batch.rows[..rows].chunks(share).enumerate() {

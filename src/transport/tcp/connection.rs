@@ -5,7 +5,8 @@
 
 use super::socket::{self, Pieces};
 use super::wire::{
-    self, Address, HELLO_BYTES, Handshake, NONCE_BYTES, REPLY_BYTES, Reply, Request, Side, Status, VERDICT_BYTES, Verdict,
+    self, Address, HELLO_BYTES, Handshake, NONCE_BYTES, REPLY_BYTES, Reply, Request, Side, Status, VERDICT_BYTES,
+    Verdict,
 };
 use super::{JobSecret, TcpConfig};
 use crate::error::TransferError;

@@ -17,7 +17,7 @@ mod wire;
 use crate::error::{Error, Result};
 use crate::id::Rank;
 use crate::memory::{Access, Memory, Region, Version};
-use crate::transport::{Capabilities, Channel, RemoteRegion, Transport};
+use crate::transport::{Capabilities, Channel, RemoteRegion, Transport, TransportConfig};
 use owner::{Exports, Owner};
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -77,6 +77,11 @@ impl TcpConfig {
             silence_timeout: Duration::from_secs(60),
             socket_buffer_bytes: 0,
         }
+    }
+
+    /// The defaults for a job.
+    pub fn of(job: &TransportConfig) -> Self {
+        Self { interface: job.listen.to_string(), ..Self::new(JobSecret(job.secret)) }
     }
 
     fn check(&self) -> Result<()> {
@@ -168,7 +173,9 @@ impl Transport for TcpTransport {
 
     fn connect(&self, addresses: &[Vec<u8>]) -> Result<()> {
         let decoded: Vec<Address> = (addresses.iter().enumerate())
-            .map(|(rank, blob)| Address::decode(blob).map_err(|cause| failure(format!("{}: {cause}", Rank(rank as u32)))))
+            .map(|(rank, blob)| {
+                Address::decode(blob).map_err(|cause| failure(format!("{}: {cause}", Rank(rank as u32))))
+            })
             .collect::<Result<_>>()?;
         let known = self.peers.addresses.get_or_init(|| decoded.clone());
         if *known == decoded { Ok(()) } else { Err(failure("connect was called before with other addresses")) }

@@ -6,8 +6,8 @@
 
 use super::socket::{self, Pieces};
 use super::wire::{
-    self, HELLO_BYTES, Handshake, NONCE_BYTES, PROOF_BYTES, REPLY_BYTES, REQUEST_BYTES, REQUEST_ROWS_MAX, Reply, Request,
-    Side, Status, Verdict,
+    self, HELLO_BYTES, Handshake, NONCE_BYTES, PROOF_BYTES, REPLY_BYTES, REQUEST_BYTES, REQUEST_ROWS_MAX, Reply,
+    Request, Side, Status, Verdict,
 };
 use super::{JobSecret, TcpConfig, failure};
 use crate::error::Result;
@@ -17,7 +17,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
-use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, bind, getsockname, listen, recv, send, shutdown};
+use rustix::net::{
+    RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, bind, getsockname, listen, recv, send, shutdown,
+};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -182,7 +184,8 @@ fn accept_all(listener: &OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<S
             service.waker.wait(service.connect_timeout);
             continue;
         }
-        let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::from_borrowed_fd(service.waker.fd(), PollFlags::IN)];
+        let mut fds =
+            [PollFd::new(listener, PollFlags::IN), PollFd::from_borrowed_fd(service.waker.fd(), PollFlags::IN)];
         let _ = poll(&mut fds, None);
         service.waker.drain();
         match accept_with(listener, SocketFlags::CLOEXEC) {
@@ -355,26 +358,52 @@ fn answer(
     rows: &[u64],
     packer: &mut Packer,
 ) -> rustix::io::Result<()> {
-    let row_bytes = request.row_bytes as usize;
-    let memory = service.exports.find(request.region, request.version);
-    let status = match &memory {
+    let exported = service.exports.find(request.region, request.version);
+    let source = exported.as_ref().map(|exported| Source {
+        exported,
+        version: request.version,
+        row_bytes: request.row_bytes as usize,
+    });
+    let status = match &source {
         None => Status::StaleRegion,
-        Some(memory) => {
-            let region_rows = (memory.bytes() / row_bytes) as u64;
-            if rows.iter().all(|&row| row < region_rows) {
-                Status::Rows { payload_bytes: rows.len() as u64 * row_bytes as u64 }
-            } else {
-                Status::OutOfRegion { region_bytes: memory.bytes() as u64 }
-            }
+        Some(source) if rows.iter().any(|&row| row >= source.rows()) => {
+            Status::OutOfRegion { region_bytes: source.exported.memory.bytes() as u64 }
         }
+        Some(source) => Status::Rows { payload_bytes: rows.len() as u64 * source.row_bytes as u64 },
     };
     let head = Reply { sequence: request.sequence, status }.encode();
-    match (memory, status) {
-        (Some(memory), Status::Rows { .. }) => {
-            // SAFETY: every row was found to lie within the memory, which this reference keeps alive.
-            unsafe { packer.send_rows(socket, &head, memory.base(), row_bytes, rows) }
-        }
+    match (source, status) {
+        // SAFETY: every row was found to lie within the memory.
+        (Some(source), Status::Rows { .. }) => unsafe { packer.send_rows(socket, &head, &source, rows) },
         _ => packer.send_head(socket, head),
+    }
+}
+
+/// What a reply is read from; the borrow keeps the memory alive.
+struct Source<'a> {
+    exported: &'a Exported,
+    version: u64,
+    row_bytes: usize,
+}
+
+impl Source<'_> {
+    fn rows(&self) -> u64 {
+        (self.exported.memory.bytes() / self.row_bytes) as u64
+    }
+
+    /// The first byte of a row.
+    ///
+    /// # Safety
+    /// The row lies within the memory.
+    unsafe fn row(&self, row: u64) -> *mut u8 {
+        // SAFETY: this function's contract.
+        unsafe { self.exported.memory.base().add(row as usize * self.row_bytes) }
+    }
+
+    /// Whether what was read so far is of the version that was asked for. Where it is not, the connection ends: the head has promised
+    /// rows, and to end is the only way left to say that they will not come.
+    fn check(&self) -> rustix::io::Result<()> {
+        if self.exported.version.get_after_reading() == self.version { Ok(()) } else { Err(Errno::STALE) }
     }
 }
 
@@ -397,46 +426,46 @@ impl Packer {
     }
 
     /// # Safety
-    /// The rows lie within readable memory at `base`.
+    /// The rows lie within the source.
     unsafe fn send_rows(
         &mut self,
         socket: &OwnedFd,
         head: &[u8; REPLY_BYTES],
-        base: *mut u8,
-        row_bytes: usize,
+        source: &Source<'_>,
         rows: &[u64],
     ) -> rustix::io::Result<()> {
         self.staging[..REPLY_BYTES].copy_from_slice(head);
         // SAFETY: this function's contract.
         unsafe {
-            if row_bytes < VECTORED_ROW_BYTES_MIN {
-                self.send_staged(socket, base, row_bytes, rows)
+            if source.row_bytes < VECTORED_ROW_BYTES_MIN {
+                self.send_staged(socket, source, rows)
             } else {
-                self.send_vectored(socket, base, row_bytes, rows)
+                self.send_vectored(socket, source, rows)
             }
         }
     }
 
     /// # Safety
-    /// As [`send_rows`](Self::send_rows); the head is in the staging buffer, which takes at least one row beside it.
+    /// The rows lie within the source; the head is in the staging buffer, which takes at least one row beside it.
     unsafe fn send_staged(
         &mut self,
         socket: &OwnedFd,
-        base: *mut u8,
-        row_bytes: usize,
+        source: &Source<'_>,
         mut rows: &[u64],
     ) -> rustix::io::Result<()> {
+        let row_bytes = source.row_bytes;
         let mut filled = REPLY_BYTES;
         while !rows.is_empty() {
             let (now, later) = rows.split_at(rows.len().min((self.staging.len() - filled) / row_bytes));
             for &row in now {
-                // SAFETY: the row is readable by contract; the buffer has room for as many rows as were split off.
+                // SAFETY: the row lies within the source; the buffer has room for as many rows as were split off.
                 unsafe {
-                    let from = base.add(row as usize * row_bytes);
-                    std::ptr::copy_nonoverlapping(from, self.staging.as_mut_ptr().add(filled), row_bytes);
+                    let to = self.staging.as_mut_ptr().add(filled);
+                    std::ptr::copy_nonoverlapping(source.row(row), to, row_bytes);
                 }
                 filled += row_bytes;
             }
+            source.check()?;
             self.pieces.clear();
             self.pieces.push(self.staging.as_mut_ptr(), filled);
             // SAFETY: the one piece lies in the staging buffer.
@@ -447,27 +476,23 @@ impl Packer {
     }
 
     /// # Safety
-    /// As [`send_rows`](Self::send_rows); the head is in the staging buffer.
-    unsafe fn send_vectored(
-        &mut self,
-        socket: &OwnedFd,
-        base: *mut u8,
-        row_bytes: usize,
-        rows: &[u64],
-    ) -> rustix::io::Result<()> {
+    /// The rows lie within the source; the head is in the staging buffer.
+    unsafe fn send_vectored(&mut self, socket: &OwnedFd, source: &Source<'_>, rows: &[u64]) -> rustix::io::Result<()> {
         self.pieces.clear();
         self.pieces.push(self.staging.as_mut_ptr(), REPLY_BYTES);
         for &row in rows {
-            // SAFETY: the row lies within the memory by contract.
-            let from = unsafe { base.add(row as usize * row_bytes) };
-            if !self.pieces.push(from, row_bytes) {
-                // SAFETY: pieces are the head and rows, all readable by contract.
+            // SAFETY: the row lies within the source.
+            let from = unsafe { source.row(row) };
+            if !self.pieces.push(from, source.row_bytes) {
+                // SAFETY: pieces are the head and rows of the source.
                 unsafe { self.pieces.send_all(socket.as_fd())? };
+                source.check()?;
                 self.pieces.clear();
-                self.pieces.push(from, row_bytes);
+                self.pieces.push(from, source.row_bytes);
             }
         }
         // SAFETY: as above.
-        unsafe { self.pieces.send_all(socket.as_fd()) }
+        unsafe { self.pieces.send_all(socket.as_fd())? };
+        source.check()
     }
 }

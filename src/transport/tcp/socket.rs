@@ -106,8 +106,7 @@ impl Pieces {
 }
 
 fn length(answer: isize) -> rustix::io::Result<usize> {
-    usize::try_from(answer)
-        .map_err(|_| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    usize::try_from(answer).map_err(|_| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
 }
 
 /// A socket for a peer at `address`; its buffers are sized before it connects or listens, when the window scale is still open.
@@ -187,7 +186,9 @@ unsafe fn ip_of(address: *const libc::sockaddr) -> Option<IpAddr> {
     // SAFETY: not null, hence valid; the family says which structure it is.
     unsafe {
         match i32::from((*address).sa_family) {
-            libc::AF_INET => Some(IpAddr::V4((*address.cast::<libc::sockaddr_in>()).sin_addr.s_addr.to_ne_bytes().into())),
+            libc::AF_INET => {
+                Some(IpAddr::V4((*address.cast::<libc::sockaddr_in>()).sin_addr.s_addr.to_ne_bytes().into()))
+            }
             libc::AF_INET6 => Some(IpAddr::V6((*address.cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr.into())),
             _ => None,
         }

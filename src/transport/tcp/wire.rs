@@ -346,8 +346,7 @@ mod tests {
     #[test]
     fn a_proof_serves_one_side_and_one_connection() {
         let job = JobSecret([1; 32]);
-        let hand =
-            Handshake { job: &job, owner_secret: &SECRET, asker_nonce: &[2; 32], owner_nonce: &[3; 32] };
+        let hand = Handshake { job: &job, owner_secret: &SECRET, asker_nonce: &[2; 32], owner_nonce: &[3; 32] };
         let proof = hand.proof(Side::Asker);
         assert!(hand.verify(Side::Asker, &proof));
         assert!(!hand.verify(Side::Owner, &proof));
