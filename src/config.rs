@@ -26,7 +26,9 @@ impl FromStr for BufferSize {
     /// `0.1` and `10%` are shares of the halo; `64MiB`, `2GB` and `100000B` are bytes.
     fn from_str(text: &str) -> Result<Self> {
         let bad = || {
-            Error::config(format!("buffer size `{text}`: expected a share such as `0.1` or `10%`, or bytes such as `64MiB`"))
+            Error::config(format!(
+                "buffer size `{text}`: expected a share such as `0.1` or `10%`, or bytes such as `64MiB`"
+            ))
         };
         let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let number: f64 = text[..digits].parse().map_err(|_| bad())?;

@@ -34,14 +34,8 @@ struct Io<'a> {
 /// Runs until the engine stops; a panic or a dead channel closes the engine instead of the process.
 pub(super) fn run(shared: &Shared, channel: Box<dyn Channel>) {
     let ended = catch_unwind(AssertUnwindSafe(|| {
-        let mut io = Io {
-            shared,
-            channel,
-            completions: Vec::new(),
-            copies: Vec::new(),
-            moves: Vec::new(),
-            aborts: Vec::new(),
-        };
+        let mut io =
+            Io { shared, channel, completions: Vec::new(), copies: Vec::new(), moves: Vec::new(), aborts: Vec::new() };
         while !shared.stop.load(Ordering::Acquire) {
             if let Err(error) = io.turn() {
                 tracing::error!("the channel is unusable: {error}");
@@ -146,7 +140,9 @@ impl Io<'_> {
             state.pipeline.handle_completions(self.shared.now(), &self.completions, &mut self.copies);
             for copy in &self.copies {
                 let bytes = self.shared.tables[copy.table].row_bytes;
-                if let (Some(from), Some(to)) = (self.address(&state, copy.table, copy.from), self.address(&state, copy.table, copy.to)) {
+                if let (Some(from), Some(to)) =
+                    (self.address(&state, copy.table, copy.from), self.address(&state, copy.table, copy.to))
+                {
                     self.moves.push(Move { from, to, bytes });
                 }
             }

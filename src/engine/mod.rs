@@ -211,9 +211,8 @@ impl Engine {
         let State { pipeline, plans, observations, paused, .. } = &mut *state;
         let mut plan = plans.pop().unwrap_or_else(|| pipeline.plan());
         let options = StartOptions { ticket, observed: !*paused, timeout: shared.config.gather_timeout };
-        let started = pipeline.start(now, at, nodes, options, &mut plan, &mut |observation| {
-            shared.decide(observations, observation)
-        });
+        let started = pipeline
+            .start(now, at, nodes, options, &mut plan, &mut |observation| shared.decide(observations, observation));
         let id = match started {
             Ok(id) => id,
             Err(error) => {

@@ -149,9 +149,9 @@ impl<'a> EngineBuilder<'a> {
         let shared = assemble(config, bootstrap.rank(), transport, channel.waker(), &specs, locals, &exports)?;
         let shared = Arc::new(shared);
         let thread = shared.clone();
-        std::thread::Builder::new().name("rudder-io".into()).spawn(move || io::run(&thread, channel)).map_err(|error| {
-            Error::Transport { transport: shared.transport.name(), cause: format!("its I/O thread: {error}") }
-        })?;
+        std::thread::Builder::new().name("rudder-io".into()).spawn(move || io::run(&thread, channel)).map_err(
+            |error| Error::Transport { transport: shared.transport.name(), cause: format!("its I/O thread: {error}") },
+        )?;
         let engine = Engine { shared, bootstrap };
         // Nobody asks before everybody serves.
         engine.bootstrap.barrier(engine.shared.config.collective_timeout)?;
@@ -161,7 +161,11 @@ impl<'a> EngineBuilder<'a> {
     }
 }
 
-fn gather<T: Serialize + for<'de> Deserialize<'de>>(config: &Config, bootstrap: &dyn Bootstrap, mine: &T) -> Result<Vec<T>> {
+fn gather<T: Serialize + for<'de> Deserialize<'de>>(
+    config: &Config,
+    bootstrap: &dyn Bootstrap,
+    mine: &T,
+) -> Result<Vec<T>> {
     let bad = |rank: usize, cause: String| Error::Bootstrap {
         rank: bootstrap.rank(),
         cause: format!("rank {rank} sent what cannot be read, is it of another version? ({cause})"),
@@ -176,13 +180,17 @@ fn gather<T: Serialize + for<'de> Deserialize<'de>>(config: &Config, bootstrap: 
 
 fn open_transport(config: &Config, bootstrap: &dyn Bootstrap) -> Result<Arc<dyn Transport>> {
     let mut secret = [0; 32];
-    getrandom::fill(&mut secret).map_err(|error| Error::config(format!("the system gives no random bytes: {error}")))?;
+    getrandom::fill(&mut secret)
+        .map_err(|error| Error::config(format!("the system gives no random bytes: {error}")))?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let hellos = gather(config, bootstrap, &Hello { protocol: PROTOCOL, host: host.clone(), secret })?;
     if let Some((rank, hello)) = hellos.iter().enumerate().find(|(_, hello)| hello.protocol != PROTOCOL) {
         return Err(Error::Bootstrap {
             rank: bootstrap.rank(),
-            cause: format!("rank {rank} speaks protocol {}, this rank {PROTOCOL}: use one build of rudder", hello.protocol),
+            cause: format!(
+                "rank {rank} speaks protocol {}, this rank {PROTOCOL}: use one build of rudder",
+                hello.protocol
+            ),
         });
     }
     let ranks_on_host = hellos.iter().filter(|hello| hello.host == host).count() as u32;
@@ -332,7 +340,8 @@ fn assemble(
         transfer_timeout: config.transfer_timeout,
         staging_chunks: if staged { STAGING_CHUNKS } else { 0 },
     };
-    let controller = ControllerRuntime::start(&config.controller, &facts(&config, specs, slots_total), &config.controller_bounds)?;
+    let controller =
+        ControllerRuntime::start(&config.controller, &facts(&config, specs, slots_total), &config.controller_bounds)?;
     Ok(Shared {
         state: Mutex::new(State {
             pipeline: Pipeline::new(limits, tables),
@@ -401,7 +410,8 @@ fn buffer(
             (rows / (spec.row_bytes as u64 + metadata)).min(u64::from(u32::MAX) / 2) as u32
         }
     };
-    let remote_nodes = spec.book.nodes() - (spec.book.range(spec.partition).end - spec.book.range(spec.partition).start);
+    let remote_nodes =
+        spec.book.nodes() - (spec.book.range(spec.partition).end - spec.book.range(spec.partition).start);
     let slots = slots.min(remote_nodes.min(u64::from(u32::MAX) / 2) as u32);
     if slots == 0 {
         return Ok((None, None));

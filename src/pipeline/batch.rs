@@ -49,7 +49,14 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    pub fn open(&mut self, table: usize, owner: u32, area: Area, request: Option<RequestId>, not_before: Duration) -> u32 {
+    pub fn open(
+        &mut self,
+        table: usize,
+        owner: u32,
+        area: Area,
+        request: Option<RequestId>,
+        not_before: Duration,
+    ) -> u32 {
         let at = self.free.pop().unwrap_or_else(|| {
             self.batches.push(Batch {
                 generation: 0,
@@ -105,6 +112,10 @@ impl Batches {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Batch)> {
-        self.batches.iter().enumerate().filter(|(_, batch)| batch.state != BatchState::Free).map(|(at, batch)| (at as u32, batch))
+        self.batches
+            .iter()
+            .enumerate()
+            .filter(|(_, batch)| batch.state != BatchState::Free)
+            .map(|(at, batch)| (at as u32, batch))
     }
 }

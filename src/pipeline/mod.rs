@@ -235,7 +235,6 @@ pub struct Pipeline {
 /// A flight to be batched.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
-    table: u32,
     owner: u32,
     row: u64,
     flight: FlightId,
@@ -532,13 +531,12 @@ impl Pipeline {
                 continue;
             }
             let (partition, row) = lane.table.book.locate(node).expect("split has located it");
-            let flight =
-                self.flights.insert(table as u32, node, partition.0, row, Landing::Rows(request, place));
+            let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Rows(request, place));
             lane.flights.insert(node, flight);
             if observed && let Some(buffer) = &mut lane.table.buffer {
                 self.flights.get_mut(flight).admitted = buffer.admit(node);
             }
-            self.wanted.push(Wanted { table: table as u32, owner: partition.0, row, flight });
+            self.wanted.push(Wanted { owner: partition.0, row, flight });
         }
         let stats = &mut self.lanes[table].stats;
         stats.demand_rows += self.wanted.len() as u64;
@@ -623,7 +621,7 @@ impl Pipeline {
         // A demand flight of the same node may be under way: the published scheme fetches again what it replaces. Joins go to
         // this one from now on.
         lane.flights.insert(node, flight);
-        self.wanted.push(Wanted { table: table as u32, owner: partition.0, row, flight });
+        self.wanted.push(Wanted { owner: partition.0, row, flight });
     }
 
     /// Looks at announced nodes, nearest minibatch first, until there is no room for more.
@@ -671,9 +669,7 @@ impl Pipeline {
         }
         part.gathered = true;
         self.announced_nodes -= part.nodes.len();
-        if let (Some(position), Some(buffer)) =
-            (part.position.take(), &mut self.lanes[part.table].table.buffer)
-        {
+        if let (Some(position), Some(buffer)) = (part.position.take(), &mut self.lanes[part.table].table.buffer) {
             buffer.retire(position, &part.nodes);
         }
         part.nodes.clear();

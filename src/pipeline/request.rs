@@ -108,8 +108,10 @@ impl Requests {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (RequestId, &Request)> {
-        self.requests.iter().enumerate().filter(|(_, request)| request.used).map(|(index, request)| {
-            (RequestId { index: index as u32, generation: request.generation }, request)
-        })
+        self.requests
+            .iter()
+            .enumerate()
+            .filter(|(_, request)| request.used)
+            .map(|(index, request)| (RequestId { index: index as u32, generation: request.generation }, request))
     }
 }

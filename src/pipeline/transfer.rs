@@ -317,7 +317,7 @@ impl Pipeline {
         for &(id, _) in group {
             let flight = self.flights.get_mut(id);
             flight.attempts = attempts;
-            self.wanted.push(Wanted { table: flight.table, owner: flight.owner, row: flight.row, flight: id });
+            self.wanted.push(Wanted { owner: flight.owner, row: flight.row, flight: id });
         }
         match flight.landing {
             Landing::Rows(request, _) => {
@@ -378,7 +378,7 @@ impl Pipeline {
             entry.landing = Landing::Rows(request, place);
             entry.attempts = 0;
             self.wanted.clear();
-            self.wanted.push(Wanted { table: flight.table, owner: flight.owner, row: flight.row, flight: id });
+            self.wanted.push(Wanted { owner: flight.owner, row: flight.row, flight: id });
             self.enqueue(table, Area::Rows(request), Some(request), true, Duration::ZERO);
             return;
         }
@@ -455,7 +455,8 @@ impl Pipeline {
 
     /// When [`handle_timeout`](Self::handle_timeout) or [`poll_transmit`](Self::poll_transmit) has something to do next, at the latest.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let requests = self.requests.iter().filter(|(_, request)| !request.is_over()).map(|(_, request)| request.deadline);
+        let requests =
+            self.requests.iter().filter(|(_, request)| !request.is_over()).map(|(_, request)| request.deadline);
         let posted = self.batches.iter().filter(|(_, batch)| batch.state == BatchState::Posted);
         let posted = posted.map(|(_, batch)| batch.posted_at + self.limits.transfer_timeout);
         let delayed = self.demand.iter().map(|&batch| self.batches.get(batch).not_before);
@@ -466,7 +467,8 @@ impl Pipeline {
     /// Returns whether a request failed.
     pub fn handle_timeout(&mut self, now: Duration, aborts: &mut Vec<Rank>) -> bool {
         let late = |pipeline: &Self| {
-            let mut late = pipeline.requests.iter().filter(|(_, request)| request.deadline <= now && !request.is_over());
+            let mut late =
+                pipeline.requests.iter().filter(|(_, request)| request.deadline <= now && !request.is_over());
             late.find(|(_, request)| request.is_live()).map(|(id, _)| id)
         };
         let mut failed = false;
@@ -475,9 +477,10 @@ impl Pipeline {
             failed = true;
         }
         for (at, batch) in self.batches.iter().filter(|(_, batch)| batch.state == BatchState::Posted) {
-            let unwanted = batch.request.and_then(|id| self.requests.get(id)).is_some_and(|request| {
-                !request.is_live() && request.deadline <= now
-            });
+            let unwanted = batch
+                .request
+                .and_then(|id| self.requests.get(id))
+                .is_some_and(|request| !request.is_live() && request.deadline <= now);
             if unwanted || batch.posted_at + self.limits.transfer_timeout <= now {
                 aborts.push(self.peer(at));
             }
@@ -534,7 +537,8 @@ impl Pipeline {
                 Area::Slots(_) => self.prefetch_rows -= open as usize,
                 Area::Staging(_) => {}
             }
-            for flight in flights.into_iter().filter(|&flight| self.flights.get(flight).batch == at).collect::<Vec<_>>() {
+            for flight in flights.into_iter().filter(|&flight| self.flights.get(flight).batch == at).collect::<Vec<_>>()
+            {
                 self.lose(flight, peer);
             }
         }

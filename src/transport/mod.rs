@@ -12,8 +12,8 @@ use std::time::Duration;
 mod batch;
 mod registry;
 pub mod shm;
-pub mod tcp;
 pub mod sim;
+pub mod tcp;
 mod token;
 mod waker;
 
