@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Landing, Make, Member, PATIENCE, byte, fill, get_all, job, named};
+use common::{Landing, Make, Member, PATIENCE, byte, fill, get_all, job, named, simulated};
 use rudder::bootstrap::Bootstrap;
 use rudder::memory::{Access, Memory};
 use rudder::transport::{BatchId, Channel, Completion, RemoteRegion, RowBatch, Wait};
@@ -51,6 +51,7 @@ macro_rules! checks {
 
 transports! {
     shm: |ranks| super::named("shm", ranks);
+    sim: |ranks| super::simulated(ranks);
 }
 
 const ROWS: u64 = 200;

@@ -2,6 +2,7 @@
 
 use rudder::bootstrap::{Bootstrap, LocalBootstrap, local};
 use rudder::memory::{Access, Region};
+use rudder::transport::sim::{SimConfig, SimNetwork};
 use rudder::transport::{
     BatchId, Channel, Completion, Destination, RemoteRegion, RowBatch, Transport, TransportConfig, Wait, open,
 };
@@ -18,6 +19,12 @@ pub type Make = fn(u32) -> Vec<Arc<dyn Transport>>;
 /// The transports of a job, by the registry's name.
 pub fn named(name: &str, ranks: u32) -> Vec<Arc<dyn Transport>> {
     (0..ranks).map(|rank| open(name, &TransportConfig::new(Rank(rank), ranks)).expect("the transport opens")).collect()
+}
+
+/// The transports of a job over a simulated network whose parts overtake each other.
+pub fn simulated(ranks: u32) -> Vec<Arc<dyn Transport>> {
+    let network = SimNetwork::new(SimConfig { jitter: Duration::from_micros(50), seed: 7, ..SimConfig::default() });
+    (0..ranks).map(|rank| -> Arc<dyn Transport> { Arc::new(network.transport(Rank(rank))) }).collect()
 }
 
 /// One thread's rank in a job.
