@@ -1,2 +1,6 @@
 //! The rudder command.
+mod graph;
+mod partition;
+mod sampler;
+
 fn main() {}
