@@ -1,5 +1,6 @@
 //! The rudder command.
 mod graph;
+mod model;
 mod partition;
 mod sampler;
 
