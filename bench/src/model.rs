@@ -352,7 +352,7 @@ mod tests {
             model.apply(&gradients).unwrap();
         }
         let test = nodes(Split::Test);
-        sampler.sample(Position { epoch: u64::MAX, step: 0 }, &test, &mut minibatch);
+        sampler.sample(Position::evaluation(0), &test, &mut minibatch);
         let correct = model.correct(&minibatch, &rows(&graph, &minibatch.input_nodes), &graph.labels).unwrap();
         (losses, correct as f64 / test.len() as f64)
     }
@@ -398,13 +398,13 @@ mod tests {
             };
             // A step as small as f32 allows: a larger one crosses kinks of the rectifier.
             let step = 2e-3;
-            for at in 0..gradients.len() {
+            for (at, &gradient) in gradients.iter().enumerate() {
                 let value = model.parameters[at];
                 let difference =
                     (loss_at(&mut model, at, value + step) - loss_at(&mut model, at, value - step)) / (2.0 * step);
                 loss_at(&mut model, at, value);
-                let error = (difference - gradients[at]).abs();
-                assert!(error < 5e-3, "{layers} layers, parameter {at}: {difference} and {}", gradients[at]);
+                let error = (difference - gradient).abs();
+                assert!(error < 5e-3, "{layers} layers, parameter {at}: {difference} and {gradient}");
             }
         }
     }

@@ -60,6 +60,14 @@ pub struct Position {
     pub step: u64,
 }
 
+impl Position {
+    /// The position of the `chunk`th minibatch of an evaluation: no epoch of training reaches it, so its samples stay the same
+    /// from one evaluation to the next.
+    pub fn evaluation(chunk: u64) -> Self {
+        Self { epoch: u64::MAX, step: chunk }
+    }
+}
+
 /// Uniform neighbour sampling without replacement; buffers are kept between minibatches.
 pub struct Sampler {
     topology: Topology,
@@ -96,6 +104,8 @@ impl Sampler {
     /// # Panics
     /// When a seed is not a node of the graph.
     pub fn sample(&mut self, position: Position, seeds: &[NodeId], out: &mut Minibatch) {
+        let nodes = self.seen.len();
+        assert!(seeds.iter().all(|seed| seed.index() < nodes), "a seed is not one of the {nodes} nodes");
         let stream = [self.seed, 0x5A3B, u64::from(self.rank.0), position.epoch, position.step];
         let mut random = Xoshiro256PlusPlus::seed_from_u64(mix_all(stream));
         self.next_stamp();

@@ -43,7 +43,7 @@ impl<T: Pod> Array<T> {
             "{} has {found} bytes, not {bytes}: it is truncated or from another run",
             path.display()
         );
-        ensure!(bytes % size_of::<T>() as u64 == 0, "{}: {bytes} bytes are not whole numbers", path.display());
+        ensure!(bytes.is_multiple_of(size_of::<T>() as u64), "{}: {bytes} bytes are not whole numbers", path.display());
         if bytes == 0 {
             return Ok(Self::Mapped(Mapped { map: None, element: PhantomData }));
         }

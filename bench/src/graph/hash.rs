@@ -38,3 +38,35 @@ pub fn checksum(bytes: &[u8]) -> u64 {
     let tail = blocks.remainder().iter().fold(bytes.len() as u64, |state, &byte| mix(state ^ u64::from(byte)));
     lanes.into_iter().fold(tail, |state, lane| mix(state ^ lane))
 }
+
+#[cfg(test)]
+mod tests {
+    //! Goal: damage changes the checksum, and noise has the moments it claims. Method: every bit of a few lengths; many draws.
+
+    use super::*;
+
+    #[test]
+    fn every_bit_and_the_length_count() {
+        for length in [0usize, 1, 7, 31, 32, 33, 100] {
+            let bytes: Vec<u8> = (0..length).map(|at| at as u8).collect();
+            let sound = checksum(&bytes);
+            for bit in 0..8 * length {
+                let mut damaged = bytes.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert_ne!(checksum(&damaged), sound, "bit {bit} of {length} bytes");
+            }
+            assert_ne!(checksum(&[&bytes[..], &[0]].concat()), sound);
+        }
+        // Equal blocks in another order are another file.
+        let [a, b] = [[1u8; 32], [2; 32]];
+        assert_ne!(checksum(&[a, b].concat()), checksum(&[b, a].concat()));
+    }
+
+    #[test]
+    fn noise_has_zero_mean_and_unit_variance() {
+        let draws: Vec<f64> = (0..100_000).map(|at| f64::from(noise(mix(at)))).collect();
+        let mean = draws.iter().sum::<f64>() / draws.len() as f64;
+        let variance = draws.iter().map(|draw| draw * draw).sum::<f64>() / draws.len() as f64;
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
+    }
+}

@@ -187,3 +187,33 @@ impl Graph {
         self.splits[node as usize] == split as u8
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Goal: no topology that does not hold together gets past its constructor. Method: one refusal for each condition.
+
+    use super::*;
+
+    #[test]
+    fn loops_and_duplicates_are_dropped_and_both_directions_kept() {
+        let topology = Topology::from_edges(4, &[(0, 1), (1, 0), (2, 2), (3, 1), (1, 3), (0, 1)]).unwrap();
+        let rows: Vec<&[u32]> = (0..4).map(|node| topology.neighbours(node)).collect();
+        assert_eq!(rows, [&[1][..], &[0, 3], &[], &[1]]);
+        assert_eq!((topology.nodes(), topology.arcs(), topology.degree(1)), (4, 4, 2));
+    }
+
+    #[test]
+    fn rows_that_do_not_hold_together_are_refused() {
+        for (offsets, targets, words) in [
+            (vec![], vec![], "begin at 0"),
+            (vec![1, 1], vec![0], "begin at 0"),
+            (vec![0, 2, 1], vec![0], "ascend"),
+            (vec![0, 1], vec![0, 0], "end at the 2"),
+            (vec![0, 1], vec![1], "one of the 1 nodes"),
+        ] {
+            let error = Topology::from_rows(offsets.into(), targets.into()).err().expect("accepted").to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        assert!(Topology::from_edges(2, &[(0, 2)]).is_err());
+    }
+}

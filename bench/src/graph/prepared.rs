@@ -373,6 +373,22 @@ mod tests {
     }
 
     #[test]
+    fn a_single_partition_has_an_empty_halo_and_checksums_may_be_left_out() {
+        let (directory, cut) = written();
+        let whole = partition(&cut.graph, 1, Partitioner::Metis, 0).unwrap();
+        let single = directory.path().join("single");
+        Prepared::write(&single, &whole).unwrap();
+        let manifest = single.join(MANIFEST);
+        let mut parsed: Manifest = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+        parsed.files.values_mut().for_each(|entry| entry.checksum = None);
+        fs::write(&manifest, serde_json::to_vec(&parsed).unwrap()).unwrap();
+        let prepared = Prepared::open(&single).unwrap();
+        assert!(prepared.halo(PartitionId(0)).is_empty());
+        assert_eq!(prepared.edge_cut(), 0);
+        prepared.verify_features(PartitionId(0)).unwrap();
+    }
+
+    #[test]
     fn a_directory_is_a_graph_again() {
         let (directory, cut) = written();
         let graph = GraphSpec::Directory(directory.path().into()).load(0).unwrap();

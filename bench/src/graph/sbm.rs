@@ -4,6 +4,7 @@ use super::Graph;
 use super::generate::{self, Drawn, FeatureShape};
 use super::hash::mix_all;
 use anyhow::Result;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -35,7 +36,7 @@ pub fn generate(name: String, shape: Shape, seed: u64) -> Result<Graph> {
     let propensity = Propensity::draw(nodes, communities, &mut random);
     // Communities are contiguous in here and must not be so in the graph, where a range partition would find them for nothing.
     let mut scramble: Vec<u32> = (0..nodes as u32).collect();
-    rand::seq::SliceRandom::shuffle(scramble.as_mut_slice(), &mut random);
+    scramble.shuffle(&mut random);
     let edges = (0..count)
         .map(|_| {
             let a = propensity.any(&mut random);
