@@ -136,6 +136,7 @@ impl Sampler {
         block.offsets.clear();
         block.sources.clear();
         block.offsets.push(0);
+        // Two reference counts, so that neighbours can be read while positions are given out.
         let topology = self.topology.clone();
         for destination in 0..nodes.len() {
             let neighbours = topology.neighbours(nodes[destination].0 as u32);
