@@ -1,8 +1,12 @@
 //! The rudder command.
 
 mod cli;
+mod graph;
+mod model;
+mod partition;
 mod progress;
 mod report;
+mod sampler;
 mod train;
 
 use clap::Parser;
