@@ -485,7 +485,7 @@ mod tests {
                 ..Default::default()
             }
         };
-        Run::merge(setup, lookahead, &[0, 1, 2, 3].map(record), 2.0).unwrap()
+        Run::merge(setup, lookahead, &[0, 1, 2, 3].map(record)).unwrap()
     }
 
     #[test]

@@ -147,18 +147,21 @@ pub struct Step {
 /// A controller's doings on one rank.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Decisions {
-    /// Decisions that took effect.
+    /// Decisions handed over, those of the fallback included.
     pub count: u64,
-    /// Of these, decisions to replace (or to change quotas).
+    /// Of these, decisions to replace.
     pub acted: u64,
-    /// Minibatches that went by with the standing decision because a new one came too late or not at all.
+    /// Decisions that the fallback made because the model's came too late or not at all.
     pub fallbacks: u64,
-    /// Milliseconds that each decision took; at most [`DECISION_TIMES_MAX`] of them.
-    pub ms: Vec<f64>,
+    /// Median milliseconds of a decision.
+    pub ms_p50: f64,
+    /// 99th percentile.
+    pub ms_p99: f64,
+    /// Processor seconds of the model for this rank.
+    pub model_cpu_s: f64,
+    /// Why the model does not decide, where it does not.
+    pub failure: Option<String>,
 }
-
-/// Most decision times that a rank keeps.
-pub const DECISION_TIMES_MAX: usize = 100_000;
 
 /// Right and asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,10 +196,8 @@ pub struct RankRecord {
     pub fill_rows: u64,
     /// Seconds of start-up: registering the table, connecting, filling the buffer.
     pub start_s: f64,
-    /// Seconds of sampling ahead of the minibatch that is needed next.
+    /// Seconds of sampling and announcing minibatches ahead of need.
     pub sample_ahead_s: f64,
-    /// Classes told right among the training seeds of the last epoch.
-    pub train: Score,
     /// Among validation nodes.
     pub validation: Score,
     /// Among test nodes.
@@ -299,24 +300,24 @@ pub struct Run {
     pub fill_rows: u64,
     /// Share of remote input nodes that were in the buffer, later epochs.
     pub hit_rate: f64,
-    /// Share of the last epoch's seeds told right while training.
-    pub train_accuracy: f64,
     /// On validation nodes, at the end.
     pub validation_accuracy: f64,
     /// On test nodes, at the end.
     pub test_accuracy: f64,
-    /// Decisions that took effect, all ranks.
+    /// Decisions of all ranks, those of the fallback included.
     pub decisions: u64,
-    /// Of these, decisions to replace or to change quotas.
+    /// Of these, decisions to replace.
     pub decisions_acted: u64,
-    /// Median milliseconds of a decision.
+    /// Milliseconds of a decision: the median of the ranks' medians.
     pub decision_ms_p50: f64,
-    /// 99th percentile of the milliseconds of a decision.
+    /// Milliseconds of a decision: the worst rank's 99th percentile.
     pub decision_ms_p99: f64,
-    /// Minibatches that kept the standing decision because a new one came too late.
+    /// Decisions that the fallback made because the model's came too late or not at all.
     pub fallbacks: u64,
-    /// Processor seconds of the model's thread.
+    /// Processor seconds of the model, for all ranks.
     pub model_cpu_s: f64,
+    /// Why the model did not decide on some rank, where it did not.
+    pub failures: Vec<String>,
     /// Seconds of sampling ahead, mean over ranks.
     pub sample_ahead_s: f64,
     /// Most memory of any rank, in bytes.
@@ -334,7 +335,7 @@ impl Run {
     ///
     /// # Errors
     /// The records disagree on the number of minibatches or epochs, or there is none.
-    pub fn merge(setup: SetUp, lookahead: u32, ranks: &[RankRecord], model_cpu_s: f64) -> anyhow::Result<Self> {
+    pub fn merge(setup: SetUp, lookahead: u32, ranks: &[RankRecord]) -> anyhow::Result<Self> {
         let lead = ranks.first().ok_or_else(|| anyhow::anyhow!("no rank left a record"))?;
         let (steps, epochs) = (lead.steps.len(), lead.epoch_s.len());
         if let Some(other) = ranks.iter().find(|rank| rank.steps.len() != steps || rank.epoch_s.len() != epochs) {
@@ -358,8 +359,9 @@ impl Run {
         let total = |pick: fn(&RankRecord) -> u64| ranks.iter().map(pick).sum::<u64>();
         let score =
             |pick: fn(&RankRecord) -> Score| ranks.iter().map(pick).fold(Score::default(), Score::add).accuracy();
-        let mut decision_ms: Vec<f64> = ranks.iter().flat_map(|rank| &rank.decisions.ms).copied().collect();
-        decision_ms.sort_unstable_by(f64::total_cmp);
+        let mut medians: Vec<f64> =
+            ranks.iter().filter(|rank| rank.decisions.count > 0).map(|rank| rank.decisions.ms_p50).collect();
+        medians.sort_unstable_by(f64::total_cmp);
         let (demand_rows, prefetched_rows) = (series.demand_rows.iter().sum(), series.prefetched_rows.iter().sum());
         let fill_rows = total(|rank| rank.fill_rows);
         Ok(Self {
@@ -377,15 +379,15 @@ impl Run {
             prefetched_rows,
             fill_rows,
             hit_rate: steady.hit_rate(),
-            train_accuracy: score(|rank| rank.train),
             validation_accuracy: score(|rank| rank.validation),
             test_accuracy: score(|rank| rank.test),
             decisions: total(|rank| rank.decisions.count),
             decisions_acted: total(|rank| rank.decisions.acted),
-            decision_ms_p50: percentile(&decision_ms, 0.50),
-            decision_ms_p99: percentile(&decision_ms, 0.99),
+            decision_ms_p50: percentile(&medians, 0.5),
+            decision_ms_p99: ranks.iter().map(|rank| rank.decisions.ms_p99).fold(0.0, f64::max),
             fallbacks: total(|rank| rank.decisions.fallbacks),
-            model_cpu_s,
+            model_cpu_s: ranks.iter().map(|rank| rank.decisions.model_cpu_s).sum(),
+            failures: ranks.iter().filter_map(|rank| rank.decisions.failure.clone()).collect(),
             sample_ahead_s: ranks.iter().map(|rank| rank.sample_ahead_s).sum::<f64>() / ranks.len() as f64,
             peak_bytes: ranks.iter().map(|rank| rank.peak_bytes).max().unwrap_or_default(),
             first,
@@ -476,40 +478,48 @@ pub mod tests {
             epoch_s: (0..epochs).map(|at| if at == 0 { 9.0 } else { at as f64 + f64::from(rank) }).collect(),
             fill_rows: 7,
             test: Score { right: 3 + u64::from(rank), asked: 5 },
-            decisions: Decisions { count: 3, acted: 2, fallbacks: 1, ms: vec![1.0, 2.0, 30.0] },
+            decisions: Decisions {
+                count: 3,
+                acted: 2,
+                fallbacks: 1,
+                ms_p50: 2.0 + f64::from(rank),
+                ms_p99: 30.0 + f64::from(rank),
+                model_cpu_s: 0.5,
+                failure: None,
+            },
             ..Default::default()
         }
     }
 
     #[test]
     fn a_run_sums_rows_and_reports_the_first_epoch_apart() {
-        let run = Run::merge(SetUp::Llm, 0, &[rank(0, 4), rank(1, 4)], 1.5).unwrap();
+        let run = Run::merge(SetUp::Llm, 0, &[rank(0, 4), rank(1, 4)]).unwrap();
         assert_eq!((run.epoch_s_first, run.epoch_s_median), (9.0, 3.0));
         assert_eq!((run.fill_rows, run.demand_rows, run.prefetched_rows, run.rows_fetched), (14, 800, 160, 974));
         assert_eq!((run.steady.minibatches, run.steady.demand_rows), (6, 600));
         assert!((run.hit_rate - 0.4).abs() < 1e-12 && (run.test_accuracy - 0.7).abs() < 1e-12);
         assert!((run.stall_share - 0.35 / 0.70).abs() < 1e-9, "{}", run.stall_share);
         assert_eq!((run.decisions, run.decisions_acted, run.fallbacks), (6, 4, 2));
-        assert_eq!((run.decision_ms_p50, run.decision_ms_p99), (2.0, 30.0));
+        assert_eq!((run.decision_ms_p50, run.decision_ms_p99), (2.5, 31.0));
         assert_eq!(run.series.demand_rows, vec![100; 8]);
     }
 
     #[test]
     fn a_single_epoch_is_its_own_steady_state() {
-        let run = Run::merge(SetUp::Off, 0, &[rank(0, 1)], 0.0).unwrap();
+        let run = Run::merge(SetUp::Off, 0, &[rank(0, 1)]).unwrap();
         assert_eq!((run.epoch_s_median, run.steady.minibatches), (9.0, 2));
     }
 
     #[test]
     fn ranks_that_disagree_are_refused() {
-        let error = Run::merge(SetUp::Off, 0, &[rank(0, 2), rank(1, 3)], 0.0).unwrap_err().to_string();
+        let error = Run::merge(SetUp::Off, 0, &[rank(0, 2), rank(1, 3)]).unwrap_err().to_string();
         assert!(error.contains("rank 1 recorded 6 minibatches"), "{error}");
-        assert!(Run::merge(SetUp::Off, 0, &[], 0.0).is_err());
+        assert!(Run::merge(SetUp::Off, 0, &[]).is_err());
     }
 
     #[test]
     fn the_document_names_every_field_that_readers_rely_on() {
-        let run = Run::merge(SetUp::Lfu, 16, &[rank(0, 2)], 0.0).unwrap();
+        let run = Run::merge(SetUp::Lfu, 16, &[rank(0, 2)]).unwrap();
         let json = serde_json::to_value(&run).unwrap();
         for field in [
             "setup",

@@ -135,21 +135,19 @@ pub enum Start {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum HitRateShown {
+    /// Over all minibatches so far
+    #[default]
+    Cumulative,
     /// Always 0, as the published example configuration shows it
     Zero,
-    /// Since the start, as the published script counts it
-    Cumulative,
-    /// Since the last decision
-    #[default]
-    Interval,
 }
 
 /// Settings of policies and controllers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Controls {
-    /// Minibatches between two decisions of `periodic` and `random`.
+    /// Minibatches between two decisions, and those without a hit after which scored replacement may give a row up.
     pub delta: u32,
-    /// Weight below which scored replacement forgets: a row's score decays by it each minibatch.
+    /// What a minibatch without a hit takes off a row's score, as a share.
     pub alpha: f64,
     /// What the buffer of a scored policy holds at the start.
     pub start: Start,
@@ -159,7 +157,7 @@ pub struct Controls {
 
 impl Default for Controls {
     fn default() -> Self {
-        Self { delta: 16, alpha: 0.005, start: Start::Degree, hit_rate: HitRateShown::Interval }
+        Self { delta: 8, alpha: 0.005, start: Start::Degree, hit_rate: HitRateShown::Cumulative }
     }
 }
 
