@@ -2,6 +2,7 @@
 
 use crate::progress::Event;
 use super::setup::{Controls, SetUp};
+use rudder::transport::hook::Link;
 use rudder::{BufferSize, PartitionId, Rank};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -22,8 +23,10 @@ pub struct Job {
     pub ranks_per_host: u32,
     /// The transport's name.
     pub transport: String,
-    /// The shaped link, as it is written on the command line.
-    pub link: String,
+    /// The shaped link's bytes a second; `None` is no limit.
+    pub link_bytes_per_second: Option<u64>,
+    /// The shaped link's latency.
+    pub link_latency: Duration,
     /// The buffer's size.
     pub buffer: BufferSize,
     /// Seeds a minibatch and rank.
@@ -63,6 +66,11 @@ impl Job {
     pub fn share(&self, rank: Rank) -> (usize, usize) {
         let first = rank.0 - rank.0 % self.ranks_per_host;
         ((rank.0 - first) as usize, self.ranks_per_host.min(self.ranks - first) as usize)
+    }
+
+    /// The shaped link.
+    pub fn link(&self) -> Link {
+        Link { bytes_per_second: self.link_bytes_per_second, latency: self.link_latency }
     }
 
     /// How long a rank waits for the others.

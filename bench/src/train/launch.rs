@@ -3,16 +3,15 @@
 //! A rank is this same program. Its orders, the job's secret among them, go through its standard input, so that neither the process list
 //! nor the environment shows them. Its record comes back as a file of the run's directory, its last words as the tail of its standard error.
 
-use super::job::{Job, Order};
+use super::job::{Job, Order, Said};
 use super::record::RankRecord;
-use crate::progress::{Event, Progress};
+use crate::progress::Progress;
 use anyhow::{Context, bail};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ const WATCH: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_millis(300);
 /// How long a killed rank may take to be gone.
 const REAP: Duration = Duration::from_secs(5);
-/// How long a rank that has finished waits at most for the slowest to finish.
+/// Bytes of a failed rank's standard error that are looked at.
 const TAIL_BYTES: u64 = 4096;
 /// Lines of a failed rank's standard error that are shown.
 const TAIL_LINES: usize = 12;
@@ -43,27 +42,47 @@ struct Member {
 /// Runs a job on ranks of its own and returns their records in rank order.
 ///
 /// # Errors
-/// A rank fails (the message names it, its status and its last words), nothing moves for `patience`, or `stop` is set.
+/// A rank fails (the message names it, its status and its last words), nothing moves for the job's patience, or `stop` is set.
 pub fn run(
     job: &Job,
     directory: &Path,
-    patience: Duration,
-    stop: &Arc<AtomicBool>,
+    stop: &AtomicBool,
     progress: &Progress,
 ) -> anyhow::Result<Vec<RankRecord>> {
-    let unique_id = String::new();
     let mut ranks = Ranks { members: Vec::with_capacity(job.ranks as usize) };
-    for rank in 0..job.ranks {
+    let order = |rank: u32, unique_id: Option<String>| {
         let record = directory.join(format!("rank-{rank}.json"));
-        let order = Order { job: job.clone(), rank, unique_id: unique_id.clone(), record: record.clone() };
-        ranks.members.push(start(&order, directory, record)?);
+        Order { job: job.clone(), rank, unique_id, record }
+    };
+    ranks.members.push(start(&order(0, None), directory)?);
+    let said = listen(ranks.members[0].child.stdout.take())?;
+    let watch = Watch { patience: job.patience(), stop, progress };
+    // Rank 0 listens for the others, so it is the one to make the id that they are told.
+    let Some(unique_id) = ranks.watch(&said, &watch, Until::UniqueId)? else { bail!("rank 0 made no unique id") };
+    for rank in 1..job.ranks {
+        ranks.members.push(start(&order(rank, Some(unique_id.clone())), directory)?);
     }
-    let events = listen(ranks.members[0].child.stdout.take())?;
-    ranks.watch(&events, patience, stop, progress)?;
+    ranks.watch(&said, &watch, Until::AllEnded)?;
     ranks.members.iter().enumerate().map(|(rank, member)| read_record(rank, &member.record)).collect()
 }
 
-fn start(order: &Order, directory: &Path, record: PathBuf) -> anyhow::Result<Member> {
+/// What the parent watches for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Rank 0 has said the job's unique id.
+    UniqueId,
+    /// All ranks have ended well.
+    AllEnded,
+}
+
+/// What ends the watch early, and who hears of progress.
+struct Watch<'a> {
+    patience: Duration,
+    stop: &'a AtomicBool,
+    progress: &'a Progress,
+}
+
+fn start(order: &Order, directory: &Path) -> anyhow::Result<Member> {
     let rank = order.rank;
     let errors = directory.join(format!("rank-{rank}.err"));
     let program = std::env::current_exe().context("finding this program's own file")?;
@@ -79,7 +98,7 @@ fn start(order: &Order, directory: &Path, record: PathBuf) -> anyhow::Result<Mem
         .spawn()
         .with_context(|| format!("starting rank {rank} ({})", program.display()))?;
     let mut orders = child.stdin.take().context("the rank's standard input")?;
-    let member = Member { child, errors, record, ended: None };
+    let member = Member { child, errors, record: order.record.clone(), ended: None };
     // A rank that dies before it has read its orders breaks the pipe; its status says more than the pipe does.
     let sent = serde_json::to_vec(order).map(|text| orders.write_all(&text))?;
     drop(orders);
@@ -92,14 +111,14 @@ fn start(order: &Order, directory: &Path, record: PathBuf) -> anyhow::Result<Mem
     Ok(member)
 }
 
-/// The events that rank 0 writes, over a bounded channel; what does not fit is dropped, since only the latest counts.
-fn listen(stdout: Option<ChildStdout>) -> anyhow::Result<Receiver<Event>> {
+/// What rank 0 says, over a bounded channel; progress that does not fit is dropped, since only the latest counts.
+fn listen(stdout: Option<ChildStdout>) -> anyhow::Result<Receiver<Said>> {
     let stdout = stdout.context("rank 0's standard output")?;
     let (sender, receiver) = sync_channel(64);
     std::thread::Builder::new().name("progress".to_owned()).spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if let Ok(event) = serde_json::from_str(&line) {
-                let _ = sender.try_send(event);
+            if let Ok(said) = serde_json::from_str(&line) {
+                let _ = sender.try_send(said);
             }
         }
     })?;
@@ -107,25 +126,21 @@ fn listen(stdout: Option<ChildStdout>) -> anyhow::Result<Receiver<Event>> {
 }
 
 impl Ranks {
-    fn watch(
-        &mut self,
-        events: &Receiver<Event>,
-        patience: Duration,
-        stop: &AtomicBool,
-        progress: &Progress,
-    ) -> anyhow::Result<()> {
+    /// Watches until what is waited for has come; the unique id where that is it.
+    fn watch(&mut self, said: &Receiver<Said>, watch: &Watch, until: Until) -> anyhow::Result<Option<String>> {
         let mut moved = Instant::now();
         loop {
-            match events.recv_timeout(WATCH) {
-                Ok(event) => {
+            match said.recv_timeout(WATCH) {
+                Ok(Said::UniqueId(id)) => return Ok(Some(id)),
+                Ok(Said::Progress(event)) => {
                     moved = Instant::now();
-                    progress.at(event);
+                    watch.progress.at(event);
                 }
                 // Rank 0 has closed its output, so the wait above no longer paces the loop.
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(WATCH),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if stop.load(Ordering::Relaxed) {
+            if watch.stop.load(Ordering::Relaxed) {
                 bail!("stopped by a signal");
             }
             self.look()?;
@@ -133,21 +148,24 @@ impl Ranks {
                 return Err(self.first_cause());
             }
             if self.members.iter().all(|member| member.ended.is_some()) {
-                return Ok(());
+                return match until {
+                    Until::AllEnded => Ok(None),
+                    Until::UniqueId => bail!("rank 0 ended before it made a unique id"),
+                };
             }
-            if moved.elapsed() > patience {
-                let waiting: Vec<String> = (0..)
-                    .zip(&self.members)
-                    .filter(|(_, m)| m.ended.is_none())
-                    .map(|(rank, _): (u32, _)| rank.to_string())
-                    .collect();
+            if moved.elapsed() > watch.patience {
                 bail!(
                     "no progress for {} s (still running: rank {}); --patience allows more",
-                    patience.as_secs(),
-                    waiting.join(", ")
+                    watch.patience.as_secs(),
+                    self.running().join(", ")
                 );
             }
         }
+    }
+
+    fn running(&self) -> Vec<String> {
+        let running = self.members.iter().enumerate().filter(|(_, member)| member.ended.is_none());
+        running.map(|(rank, _)| rank.to_string()).collect()
     }
 
     /// Takes note of the ranks that have ended.

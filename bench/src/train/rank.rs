@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use rudder::bootstrap::{Bootstrap, TcpBootstrap, UniqueId};
 use rudder::controller::Observation;
 use rudder::memory::Rows;
-use rudder::transport::hook::{Link, Throttled};
+use rudder::transport::hook::Throttled;
 use rudder::{Config, Engine, NodeId, Rank, TableId, TableSpec};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -132,7 +132,7 @@ fn start_engine(job: &Job, graph: &Prepared, steps: u64, bootstrap: Arc<dyn Boot
     };
     let engine = Engine::builder(config(job, graph, steps)?, bootstrap)
         .table(spec, |bytes| bytes.copy_from_slice(bytemuck::cast_slice(features)));
-    let link: Link = job.link.parse()?;
+    let link = job.link();
     let engine = match link.is_none() {
         true => engine,
         false => engine.wrap(move |transport| Arc::new(Throttled::new(transport, link))),

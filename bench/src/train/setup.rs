@@ -3,8 +3,12 @@
 //! Every set-up trains on the same minibatches with the same weights; only where rows wait, and when they travel, differs.
 
 use clap::ValueEnum;
+use rudder::buffer::{self, LfuConfig, PolicyConfig, RudderConfig};
+use rudder::controller::ControllerConfig;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::path::Path;
+use std::time::Duration;
 
 /// What stands between the sampler and the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
@@ -94,6 +98,42 @@ impl SetUp {
             Self::Llm => "llm",
             Self::LlmCohorts => "llm-cohorts",
         }
+    }
+
+    /// The library's settings for it.
+    ///
+    /// # Errors
+    /// It asks a language model, and no service is named.
+    pub fn configure(
+        self,
+        controls: &Controls,
+        model: Option<&Path>,
+        seed: u64,
+        patience: Duration,
+    ) -> anyhow::Result<(PolicyConfig, ControllerConfig)> {
+        let _ = (model, patience);
+        let policy = match self.policy_name() {
+            "rudder" => PolicyConfig::Rudder(RudderConfig {
+                alpha: controls.alpha,
+                delta: controls.delta,
+                start: match controls.start {
+                    Start::Empty => buffer::Start::Empty,
+                    Start::Degree => buffer::Start::Degree,
+                    Start::Random => buffer::Start::Random(seed),
+                },
+            }),
+            "lfu" => PolicyConfig::Lfu(LfuConfig { cohorts: self == Self::LlmCohorts, ..LfuConfig::default() }),
+            "none" => PolicyConfig::Off,
+            name => PolicyConfig::named(name)?,
+        };
+        let delta = u64::from(controls.delta);
+        let controller = match self {
+            Self::Periodic => ControllerConfig::Periodic { delta },
+            Self::Random => ControllerConfig::Random { seed, delta },
+            Self::Llm | Self::LlmCohorts => anyhow::bail!("no model"),
+            Self::OffSync | Self::Off | Self::Fixed | Self::Lfu | Self::Window => ControllerConfig::Off,
+        };
+        Ok((policy, controller))
     }
 
     /// Whether rows are kept at all.
