@@ -133,6 +133,9 @@ pub struct DemoArgs {
     /// Epochs of each run
     #[arg(long, value_name = "E", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub epochs: u32,
+    /// Seeds a minibatch and rank
+    #[arg(long, value_name = "B", default_value_t = 256, value_parser = positive)]
+    pub batch: usize,
     /// Where rudder-demo.json and rudder-demo.html go; else `target/` where there is one, else the current directory
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! The rudder command.
 
 mod cli;
+mod demo;
 mod graph;
 mod model;
 mod partition;
@@ -15,8 +16,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Train(args) => train::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Report(args) => report::run(&args),
-        other => Err(anyhow::anyhow!("{other:?}")),
+        Command::Rank => train::rank::run_from_stdin(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -45,9 +45,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
         document.format
     );
     let out = args.out.clone().unwrap_or_else(|| args.document.with_extension("html"));
-    std::fs::write(&out, html(&document)).with_context(|| format!("writing {}", out.display()))?;
-    eprintln!("report: {}", out.display());
-    Ok(())
+    crate::train::write(&out, &html(&document))
 }
 
 /// The comparison for a terminal: a table a block, then what it says.
@@ -108,7 +106,7 @@ figcaption{color:#4d5156;font-size:14.5px;margin-top:8px;max-width:100ch}
 svg{display:block;width:100%;height:auto;font-family:inherit}
 .facts{display:flex;flex-wrap:wrap;gap:12px;margin:0 0 20px}
 .facts div{background:#fff;border:1px solid #e3e6ea;border-radius:8px;padding:10px 16px;flex:1 1 150px}
-.facts b{display:block;font-size:20px;font-weight:600}.facts span{color:#5f6368;font-size:13px}
+.facts b{display:block;font-size:18px;font-weight:600}.facts span{color:#5f6368;font-size:13px}
 table{border-collapse:collapse;font-size:14px;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:6px 9px;text-align:right;border-bottom:1px solid #e3e6ea;white-space:nowrap}
 th{color:#5f6368;font-weight:600;border-bottom:2px solid #c6cbd1}

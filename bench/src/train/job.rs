@@ -1,7 +1,7 @@
 //! What a rank is told to do.
 
-use crate::progress::Event;
 use super::setup::{Controls, SetUp};
+use crate::progress::Event;
 use rudder::transport::hook::Link;
 use rudder::{BufferSize, PartitionId, Rank};
 use serde::{Deserialize, Serialize};

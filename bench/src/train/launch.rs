@@ -43,12 +43,7 @@ struct Member {
 ///
 /// # Errors
 /// A rank fails (the message names it, its status and its last words), nothing moves for the job's patience, or `stop` is set.
-pub fn run(
-    job: &Job,
-    directory: &Path,
-    stop: &AtomicBool,
-    progress: &Progress,
-) -> anyhow::Result<Vec<RankRecord>> {
+pub fn run(job: &Job, directory: &Path, stop: &AtomicBool, progress: &Progress) -> anyhow::Result<Vec<RankRecord>> {
     let mut ranks = Ranks { members: Vec::with_capacity(job.ranks as usize) };
     let order = |rank: u32, unique_id: Option<String>| {
         let record = directory.join(format!("rank-{rank}.json"));

@@ -83,12 +83,8 @@ pub fn train(job: &Job, bootstrap: Arc<dyn Bootstrap>, tell: &mut dyn FnMut(Even
     let engine = start_engine(job, &graph, order.steps(), bootstrap.clone())?;
     engine.wait_idle(job.patience())?;
     bootstrap.barrier(job.patience())?;
-    let shape = ModelShape {
-        input: graph.width(),
-        hidden: job.hidden,
-        classes: graph.classes(),
-        layers: job.fanout.len(),
-    };
+    let shape =
+        ModelShape { input: graph.width(), hidden: job.hidden, classes: graph.classes(), layers: job.fanout.len() };
     let mut trainer = Trainer {
         job,
         graph: &graph,
@@ -143,7 +139,7 @@ fn start_engine(job: &Job, graph: &Prepared, steps: u64, bootstrap: Arc<dyn Boot
 fn config(job: &Job, graph: &Prepared, steps: u64) -> Result<Config> {
     // A minibatch has at most all nodes, and at most what its fan-outs can reach.
     let reach = job.fanout.iter().fold(job.batch, |reach, fanout| reach.saturating_mul(fanout + 1));
-    let (policy, controller) = job.setup.configure(&job.controls, job.model.as_deref(), job.seed, job.patience())?;
+    let (policy, controller) = job.setup.configure(&job.controls, job.model.as_deref(), job.seed)?;
     Ok(Config {
         transport: job.transport.clone(),
         buffer: job.buffer,

@@ -28,6 +28,16 @@ pub struct Document {
     pub wall_s: f64,
 }
 
+impl Document {
+    /// As one line of JSON.
+    ///
+    /// # Errors
+    /// A number that JSON does not know, such as an infinite loss.
+    pub fn to_json(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string(self)? + "\n")
+    }
+}
+
 /// The machine of rank 0.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {

@@ -2,13 +2,18 @@
 //!
 //! Every set-up trains on the same minibatches with the same weights; only where rows wait, and when they travel, differs.
 
+use anyhow::Context;
 use clap::ValueEnum;
 use rudder::buffer::{self, LfuConfig, PolicyConfig, RudderConfig};
 use rudder::controller::ControllerConfig;
+use rudder::controller::llm::{CohortsConfig, HitRate, ModelSource, ReplaceConfig};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
+
+/// Time for one answer of the language model.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// What stands between the sampler and the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
@@ -109,9 +114,7 @@ impl SetUp {
         controls: &Controls,
         model: Option<&Path>,
         seed: u64,
-        patience: Duration,
     ) -> anyhow::Result<(PolicyConfig, ControllerConfig)> {
-        let _ = (model, patience);
         let policy = match self.policy_name() {
             "rudder" => PolicyConfig::Rudder(RudderConfig {
                 alpha: controls.alpha,
@@ -130,7 +133,18 @@ impl SetUp {
         let controller = match self {
             Self::Periodic => ControllerConfig::Periodic { delta },
             Self::Random => ControllerConfig::Random { seed, delta },
-            Self::Llm | Self::LlmCohorts => anyhow::bail!("no model"),
+            Self::Llm => {
+                let hit_rate = match controls.hit_rate {
+                    HitRateShown::Cumulative => HitRate::Cumulative,
+                    HitRateShown::Zero => HitRate::Zero,
+                };
+                let model = service(model)?;
+                ControllerConfig::LlmReplace(ReplaceConfig { model, delta, hit_rate, ..ReplaceConfig::default() })
+            }
+            Self::LlmCohorts => {
+                let model = service(model)?;
+                ControllerConfig::LlmCohorts(CohortsConfig { model, delta, ..CohortsConfig::default() })
+            }
             Self::OffSync | Self::Off | Self::Fixed | Self::Lfu | Self::Window => ControllerConfig::Off,
         };
         Ok((policy, controller))
@@ -150,6 +164,12 @@ impl SetUp {
     pub fn overlaps(self) -> bool {
         self != Self::OffSync
     }
+}
+
+/// The machine's one model, behind its socket.
+fn service(socket: Option<&Path>) -> anyhow::Result<ModelSource> {
+    let socket = socket.context("the set-up asks a language model and none is served")?.to_owned();
+    Ok(ModelSource::Service { socket, deadline: ANSWER })
 }
 
 impl fmt::Display for SetUp {
