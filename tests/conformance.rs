@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Landing, Make, Member, PATIENCE, byte, fill, get_all, job, named, simulated};
+use common::{Landing, Make, Member, PATIENCE, byte, disturbed, fill, get_all, job, named, opened, simulated};
 use rudder::bootstrap::Bootstrap;
 use rudder::memory::{Access, Memory};
 use rudder::transport::{BatchId, Channel, Completion, RemoteRegion, RowBatch, Wait};
@@ -52,6 +52,9 @@ macro_rules! checks {
 transports! {
     shm: |ranks| super::named("shm", ranks);
     sim: |ranks| super::simulated(ranks);
+    disturbed_shm: |ranks| super::disturbed(super::named("shm", ranks));
+    disturbed_sim: |ranks| super::disturbed(super::simulated(ranks));
+    throttled_shm: |ranks| super::opened("shm", ranks, |config| config.link = "8gbit,20us".parse().unwrap());
 }
 
 const ROWS: u64 = 200;

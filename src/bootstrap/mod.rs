@@ -7,9 +7,13 @@ use crate::error::Result;
 use crate::id::Rank;
 use std::time::Duration;
 
+mod environment;
 pub mod local;
+mod tcp;
 
+pub use environment::{Environment, environment};
 pub use local::LocalBootstrap;
+pub use tcp::{TcpBootstrap, UniqueId};
 
 /// The ranks of a job and their one collective.
 pub trait Bootstrap: Send + Sync {

@@ -1,5 +1,6 @@
 //! The transports by name.
 
+use super::hook::{FaultConfig, Faulty, Link, Throttled};
 use super::{Transport, shm, tcp};
 use crate::error::{Error, Result};
 use crate::id::Rank;
@@ -19,12 +20,17 @@ pub struct TransportConfig {
     pub listen: IpAddr,
     /// What the job's ranks prove to each other, where a transport listens on a network.
     pub secret: [u8; 32],
+    /// A slower link to put before the transport, where it is one.
+    pub link: Link,
+    /// What is to go wrong, in tests of what is above the transport.
+    pub faults: Option<FaultConfig>,
 }
 
 impl TransportConfig {
     /// A rank of a job whose ranks all run on this host.
     pub fn new(rank: Rank, size: u32) -> Self {
-        Self { rank, size, ranks_on_host: size, listen: IpAddr::V4(Ipv4Addr::LOCALHOST), secret: [0; 32] }
+        let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self { rank, size, ranks_on_host: size, listen, secret: [0; 32], link: Link::default(), faults: None }
     }
 }
 
@@ -55,7 +61,16 @@ pub fn open(name: &str, config: &TransportConfig) -> Result<Arc<dyn Transport>> 
         let names: Vec<_> = names().collect();
         return Err(Error::config(format!("no transport is named '{name}'; there are {}", names.join(", "))));
     };
-    open(config)
+    let mut transport = open(config)?;
+    if !config.link.is_none() {
+        tracing::info!("transport {name}: behind a link of {}", config.link);
+        transport = Arc::new(Throttled::new(transport, config.link));
+    }
+    if let Some(faults) = config.faults {
+        tracing::warn!("transport {name}: faults are injected, seed {}", faults.seed);
+        transport = Arc::new(Faulty::new(transport, faults));
+    }
+    Ok(transport)
 }
 
 fn choose(config: &TransportConfig) -> &'static str {

@@ -2,6 +2,7 @@
 
 use rudder::bootstrap::{Bootstrap, LocalBootstrap, local};
 use rudder::memory::{Access, Region};
+use rudder::transport::hook::{FaultConfig, Faulty};
 use rudder::transport::sim::{SimConfig, SimNetwork};
 use rudder::transport::{
     BatchId, Channel, Completion, Destination, RemoteRegion, RowBatch, Transport, TransportConfig, Wait, open,
@@ -18,7 +19,24 @@ pub type Make = fn(u32) -> Vec<Arc<dyn Transport>>;
 
 /// The transports of a job, by the registry's name.
 pub fn named(name: &str, ranks: u32) -> Vec<Arc<dyn Transport>> {
-    (0..ranks).map(|rank| open(name, &TransportConfig::new(Rank(rank), ranks)).expect("the transport opens")).collect()
+    opened(name, ranks, |_| {})
+}
+
+/// As [`named`], with a configuration of the test's own.
+pub fn opened(name: &str, ranks: u32, change: impl Fn(&mut TransportConfig)) -> Vec<Arc<dyn Transport>> {
+    let open = |rank| {
+        let mut config = TransportConfig::new(Rank(rank), ranks);
+        change(&mut config);
+        open(name, &config).expect("the transport opens")
+    };
+    (0..ranks).map(open).collect()
+}
+
+/// Over any transport: completions that come late, in parts and in another order.
+pub fn disturbed(transports: Vec<Arc<dyn Transport>>) -> Vec<Arc<dyn Transport>> {
+    let faults = FaultConfig { partial: 0.4, delay: 0.4, delay_polls_max: 4, reorder: 0.5, ..FaultConfig::default() };
+    let wrap = |inner| -> Arc<dyn Transport> { Arc::new(Faulty::new(inner, faults)) };
+    transports.into_iter().map(wrap).collect()
 }
 
 /// The transports of a job over a simulated network whose parts overtake each other.
