@@ -2,14 +2,12 @@
 //! announcements, the faults and the order of things.
 //! Method: jobs of threads gather random minibatches; every row is compared with the function that made the tables.
 
-mod common;
-
-use common::{PATIENCE, simulated};
 use proptest::prelude::*;
 use rudder::bootstrap::{Bootstrap, local};
 use rudder::buffer::PolicyConfig;
 use rudder::controller::ControllerConfig;
 use rudder::transport::hook::{FaultConfig, Faulty};
+use rudder::transport::sim::{SimConfig, SimNetwork};
 use rudder::transport::{Transport, TransportConfig, open};
 use rudder::{
     BufferSize, Config, Engine, Error, NodeId, PartitionBook, PartitionId, Rank, StreamId, TableId, TableSpec, Ticket,
@@ -18,6 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const NODES: u64 = 300;
+
+/// How long anything may take before it counts as a hang.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Byte `at` of a node's row.
 fn byte(table: TableId, node: u64, at: usize) -> u8 {
@@ -53,12 +54,20 @@ fn spec(table: TableId, rank: Rank, ranks: u32, row_bytes: usize) -> TableSpec {
 
 /// The transports of a job of threads, by name; `sim` is not in the registry.
 fn transports(name: &str, ranks: u32, faults: Option<FaultConfig>) -> Vec<Arc<dyn Transport>> {
-    let plain: Vec<Arc<dyn Transport>> = match name {
-        "sim" => simulated(ranks),
-        name => (0..ranks).map(|rank| open(name, &TransportConfig::new(Rank(rank), ranks)).unwrap()).collect(),
+    let network = SimNetwork::new(SimConfig { jitter: Duration::from_micros(50), seed: 7, ..SimConfig::default() });
+    let plain = |rank| -> Arc<dyn Transport> {
+        match name {
+            "sim" => Arc::new(network.transport(Rank(rank))),
+            name => open(name, &TransportConfig::new(Rank(rank), ranks)).unwrap(),
+        }
     };
-    let Some(faults) = faults else { return plain };
-    plain.into_iter().map(|transport| -> Arc<dyn Transport> { Arc::new(Faulty::new(transport, faults)) }).collect()
+    let hook = |transport| -> Arc<dyn Transport> {
+        match faults {
+            Some(faults) => Arc::new(Faulty::new(transport, faults)),
+            None => transport,
+        }
+    };
+    (0..ranks).map(|rank| hook(plain(rank))).collect()
 }
 
 /// Runs `body` with an engine on every rank, each on a thread of its own.
@@ -156,7 +165,7 @@ fn train(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Minibatches of any nodes, repeated ones too, announced or not, forgotten or not, several at once.
     #[test]
