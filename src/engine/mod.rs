@@ -134,7 +134,7 @@ impl Shared {
 /// use rudder::{Config, Engine, NodeId, PartitionBook, PartitionId, TableId, TableSpec};
 /// use std::sync::Arc;
 ///
-/// let bootstrap = Arc::new(local::group(1).remove(0));
+/// let bootstrap = Arc::new(local::ranks(1).remove(0));
 /// let book = PartitionBook::from_starts(vec![0, 3])?;
 /// let spec = TableSpec::new(TableId(0), book, PartitionId(0), 4);
 /// let engine = Engine::builder(Config::default(), bootstrap)

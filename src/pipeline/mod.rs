@@ -22,7 +22,7 @@ use crate::id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};
 use crate::partition::PartitionBook;
 use crate::transport::{BatchId, RemoteRegion};
 use batch::{BatchState, Batches};
-use flight::{FlightId, Flights, Landing, NodeMap};
+use flight::{Flight, FlightId, Flights, Landing, NodeMap};
 use request::Requests;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -550,7 +550,7 @@ impl Pipeline {
 
     /// A row that is prefetched and now wanted goes with the demand.
     fn promote(&mut self, flight: FlightId) {
-        let batch = self.flights.get(flight).batch;
+        let Flight { landing: Landing::Slot(_), batch, .. } = *self.flights.get(flight) else { return };
         if self.batches.get(batch).state == BatchState::Queued
             && let Some(at) = self.prefetch.iter().position(|&queued| queued == batch)
         {

@@ -146,7 +146,8 @@ impl LlmCohorts {
         let total: f64 = wanted.iter().sum();
         let limit = self.slots as f64 * f64::from(self.config.max_share);
         let scale = if total > limit { limit / total } else { 1.0 };
-        wanted.into_iter().map(|rows| (rows * scale) as u32).collect()
+        // Down to whole rows, so that the bound holds; a hair's breadth below one is rounding and counts as one.
+        wanted.into_iter().map(|rows| (rows * scale + 1e-3) as u32).collect()
     }
 }
 

@@ -57,14 +57,12 @@ pub struct LocalScorer {
     uses: u64,
 }
 
-/// A prefix that is evaluated, with the text that was scored last behind it.
+/// A prefix that is evaluated. Nothing else stays in its cache, so that a score depends on its arguments alone, to the bit.
 struct Prefix {
     text: String,
     cache: Cache,
     /// Tokens of the prefix itself.
     length: usize,
-    /// Tokens behind the prefix whose keys and values the cache still holds.
-    behind: Vec<u32>,
     last_use: u64,
 }
 
@@ -150,7 +148,7 @@ impl LocalScorer {
             oldest.map(|place| self.prefixes.swap_remove(place));
         }
         let length = tokens.len();
-        self.prefixes.push(Prefix { text: text.to_owned(), cache, length, behind: Vec::new(), last_use: self.uses });
+        self.prefixes.push(Prefix { text: text.to_owned(), cache, length, last_use: self.uses });
         Ok(self.prefixes.len() - 1)
     }
 
@@ -162,7 +160,8 @@ impl LocalScorer {
         let Self { prefixes, llama, uses, .. } = self;
         let prefix = &mut prefixes[place];
         prefix.last_use = *uses;
-        let state = prefix.evaluate(llama, &tokens)?;
+        prefix.cache.truncate(prefix.length);
+        let state = llama.evaluate(&tokens, &mut prefix.cache)?;
         let mut scores = vec![0.0; labels.len()];
         let everyone: Vec<usize> = (0..labels.len()).collect();
         Branch { llama, labels: &labels, scores: &mut scores }.descend(&state, &everyone, 0, &mut prefix.cache)?;
@@ -196,19 +195,6 @@ impl Scorer for LocalScorer {
             ));
         }
         Ok(scores)
-    }
-}
-
-impl Prefix {
-    /// The state after the prefix and these tokens. What the last text shares with this one is not evaluated again.
-    fn evaluate(&mut self, llama: &Llama, tokens: &[u32]) -> Outcome<Vec<f32>> {
-        let shared = self.behind.iter().zip(tokens).take_while(|(old, new)| old == new).count();
-        let kept = shared.min(tokens.len().saturating_sub(1));
-        self.behind.clear();
-        self.cache.truncate(self.length + kept);
-        let state = llama.evaluate(&tokens[kept..], &mut self.cache)?;
-        self.behind.extend_from_slice(tokens);
-        Ok(state)
     }
 }
 

@@ -34,7 +34,7 @@ impl Window {
 /// Hits in percent of hits and halo misses, rounded; 0 where there were none.
 pub(super) fn hit_percent(hits: u64, halo_misses: u64) -> u64 {
     let wanted = hits + halo_misses;
-    if wanted == 0 { 0 } else { (hits * 100 + wanted / 2) / wanted }
+    (hits * 100 + wanted / 2).checked_div(wanted).unwrap_or(0)
 }
 
 /// The share of minibatches still to come, in percent, where their number is known.
