@@ -1,14 +1,52 @@
 //! Goal: no change of a policy goes unseen, and none beats what is possible. Method: the recorded trace, replayed under each policy,
-//! against rows fetched and hits written down here, at a buffer of half
-//! the halo; and against Belady's bound, computed here from the whole future: all nodes of a
-//! minibatch are looked up at once, then any of them and of the residents may be kept, the nearest next uses first. A figure that
-//! changes for a good reason is written down anew, with the reason in the commit.
+//! against rows fetched and hits written down here, with slots for half the halo; and against Belady's bound, computed here from the
+//! whole future: all nodes of a minibatch are looked up at once, then any of them and of the residents may be kept, the nearest next
+//! uses first. A figure that changes for a good reason is written down anew, with the reason in the commit.
 
 mod replay;
 
-use replay::{Plan, Trace, recorded, replay};
-use rudder::buffer::{LfuConfig, PolicyConfig, RudderConfig, Start};
-use std::collections::BTreeMap;
+use replay::{Replay, Trace, recorded};
+use rudder::NodeId;
+use rudder::buffer::{BufferCounters, LfuConfig, PolicyConfig, Reserve, RudderConfig, Start, WindowPosition};
+use std::collections::{BTreeMap, VecDeque};
+
+/// How the trace is replayed.
+#[derive(Clone, Copy, Default)]
+struct Plan {
+    /// Minibatches announced ahead.
+    lookahead: usize,
+    /// Of these, how many are fetched ahead.
+    fetch_ahead: usize,
+    /// Decide a replacement every so many minibatches.
+    replace_every: Option<usize>,
+}
+
+/// Fetches what an announced minibatch lacks, as far as there is room.
+fn fetch_ahead(replay: &mut Replay, nodes: &[NodeId], position: WindowPosition) {
+    for &node in nodes {
+        if let Reserve::Slot(slot) = replay.buffer.reserve(node, position) {
+            replay.buffer.filled(slot);
+            replay.fetched += 1;
+        }
+    }
+}
+
+/// Replays a trace; the rows fetched, and the counters.
+fn replay(trace: &Trace, slots: u32, policy: &PolicyConfig, plan: Plan) -> (u64, BufferCounters) {
+    let mut replay = Replay::new(slots, policy, trace.hints.clone());
+    let mut announced = VecDeque::new();
+    for (at, nodes) in trace.minibatches.iter().enumerate() {
+        for coming in trace.minibatches[at..].iter().take(plan.lookahead).skip(announced.len()) {
+            announced.push_back(replay.buffer.announce(coming).unwrap());
+        }
+        for (nodes, &position) in trace.minibatches[at..].iter().zip(announced.iter().take(plan.fetch_ahead)) {
+            fetch_ahead(&mut replay, nodes, position);
+        }
+        let replaces = plan.replace_every.is_some_and(|every| (at + 1) % every == 0);
+        replay.gather(nodes, announced.pop_front(), replaces);
+    }
+    (replay.fetched, replay.buffer.counters())
+}
 
 /// The fewest rows that any policy can fetch.
 fn belady(trace: &Trace, slots: usize) -> u64 {

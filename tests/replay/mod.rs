@@ -1,10 +1,7 @@
 //! A recorded trace, and the smallest engine that can replay it: every get is done at once.
 
-use rudder::buffer::{
-    BufferCounters, BufferHints, Pin, PolicyConfig, PrefetchBuffer, Reserve, Residency, WindowPosition,
-};
+use rudder::buffer::{BufferHints, Pin, PolicyConfig, PrefetchBuffer, Residency, WindowPosition};
 use rudder::{NodeId, PartitionBook};
-use std::collections::VecDeque;
 
 /// The remote input nodes of each minibatch, and the graph's hints.
 #[derive(Debug)]
@@ -36,23 +33,11 @@ pub fn recorded() -> Trace {
     Trace { hints: BufferHints { nodes: owners.nodes(), halo, degree, owners }, minibatches }
 }
 
-/// How the trace is replayed.
-#[derive(Clone, Copy, Default)]
-pub struct Plan {
-    /// Minibatches announced ahead.
-    pub lookahead: usize,
-    /// Of these, how many are fetched ahead.
-    pub fetch_ahead: usize,
-    /// Decide a replacement every so many minibatches.
-    pub replace_every: Option<usize>,
-}
-
 /// A buffer, and the rows that have been fetched for it and for minibatches.
 pub struct Replay {
     pub buffer: PrefetchBuffer,
     pub fetched: u64,
     next: u64,
-    announced: VecDeque<WindowPosition>,
 }
 
 impl Replay {
@@ -61,7 +46,7 @@ impl Replay {
         let mut fetches = Vec::new();
         buffer.initial_fill(&mut fetches);
         fetches.iter().for_each(|(_, slot)| buffer.filled(*slot));
-        Self { buffer, fetched: fetches.len() as u64, next: 0, announced: VecDeque::new() }
+        Self { buffer, fetched: fetches.len() as u64, next: 0 }
     }
 
     /// One minibatch; the nodes that a replacement brought.
@@ -81,32 +66,4 @@ impl Replay {
         admitted.iter().chain(&fetches).for_each(|(_, slot)| self.buffer.filled(*slot));
         fetches.into_iter().map(|(node, _)| node).collect()
     }
-
-    fn fetch_ahead(&mut self, nodes: &[NodeId], position: WindowPosition) {
-        for &node in nodes {
-            if let Reserve::Slot(slot) = self.buffer.reserve(node, position) {
-                self.buffer.filled(slot);
-                self.fetched += 1;
-            }
-        }
-    }
-}
-
-/// Replays minibatches; the rows fetched, and the counters.
-pub fn replay(trace: &Trace, slots: u32, policy: &PolicyConfig, plan: Plan) -> (u64, BufferCounters) {
-    let mut replay = Replay::new(slots, policy, trace.hints.clone());
-    for (at, nodes) in trace.minibatches.iter().enumerate() {
-        let reach = (at + plan.lookahead).min(trace.minibatches.len());
-        for coming in at + replay.announced.len()..reach {
-            let position = replay.buffer.announce(&trace.minibatches[coming]).unwrap();
-            replay.announced.push_back(position);
-        }
-        for coming in 0..plan.fetch_ahead.min(replay.announced.len()) {
-            replay.fetch_ahead(&trace.minibatches[at + coming], replay.announced[coming]);
-        }
-        let position = replay.announced.pop_front();
-        let replaces = plan.replace_every.is_some_and(|every| (at + 1) % every == 0);
-        replay.gather(nodes, position, replaces);
-    }
-    (replay.fetched, replay.buffer.counters())
 }
