@@ -4,9 +4,9 @@
 //! tells the policy. So whether a slot may go at all (its bytes in place, no reader left) is decided in one place.
 
 mod degree;
-mod heap;
 mod lfu;
 mod off;
+mod queue;
 mod rudder;
 mod window;
 
