@@ -7,6 +7,14 @@ use crate::error::Result;
 use crate::id::Rank;
 use std::time::Duration;
 
+mod environment;
+pub mod local;
+mod tcp;
+
+pub use environment::{Environment, environment};
+pub use local::LocalBootstrap;
+pub use tcp::{TcpBootstrap, UniqueId};
+
 /// The ranks of a job and their one collective.
 pub trait Bootstrap: Send + Sync {
     /// This process.
@@ -27,5 +35,15 @@ pub trait Bootstrap: Send + Sync {
     /// As [`all_gather`](Bootstrap::all_gather).
     fn barrier(&self, timeout: Duration) -> Result<()> {
         self.all_gather(&[], timeout).map(|_| ())
+    }
+}
+
+/// The ranks of which `present` is false, in words.
+fn missing(present: impl Iterator<Item = bool>) -> String {
+    let absent: Vec<String> =
+        present.enumerate().filter(|(_, present)| !present).map(|(rank, _)| rank.to_string()).collect();
+    match absent.len() {
+        1 => format!("rank {}", absent[0]),
+        _ => format!("ranks {}", absent.join(", ")),
     }
 }

@@ -95,7 +95,7 @@ pub struct BufferHints {
 }
 
 /// What has happened since the start; observed minibatches only, as for hits and misses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct BufferCounters {
     /// Observed minibatches.
     pub minibatches: u64,

@@ -4,10 +4,26 @@
 //! pointers only: peers and devices read and write them behind the compiler's back, so a `&[u8]` over them would be a lie.
 
 use crate::error::{Error, Result};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsRawFd, OwnedFd};
 use std::any::Any;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
+
+mod account;
+pub mod copy;
+mod owned;
+mod region;
+mod rows;
+mod table;
+mod version;
+
+pub use account::{Usage, usage};
+pub use owned::Pages;
+pub use region::Region;
+pub use rows::{Rows, RowsPool};
+pub use table::FeatureTable;
+pub use version::Version;
 
 /// Who may reach a region from outside the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +45,13 @@ pub struct Memory {
 #[derive(Debug)]
 enum Backing {
     /// Our own mapping of a sealed memory file.
-    Owned { file: Arc<OwnedFd>, mapped: usize },
+    Owned(owned::Mapping),
+    /// A read-only mapping of a file, or of a peer's memory file.
+    Mapped {
+        file: Arc<OwnedFd>,
+        #[expect(dead_code, reason = "held for its Drop")]
+        map: memmap2::Mmap,
+    },
     /// Somebody else's bytes, alive as long as this is held.
     Borrowed(#[expect(dead_code, reason = "held for its Drop")] Arc<dyn Any + Send + Sync>),
 }
@@ -45,27 +67,53 @@ impl Memory {
     /// # Errors
     /// The system refuses; the message says what to do.
     pub fn allocate(bytes: usize) -> Result<Self> {
-        use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
-        use rustix::mm::{MapFlags, ProtFlags, mmap};
-        let failed = |operation, source: rustix::io::Errno| Error::Memory {
-            operation,
+        Self::allocate_with(bytes, Pages::default())
+    }
+
+    /// As [`allocate`](Memory::allocate), with a say in the pages that back it. What the system does not grant is done without and
+    /// warned of once.
+    ///
+    /// # Errors
+    /// As [`allocate`](Memory::allocate).
+    pub fn allocate_with(bytes: usize, pages: Pages) -> Result<Self> {
+        let (base, mapping) = owned::allocate(bytes, pages)?;
+        Ok(Self { base, bytes, backing: Backing::Owned(mapping) })
+    }
+
+    /// A file's bytes, read-only and in place: a table that exists on disk, or in a tmpfs such as /dev/shm. The file must not be
+    /// shortened while it is mapped.
+    ///
+    /// # Errors
+    /// The file cannot be opened or mapped, or is empty.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        use rustix::fs::{Mode, OFlags, open};
+        let file = open(path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::Memory {
+            operation: "open a file of",
+            bytes: 0,
+            remedy: "check that the file exists and is readable",
+            source: e.into(),
+        })?;
+        let bytes = file_bytes(&file)?;
+        Self::map(Arc::new(file), bytes)
+    }
+
+    /// The first `bytes` of a file or of a peer's memory file, mapped read-only.
+    pub(crate) fn map(file: Arc<OwnedFd>, bytes: usize) -> Result<Self> {
+        let failed = |source| Error::Memory {
+            operation: "map",
             bytes,
-            remedy: "free memory, or ask for less",
-            source: source.into(),
+            remedy: "check the file's size and the address-space limit (ulimit -v)",
+            source,
         };
-        let mapped = bytes.max(1);
-        let file =
-            memfd_create("rudder", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(|e| failed("create", e))?;
-        ftruncate(&file, mapped as u64).map_err(|e| failed("allocate", e))?;
-        fallocate(&file, FallocateFlags::empty(), 0, mapped as u64).map_err(|e| failed("allocate", e))?;
-        fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL).map_err(|e| failed("seal", e))?;
-        // SAFETY: a new shared mapping at an address of the kernel's choice aliases nothing that exists.
-        let base = unsafe {
-            mmap(std::ptr::null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0)
+        let there = file_bytes(&file)?;
+        if there < bytes || there == 0 {
+            return Err(failed(std::io::Error::other(format!("the file has {there} bytes"))));
         }
-        .map_err(|e| failed("map", e))?;
-        let base = NonNull::new(base.cast()).expect("mmap never returns address 0 on success");
-        Ok(Self { base, bytes, backing: Backing::Owned { file: Arc::new(file), mapped } })
+        // SAFETY: the mapping is reached through raw pointers only, so a concurrent writer breaks no reference; shortening is
+        // excluded by a seal, or, for plain files, by the contract of `open`.
+        let map = unsafe { memmap2::MmapOptions::new().len(there).map(file.as_raw_fd()) }.map_err(failed)?;
+        let base = NonNull::new(map.as_ptr().cast_mut()).expect("a mapping is never at address 0");
+        Ok(Self { base, bytes, backing: Backing::Mapped { file, map } })
     }
 
     /// Somebody else's bytes, kept alive by `owner`.
@@ -86,53 +134,32 @@ impl Memory {
         self.bytes
     }
 
-    /// The sealed memory file behind owned memory, to be passed to peers on this host.
+    /// The file behind owned or file memory, to be passed to peers on this host.
     pub fn file(&self) -> Option<&Arc<OwnedFd>> {
         match &self.backing {
-            Backing::Owned { file, .. } => Some(file),
+            Backing::Owned(mapping) => Some(mapping.file()),
+            Backing::Mapped { file, .. } => Some(file),
             Backing::Borrowed(_) => None,
         }
     }
-}
 
-impl Drop for Memory {
-    fn drop(&mut self) {
-        if let Backing::Owned { mapped, .. } = self.backing {
-            // SAFETY: the mapping was made by `allocate` with this length, and no pointer into it outlives its owner by contract.
-            // A failure can only mean a wrong length, and leaks.
-            let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), mapped) };
-        }
+    /// Whether rows may be written into it by this process.
+    pub fn is_writable(&self) -> bool {
+        !matches!(self.backing, Backing::Mapped { .. })
+    }
+
+    /// Whether it is our own allocation, whose file can never shrink under a peer.
+    pub fn is_sealed(&self) -> bool {
+        matches!(self.backing, Backing::Owned(_))
     }
 }
 
-/// Memory that a transport has registered. Dropping it deregisters first and frees the bytes after.
-pub struct Region {
-    // Field order is load-bearing: what deregisters is dropped before the bytes are freed.
-    registration: Box<dyn Any + Send + Sync>,
-    memory: Arc<Memory>,
-    token: Vec<u8>,
-}
-
-impl Region {
-    /// A region whose `registration` ends with its drop; for transports.
-    pub(crate) fn new(registration: Box<dyn Any + Send + Sync>, memory: Arc<Memory>, token: Vec<u8>) -> Self {
-        Self { registration, memory, token }
-    }
-
-    /// The bytes.
-    pub fn memory(&self) -> &Arc<Memory> {
-        &self.memory
-    }
-
-    /// The serialised address and keys that [`Transport::import`](crate::transport::Transport::import) takes at the peers; empty
-    /// where the access is [`Access::Local`].
-    pub fn token(&self) -> &[u8] {
-        &self.token
-    }
-}
-
-impl std::fmt::Debug for Region {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Region").field("memory", &self.memory).finish_non_exhaustive()
-    }
+fn file_bytes(file: &OwnedFd) -> Result<usize> {
+    let stat = rustix::fs::fstat(file).map_err(|e| Error::Memory {
+        operation: "map",
+        bytes: 0,
+        remedy: "check that it is a regular file",
+        source: e.into(),
+    })?;
+    usize::try_from(stat.st_size).map_err(|_| Error::argument("the file's size does not fit this machine's addresses"))
 }

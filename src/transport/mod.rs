@@ -6,11 +6,19 @@
 
 use crate::error::{Result, TransferError};
 use crate::id::Rank;
-use crate::memory::{Access, Memory, Region};
+use crate::memory::{Access, Memory, Region, Version};
 use std::time::Duration;
 
+mod batch;
+pub mod hook;
+mod registry;
+pub mod shm;
+pub mod sim;
+pub mod tcp;
+mod token;
 mod waker;
 
+pub use registry::{TransportConfig, names, open};
 pub use waker::Waker;
 
 /// What a transport promises and where its limits are.
@@ -50,6 +58,9 @@ pub struct RemoteRegion {
 pub struct MappedRegion {
     /// The bytes, never written through this.
     pub memory: std::sync::Arc<Memory>,
+    /// The version that the owner shows: rows copied are of it when it is the same before the copy and
+    /// [after](Version::get_after_reading).
+    pub version: Version,
 }
 
 /// Names one posted batch in its completions; the caller chooses it and reuses it only after the batch is complete.
@@ -185,19 +196,21 @@ pub trait Transport: Send + Sync {
 /// An implementor writes exactly the rows of a posted batch, each to its place and nowhere else, before it reports them complete;
 /// after a row's completion is polled, or [`abort`](Channel::abort) of its peer has returned, it never touches that place again.
 pub unsafe trait Channel: Send {
-    /// Starts a batch and says how many of its rows, from the first, were accepted; fewer than all means full.
+    /// Starts a batch and says how many of its rows, from the first, were accepted; fewer than all means full, or more rows than a
+    /// batch may have: the rest is posted again, as a batch of its own.
     ///
-    /// Accepted rows end in completions, in parts and in any order, errors included.
+    /// Accepted rows end in completions, in parts and in any order, errors included. An empty batch has none.
     ///
     /// # Errors
-    /// The batch itself is wrong (a row outside the region, more rows than allowed). A peer's trouble comes as completions.
+    /// The batch itself is wrong (a row outside the region, a place outside the destination, lists of different lengths); nothing
+    /// was started. A peer's trouble comes as completions.
     ///
     /// # Safety
     /// Each place of the destination is valid for writes of `row_bytes`, and nobody else reads or writes it, until its row's
     /// completion has been polled or `abort` of the peer has returned. Places of batches in flight do not overlap.
     unsafe fn post(&mut self, batch: &RowBatch<'_>) -> Result<usize>;
 
-    /// Appends what has completed; with nothing to report it waits as told.
+    /// Appends what has completed; with nothing to report it waits as told, and may return early with nothing.
     ///
     /// # Errors
     /// The channel as a whole is unusable.

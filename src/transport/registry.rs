@@ -1,0 +1,88 @@
+//! The transports by name.
+
+use super::hook::{FaultConfig, Faulty, Link, Throttled};
+use super::{Transport, shm, tcp};
+use crate::error::{Error, Result};
+use crate::id::Rank;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// What a transport needs to know of its job.
+#[derive(Clone, Debug)]
+pub struct TransportConfig {
+    /// This process.
+    pub rank: Rank,
+    /// Number of ranks.
+    pub size: u32,
+    /// How many of them, this one included, run on this host.
+    pub ranks_on_host: u32,
+    /// The interface that listeners bind to.
+    pub listen: IpAddr,
+    /// What the job's ranks prove to each other, where a transport listens on a network.
+    pub secret: [u8; 32],
+    /// A slower link to put before the transport, where it is one.
+    pub link: Link,
+    /// What is to go wrong, in tests of what is above the transport.
+    pub faults: Option<FaultConfig>,
+}
+
+impl TransportConfig {
+    /// A rank of a job whose ranks all run on this host.
+    pub fn new(rank: Rank, size: u32) -> Self {
+        let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self { rank, size, ranks_on_host: size, listen, secret: [0; 32], link: Link::default(), faults: None }
+    }
+}
+
+type Open = fn(&TransportConfig) -> Result<Arc<dyn Transport>>;
+
+/// One line a transport.
+const TRANSPORTS: &[(&str, Open)] = &[
+    ("shm", |config| Ok(Arc::new(shm::ShmTransport::new(config)?))),
+    ("tcp", |config| Ok(Arc::new(tcp::TcpTransport::new(tcp::TcpConfig::of(config))?))),
+];
+
+/// The names that [`open`] knows.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    TRANSPORTS.iter().map(|(name, _)| *name).chain(["auto"])
+}
+
+/// Opens a transport by its name; `auto` takes `shm` where the whole job runs on this host and `tcp` elsewhere.
+///
+/// # Errors
+/// No transport has that name (the error lists those that exist), or it cannot be opened.
+pub fn open(name: &str, config: &TransportConfig) -> Result<Arc<dyn Transport>> {
+    let name = match name {
+        "auto" => choose(config),
+        name => name,
+    };
+    let known = TRANSPORTS.iter().find(|(known, _)| *known == name);
+    let Some((_, open)) = known else {
+        let names: Vec<_> = names().collect();
+        return Err(Error::config(format!("no transport is named '{name}'; there are {}", names.join(", "))));
+    };
+    let mut transport = open(config)?;
+    if !config.link.is_none() {
+        tracing::info!("transport {name}: behind a link of {}", config.link);
+        transport = Arc::new(Throttled::new(transport, config.link));
+    }
+    if let Some(faults) = config.faults {
+        tracing::warn!("transport {name}: faults are injected, seed {}", faults.seed);
+        transport = Arc::new(Faulty::new(transport, faults));
+    }
+    Ok(transport)
+}
+
+fn choose(config: &TransportConfig) -> &'static str {
+    if config.ranks_on_host == config.size {
+        tracing::info!("transport auto: shm, because all {} ranks run on this host", config.size);
+        "shm"
+    } else {
+        tracing::info!(
+            "transport auto: tcp, because {} of {} ranks run on this host",
+            config.ranks_on_host,
+            config.size
+        );
+        "tcp"
+    }
+}
