@@ -1,11 +1,13 @@
 //! The command line.
 
+use crate::get::GetArgs;
 use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
 use crate::train::setup::{Controls, HitRateShown, SetUp, Start};
 use clap::{Args, Parser, Subcommand};
 use rudder::BufferSize;
 use rudder::transport::hook::Link;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 /// Distributed GNN training over rudder: train, demonstrate, measure
@@ -22,8 +24,10 @@ pub struct Cli {
 pub enum Command {
     /// Train a GraphSAGE network on several ranks, once for each set-up, and compare
     Train(Box<TrainArgs>),
-    /// Compare all set-ups on the bundled graph, over TCP at 1 Gbit/s, in a few minutes
+    /// Compare all set-ups on the bundled graph, over TCP behind a shaped link, in a few minutes
     Demo(DemoArgs),
+    /// Measure how fast random rows come from another process
+    Get(Box<GetArgs>),
     /// Draw the HTML report of a JSON document that `train` or `demo` wrote
     Report(ReportArgs),
     /// One rank of `train`; started by it, reads its orders from standard input
@@ -89,6 +93,12 @@ pub struct TrainArgs {
     /// The language model, a GGUF file; without it the installed default is taken
     #[arg(long, value_name = "GGUF")]
     pub model: Option<PathBuf>,
+    /// The interface that ranks listen on, where a launcher has started them on several machines
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub listen: IpAddr,
+    /// Under Slurm or MPI: a new file that all ranks see, where rank 0 leaves what the others need to find it
+    #[arg(long, value_name = "FILE")]
+    pub meeting: Option<PathBuf>,
     /// Write the document here
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -134,8 +144,15 @@ pub struct DemoArgs {
     #[arg(long, value_name = "E", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub epochs: u32,
     /// Seeds a minibatch and rank
-    #[arg(long, value_name = "B", default_value_t = 256, value_parser = positive)]
+    #[arg(long, value_name = "B", default_value_t = 128, value_parser = positive)]
     pub batch: usize,
+    /// Shape each rank's incoming rows to a link.
+    ///
+    /// The ranks share this machine's cores and compute far slower than the accelerators of a job on 10 Gbit/s and more; the default slows the
+    /// link alike, so that computing and fetching keep their proportion. At `1gbit,50us` computing hides most fetching and set-ups differ
+    /// in rows only.
+    #[arg(long, value_name = "RATE,LATENCY", default_value = "100mbit,50us")]
+    pub link: Link,
     /// Where rudder-demo.json and rudder-demo.html go; else `target/` where there is one, else the current directory
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -13,8 +13,8 @@ use crate::train::{Plan, write};
 use anyhow::{Context, Result};
 use rudder::BufferSize;
 use rudder::controller::llm::default_model_path;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Minibatches that the second block announces ahead.
 const LOOKAHEAD: u32 = 16;
@@ -58,8 +58,7 @@ fn plan(args: &DemoArgs, model: Option<PathBuf>) -> Plan {
             ranks: 4,
             ranks_per_host: 1,
             transport: "tcp".to_owned(),
-            link_bytes_per_second: Some(125_000_000),
-            link_latency: Duration::from_micros(50),
+            link: args.link,
             buffer: BufferSize::Halo(0.10),
             batch: args.batch,
             fanout: vec![10, 25],
@@ -70,6 +69,7 @@ fn plan(args: &DemoArgs, model: Option<PathBuf>) -> Plan {
             controls: Controls::default(),
             model: None,
             map_host_rows: false,
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             patience_s: 120,
         },
     }

@@ -79,6 +79,12 @@ fn best(block: &Block) -> Option<String> {
 fn model(block: &Block, ranks: u32) -> Vec<String> {
     let mut sentences = Vec::new();
     let rows = |run: &Run| run.steady.rows_per_minibatch(ranks);
+    for run in block.runs.iter().filter(|run| run.setup.needs_model() && run.fallbacks > 0) {
+        sentences.push(format!(
+            "In {}, {} of {} decisions were the fallback's, because the model was late or silent: they say nothing about the model.",
+            run.setup, run.fallbacks, run.decisions
+        ));
+    }
     if let (Some(model), Some(coin)) = (block.get(SetUp::Llm), block.get(SetUp::Random)) {
         let verdict = match compare(rows(model), rows(coin)) {
             std::cmp::Ordering::Less => "the model fetches fewer rows than the coin",

@@ -124,7 +124,7 @@ fn header(document: &Document) -> String {
     let (runs, ranks) = (document.runs.len(), settings.ranks);
     let link = settings.link.as_ref().map_or_else(|| "an unshaped link".to_owned(), |link| format!("a link of {link}"));
     let mut text = format!(
-        "<h1>GNN training over rudder: {}</h1><p class=\"lead\">The same GraphSAGE training, run {} with {ranks} ranks over {} with {}. The runs \
+        "<h1>GNN training over rudder</h1><p class=\"lead\">{}: the same GraphSAGE training, run {} with {ranks} ranks over {} with {}. The runs \
          differ only in which remote feature rows are kept and when they are fetched. Measured {} on {} ({} cores), not simulated.</p><div class=\"facts\">",
         escape(&settings.graph),
         if runs == 1 { "once".to_owned() } else { format!("{runs} times") },

@@ -61,7 +61,7 @@ struct Cells<'a> {
     ranks: u32,
 }
 
-const COLUMNS: [Column; 14] = [
+const COLUMNS: [Column; 15] = [
     Column { head: "set-up", meaning: "policy and controller, see below", cell: |c| c.run.setup.to_string() },
     Column {
         head: "epoch, s",
@@ -98,14 +98,21 @@ const COLUMNS: [Column; 14] = [
     Column { head: "test acc.", meaning: "accuracy on test nodes at the end", cell: |c| percent(c.run.test_accuracy) },
     Column {
         head: "decisions",
-        meaning: "decisions that took effect on all ranks, and how many of them changed something",
-        cell: |c| dash(c.run.decisions > 0, || format!("{} ({} acted)", c.run.decisions, c.run.decisions_acted)),
+        meaning: "decisions of all ranks, and how many of them were to replace",
+        cell: |c| dash(c.run.decisions > 0, || format!("{} ({} replace)", c.run.decisions, c.run.decisions_acted)),
+    },
+    Column {
+        head: "late",
+        meaning: "decisions that the fallback, periodic, made because the model's came too late or not at all",
+        cell: |c| dash(c.run.setup.needs_model(), || c.run.fallbacks.to_string()),
     },
     Column {
         head: "p50 / p99, ms",
         meaning: "time of a decision",
         cell: |c| {
-            dash(c.run.decisions > 0, || format!("{} / {}", tidy(c.run.decision_ms_p50), tidy(c.run.decision_ms_p99)))
+            dash(c.run.decisions > 0, || {
+                format!("{} / {}", milliseconds(c.run.decision_ms_p50), milliseconds(c.run.decision_ms_p99))
+            })
         },
     },
     Column {
@@ -165,6 +172,10 @@ fn ratio(cells: &Cells, pick: fn(&Run) -> f64) -> String {
 /// A share of 1, in percent.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
+}
+
+fn milliseconds(ms: f64) -> String {
+    if ms < 0.01 { "<0.01".to_owned() } else { tidy(ms) }
 }
 
 fn dash(told: bool, words: impl FnOnce() -> String) -> String {

@@ -5,6 +5,7 @@ use crate::progress::Event;
 use rudder::transport::hook::Link;
 use rudder::{BufferSize, PartitionId, Rank};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,10 +24,8 @@ pub struct Job {
     pub ranks_per_host: u32,
     /// The transport's name.
     pub transport: String,
-    /// The shaped link's bytes a second; `None` is no limit.
-    pub link_bytes_per_second: Option<u64>,
-    /// The shaped link's latency.
-    pub link_latency: Duration,
+    /// The shaped link.
+    pub link: Link,
     /// The buffer's size.
     pub buffer: BufferSize,
     /// Seeds a minibatch and rank.
@@ -47,6 +46,8 @@ pub struct Job {
     pub model: Option<PathBuf>,
     /// Ranks of this machine read each other's rows from mapped memory.
     pub map_host_rows: bool,
+    /// The interface that listeners bind to.
+    pub listen: IpAddr,
     /// Seconds that a rank waits for the others.
     pub patience_s: u64,
 }
@@ -66,11 +67,6 @@ impl Job {
     pub fn share(&self, rank: Rank) -> (usize, usize) {
         let first = rank.0 - rank.0 % self.ranks_per_host;
         ((rank.0 - first) as usize, self.ranks_per_host.min(self.ranks - first) as usize)
-    }
-
-    /// The shaped link.
-    pub fn link(&self) -> Link {
-        Link { bytes_per_second: self.link_bytes_per_second, latency: self.link_latency }
     }
 
     /// How long a rank waits for the others.

@@ -5,10 +5,12 @@
 
 pub mod job;
 mod launch;
+mod launched;
 mod loader;
 pub mod rank;
 pub mod record;
 pub mod setup;
+mod warm;
 
 use crate::cli::TrainArgs;
 use crate::graph::{GraphSpec, Prepared};
@@ -19,9 +21,9 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use job::Job;
 use record::{Document, FORMAT, Machine, Run, Settings};
-use rudder::BufferSize;
 use rudder::controller::llm::{LlmService, ServiceConfig, default_model_path};
 use rudder::transport::hook::Link;
+use rudder::{BufferSize, bootstrap};
 use setup::SetUp;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,7 +51,23 @@ pub struct Plan {
 /// # Errors
 /// The settings contradict each other, a rank fails, or a file cannot be written.
 pub fn run(args: &TrainArgs) -> Result<()> {
-    let document = Plan::from(args).run()?;
+    let plan = Plan::from(args);
+    let document = match bootstrap::environment()? {
+        Some(place) => {
+            let meeting = args.meeting.as_deref();
+            let meeting = meeting.with_context(|| {
+                format!(
+                    "{} has started this as {} of {}: name a file for them to meet with --meeting",
+                    place.launcher, place.rank, place.size
+                )
+            })?;
+            match launched::run(&plan, &place, meeting, args.listen)? {
+                Some(document) => document,
+                None => return Ok(()),
+            }
+        }
+        None => plan.run()?,
+    };
     println!("{}", report::text(&document));
     if let Some(path) = &args.json {
         write(path, &document.to_json()?)?;
@@ -84,8 +102,7 @@ impl From<&TrainArgs> for Plan {
                 ranks: args.ranks,
                 ranks_per_host: args.ranks_per_host,
                 transport: args.transport.clone(),
-                link_bytes_per_second: args.link.bytes_per_second,
-                link_latency: args.link.latency,
+                link: args.link,
                 buffer: args.buffer,
                 batch: args.batch,
                 fanout: args.fanout.clone(),
@@ -96,6 +113,7 @@ impl From<&TrainArgs> for Plan {
                 controls: args.controls.into(),
                 model: None,
                 map_host_rows: false,
+                listen: args.listen,
                 patience_s: args.patience,
             },
         }
@@ -115,10 +133,10 @@ impl Plan {
             tempfile::Builder::new().prefix("rudder-").tempdir().context("making a directory for the run")?;
         let mut progress = Progress::new();
         progress.begin("preparing the graph");
-        let graph = self.prepare(&directory)?;
+        let graph = self.prepare(&directory.path().join("graph"))?;
         let prepared = Prepared::open(&graph)?;
         progress.end(&format!("{} nodes in {} partitions", prepared.book().nodes(), prepared.book().partitions()));
-        let model = self.serve_model(&directory)?;
+        let model = self.serve_model(directory.path())?;
         let socket = model.as_ref().map(|model| model.socket.clone());
         let mut runs = Vec::new();
         for (number, &(setup, lookahead)) in self.cases.iter().enumerate() {
@@ -131,12 +149,19 @@ impl Plan {
             progress.end(&format!("{:.2} s an epoch, {:.0} % stall", run.epoch_s_median, run.stall_share * 100.0));
             runs.push(run);
         }
+        self.document(&prepared, model.as_ref(), runs, began)
+    }
+
+    fn document(&self, graph: &Prepared, model: Option<&Model>, runs: Vec<Run>, began: Instant) -> Result<Document> {
+        let mut notes: Vec<String> =
+            runs.iter().flat_map(|run| run.failures.iter().map(|why| format!("{}: {why}", run.setup))).collect();
+        notes.dedup();
         Ok(Document {
             format: FORMAT,
             command: std::env::args().collect::<Vec<_>>().join(" "),
             machine: Machine::detect(),
-            settings: self.settings(&prepared, model.as_ref().map(|model| model.file.as_path())),
-            notes: runs.iter().flat_map(|run| run.failures.iter().map(|why| format!("{}: {why}", run.setup))).collect(),
+            settings: self.settings(graph, model.map(|model| model.file.as_path())),
+            notes,
             runs,
             wall_s: began.elapsed().as_secs_f64(),
         })
@@ -158,30 +183,34 @@ impl Plan {
         Ok(())
     }
 
-    /// The prepared graph's directory: the one that was named, where it has the right partitions, else one made for this run.
-    fn prepare(&self, directory: &TempDir) -> Result<PathBuf> {
+    /// The prepared graph's directory: the one that was named, where it has the right partitions, else `path`, made for this run.
+    fn prepare(&self, path: &Path) -> Result<PathBuf> {
         let partitions = self.job.partitions();
         if let GraphSpec::Directory(path) = &self.graph
             && Prepared::open(path)?.book().partitions() == partitions
         {
             return Ok(path.clone());
         }
-        let path = directory.path().join("graph");
         let graph = self.graph.load(self.job.seed)?;
-        Prepared::write(&path, &partition::partition(&graph, partitions, self.partitioner, self.job.seed)?)?;
-        Ok(path)
+        Prepared::write(path, &partition::partition(&graph, partitions, self.partitioner, self.job.seed)?)?;
+        Ok(path.to_owned())
+    }
+
+    fn asks_model(&self) -> bool {
+        self.cases.iter().any(|(setup, _)| setup.needs_model())
     }
 
     /// Serves the language model, where a set-up asks it.
-    fn serve_model(&self, directory: &TempDir) -> Result<Option<Model>> {
-        if !self.cases.iter().any(|(setup, _)| setup.needs_model()) {
+    fn serve_model(&self, directory: &Path) -> Result<Option<Model>> {
+        if !self.asks_model() {
             return Ok(None);
         }
         let file = self.model.clone().map_or_else(default_model_path, Ok)?;
-        let socket = directory.path().join("model.sock");
+        let socket = directory.join("model.sock");
         let mut config = ServiceConfig::new(&file, &socket);
         config.clients = config.clients.max(self.job.ranks as usize);
-        config.limits.prefixes = config.limits.prefixes.max(self.job.ranks as usize);
+        // Each rank's prompt begins with its own job's facts, in two forms.
+        config.limits.prefixes = config.limits.prefixes.max(2 * self.job.ranks as usize);
         let service = LlmService::start(&config)?;
         Ok(Some(Model { file, socket, _service: service }))
     }
@@ -205,7 +234,7 @@ impl Plan {
             ranks: job.ranks,
             ranks_per_host: job.ranks_per_host,
             transport: job.transport.clone(),
-            link: link_words(&job.link()),
+            link: link_words(&job.link),
             buffer: buffer_words(job.buffer),
             batch: job.batch,
             fanout: job.fanout.clone(),
@@ -224,6 +253,11 @@ struct Model {
     file: PathBuf,
     socket: PathBuf,
     _service: LlmService,
+}
+
+/// A directory for a run, gone with it.
+fn run_directory() -> Result<TempDir> {
+    tempfile::Builder::new().prefix("rudder-").tempdir().context("making a directory for the run")
 }
 
 /// Set by the first Ctrl-C or SIGTERM, so that ranks are stopped and the run's directory is removed; a second one ends the process at once.

@@ -6,15 +6,16 @@
 use super::job::{Job, Order, Said};
 use super::loader::{Gather, Loader};
 use super::record::{Decisions, RankRecord, Score, Step};
+use super::setup::ANSWER;
+use super::warm;
 use crate::graph::{Prepared, Split};
 use crate::model::{GraphSage, ModelShape};
 use crate::progress::{Event, Stage};
 use crate::sampler::{EpochOrder, Minibatch, Position, Sampler, share_of, steps_per_epoch};
 use anyhow::{Context, Result, ensure};
 use rudder::bootstrap::{Bootstrap, TcpBootstrap, UniqueId};
-use rudder::controller::Observation;
+use rudder::controller::{JobFacts, Observation, RuntimeConfig};
 use rudder::memory::Rows;
-use rudder::transport::hook::Throttled;
 use rudder::{Config, Engine, NodeId, Rank, TableId, TableSpec};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -81,6 +82,7 @@ pub fn train(job: &Job, bootstrap: Arc<dyn Bootstrap>, tell: &mut dyn FnMut(Even
     let order = order(job, &graph, rank)?;
     let began = Instant::now();
     let engine = start_engine(job, &graph, order.steps(), bootstrap.clone())?;
+    let model_cpu_s = warm::model(job, &facts(job, &graph, rank, &engine, order.steps())?)?.as_secs_f64();
     engine.wait_idle(job.patience())?;
     bootstrap.barrier(job.patience())?;
     let shape =
@@ -94,7 +96,12 @@ pub fn train(job: &Job, bootstrap: Arc<dyn Bootstrap>, tell: &mut dyn FnMut(Even
         gradients: Vec::new(),
         message: Vec::new(),
         observations: Vec::new(),
-        record: RankRecord { rank: rank.0, start_s: began.elapsed().as_secs_f64(), ..RankRecord::default() },
+        record: RankRecord {
+            rank: rank.0,
+            start_s: began.elapsed().as_secs_f64(),
+            decisions: Decisions { model_cpu_s, ..Decisions::default() },
+            ..RankRecord::default()
+        },
     };
     trainer.epochs(order, tell)?;
     trainer.evaluate(tell)?;
@@ -102,6 +109,21 @@ pub fn train(job: &Job, bootstrap: Arc<dyn Bootstrap>, tell: &mut dyn FnMut(Even
     bootstrap.barrier(job.patience())?;
     engine.shutdown()?;
     Ok(record)
+}
+
+/// What the engine tells the controller of the job.
+fn facts(job: &Job, graph: &Prepared, rank: Rank, engine: &Engine, steps: u64) -> Result<JobFacts> {
+    let partition = job.partition(rank);
+    Ok(JobFacts {
+        nodes: graph.book().nodes(),
+        edges: graph.topology().arcs() as u64,
+        partitions: graph.book().partitions(),
+        partition: partition.0,
+        halo_nodes: graph.halo(partition).len() as u64,
+        slots: engine.stats(TABLE)?.slots.into(),
+        batch: job.batch as u64,
+        minibatches: steps * u64::from(job.epochs),
+    })
 }
 
 /// The order of this rank's training nodes.
@@ -128,11 +150,6 @@ fn start_engine(job: &Job, graph: &Prepared, steps: u64, bootstrap: Arc<dyn Boot
     };
     let engine = Engine::builder(config(job, graph, steps)?, bootstrap)
         .table(spec, |bytes| bytes.copy_from_slice(bytemuck::cast_slice(features)));
-    let link = job.link();
-    let engine = match link.is_none() {
-        true => engine,
-        false => engine.wrap(move |transport| Arc::new(Throttled::new(transport, link))),
-    };
     Ok(engine.start()?)
 }
 
@@ -145,7 +162,10 @@ fn config(job: &Job, graph: &Prepared, steps: u64) -> Result<Config> {
         buffer: job.buffer,
         policy,
         controller,
+        controller_bounds: RuntimeConfig { decision_deadline: ANSWER, ..RuntimeConfig::default() },
         map_host_rows: job.map_host_rows,
+        listen: job.listen,
+        link: job.link,
         // One gather computes while the next one flies.
         rows_buffers: 2,
         rows_max: reach.min(graph.topology().nodes()),
@@ -295,7 +315,7 @@ impl Trainer<'_> {
             fallbacks: decided.fallback_decisions,
             ms_p50: ms(decided.latency_p50),
             ms_p99: ms(decided.latency_p99),
-            model_cpu_s: decided.model_cpu.as_secs_f64(),
+            model_cpu_s: self.record.decisions.model_cpu_s + decided.model_cpu.as_secs_f64(),
             failure: decided.failure,
         };
         self.record.peak_bytes = peak_bytes();
