@@ -23,9 +23,11 @@ fn rudder(args: &[&str]) -> Command {
 
 fn train(more: &[&str]) -> Command {
     let mut args = vec!["train", "--batch", "64", "--fanout", "4,6", "--patience", "20"];
-    let default = |name: &str, value| if more.contains(&name) { vec![] } else { vec![name, value] };
-    args.extend(default("--graph", GRAPH));
-    args.extend(default("--ranks", "2"));
+    for default in [["--graph", GRAPH], ["--ranks", "2"]] {
+        if !more.contains(&default[0]) {
+            args.extend(default);
+        }
+    }
     args.extend(more);
     rudder(&args)
 }
