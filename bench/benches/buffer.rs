@@ -16,12 +16,12 @@ use std::hint::black_box;
 use std::time::Instant;
 
 const SEED: u64 = 20_240_611;
-/// Remote input nodes of a minibatch.
-const MINIBATCH: usize = 10_000;
+/// Slots for each remote input node of a minibatch: at ten times as many slots everything else is tenfold too.
+const SLOTS_PER_ID: u32 = 10;
 /// Minibatches of the trace; it is replayed from the start when it ends.
 const MINIBATCHES: usize = 200;
 /// Turns of each contender, and what it gathers in one.
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 20;
 const MINIBATCHES_PER_ROUND: usize = 5;
 /// Nodes of the graph for each slot.
 const NODES_PER_SLOT: u64 = 10;
@@ -40,14 +40,15 @@ impl Distribution<u64> for Zipf {
 }
 
 /// Minibatches of unique nodes; ids say nothing of how frequent a node is.
-fn trace(nodes: u64) -> Vec<Vec<NodeId>> {
+fn trace(slots: u32) -> Vec<Vec<NodeId>> {
+    let (nodes, minibatch_ids) = (u64::from(slots) * NODES_PER_SLOT, (slots / SLOTS_PER_ID) as usize);
     let mut random = Xoshiro256PlusPlus::seed_from_u64(SEED);
     let mut ids: Vec<u64> = (0..nodes).collect();
     ids.shuffle(&mut random);
     let zipf = Zipf { nodes: nodes as f64 };
     let mut minibatch = || {
-        let mut unique = HashSet::with_capacity(MINIBATCH);
-        while unique.len() < MINIBATCH {
+        let mut unique = HashSet::with_capacity(minibatch_ids);
+        while unique.len() < minibatch_ids {
             unique.insert(ids[zipf.sample(&mut random) as usize % ids.len()]);
         }
         let mut nodes: Vec<_> = unique.into_iter().map(NodeId).collect();
@@ -148,7 +149,7 @@ fn race(contenders: &mut [Contender], trace: &[Vec<NodeId>]) {
         for contender in contenders.iter_mut() {
             let start = Instant::now();
             (0..MINIBATCHES_PER_ROUND).for_each(|_| (contender.gather)(black_box(trace)));
-            let ids = (MINIBATCHES_PER_ROUND * MINIBATCH) as f64;
+            let ids = (MINIBATCHES_PER_ROUND * trace[0].len()) as f64;
             contender.ns_per_id.push(start.elapsed().as_nanos() as f64 / ids);
         }
     }
@@ -160,12 +161,12 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 
 fn main() {
     println!(
-        "# seed {SEED}, {MINIBATCH} ids a minibatch, {NODES_PER_SLOT} nodes a slot, warm-up {MINIBATCHES} minibatches"
+        "# seed {SEED}, {SLOTS_PER_ID} slots an id, {NODES_PER_SLOT} nodes a slot, warm-up {MINIBATCHES} minibatches"
     );
     println!("# {ROUNDS} interleaved rounds of {MINIBATCHES_PER_ROUND} minibatches, {}", std::env::consts::ARCH);
     println!("slots,name,ns_per_id_p5,ns_per_id_p50,ns_per_id_p95,times_quick_cache_p50");
     for slots in [100_000u32, 1_000_000] {
-        let trace = trace(u64::from(slots) * NODES_PER_SLOT);
+        let trace = trace(slots);
         let mut contenders = [
             quick_cache(slots),
             gatherer(slots, "lfu", 0),

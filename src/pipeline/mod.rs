@@ -227,6 +227,7 @@ pub struct Pipeline {
     remote: Vec<NodeId>,
     remote_places: Vec<u32>,
     found: Vec<Residency>,
+    admitted: Vec<(NodeId, Slot)>,
     wanted: Vec<Wanted>,
     failed: Vec<(FlightId, TransferError)>,
     segments: Vec<(usize, usize)>,
@@ -290,6 +291,7 @@ impl Pipeline {
             remote: Vec::new(),
             remote_places: Vec::new(),
             found: Vec::new(),
+            admitted: Vec::new(),
             wanted: Vec::new(),
             failed: Vec::new(),
             segments: Vec::new(),
@@ -533,11 +535,9 @@ impl Pipeline {
             let (partition, row) = lane.table.book.locate(node).expect("split has located it");
             let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Rows(request, place));
             lane.flights.insert(node, flight);
-            if observed && let Some(buffer) = &mut lane.table.buffer {
-                self.flights.get_mut(flight).admitted = buffer.admit(node);
-            }
             self.wanted.push(Wanted { owner: partition.0, row, flight });
         }
+        self.admit_missed(table);
         let stats = &mut self.lanes[table].stats;
         stats.demand_rows += self.wanted.len() as u64;
         if observed {
@@ -546,6 +546,21 @@ impl Pipeline {
             stats.hits += hits;
         }
         self.requests.get_mut(request).expect("it was just opened").missing = missing;
+    }
+
+    /// Gives slots to the missed rows that are worth one; they are copied there as they land.
+    fn admit_missed(&mut self, table: usize) {
+        let lane = &mut self.lanes[table];
+        let Some(buffer) = &mut lane.table.buffer else { return };
+        buffer.admit_missed(true, &mut self.admitted);
+        for (node, slot) in self.admitted.drain(..) {
+            match lane.flights.get(&node).map(|&flight| self.flights.get_mut(flight)) {
+                Some(flight) if flight.admitted.is_none() && matches!(flight.landing, Landing::Rows(..)) => {
+                    flight.admitted = Some(slot);
+                }
+                _ => buffer.abandon(slot),
+            }
+        }
     }
 
     /// A row that is prefetched and now wanted goes with the demand.

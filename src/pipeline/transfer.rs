@@ -206,13 +206,24 @@ impl Pipeline {
             (Landing::Rows(request, place), _) => self.copy_to(table, request, place, from, copies),
         }
         if let (Landing::Rows(..), Some(slot)) = (flight.landing, flight.admitted) {
-            copies.push(Copy { table, from, to: Place { area: Area::Slots(table), index: slot.0 } });
-            self.settled.push(Settled::Filled(table, slot));
+            self.keep(table, slot, from, copies);
         }
         while let Some((request, place)) = self.flights.pop_waiter(id) {
             self.copy_to(table, request, place, from, copies);
         }
         self.end_flight(id);
+    }
+
+    /// Copies a row into the slot that it was admitted to, unless the row that was there is still being read: waiting for the reader
+    /// would hold the source.
+    fn keep(&mut self, table: usize, slot: crate::id::Slot, from: Place, copies: &mut Vec<Copy>) {
+        let Some(buffer) = &mut self.lanes[table].table.buffer else { return };
+        if buffer.is_pinned(slot) {
+            buffer.abandon(slot);
+            return;
+        }
+        copies.push(Copy { table, from, to: Place { area: Area::Slots(table), index: slot.0 } });
+        self.settled.push(Settled::Filled(table, slot));
     }
 
     fn copy_to(&mut self, table: usize, id: RequestId, place: u32, from: Place, copies: &mut Vec<Copy>) {
