@@ -557,9 +557,11 @@ impl Pipeline {
         // A slot that this minibatch hits may go too: its old row is copied out while the new one flies (see `land`).
         buffer.admit_missed(true, &mut lane.fetches);
         for (node, slot) in lane.fetches.drain(..) {
-            match lane.flights.get(&node) {
-                Some(&flight) => self.flights.get_mut(flight).admitted = Some(slot),
-                None => buffer.abandon(slot),
+            match lane.flights.get(&node).map(|&flight| self.flights.get_mut(flight)) {
+                Some(flight) if flight.admitted.is_none() && matches!(flight.landing, Landing::Rows(..)) => {
+                    flight.admitted = Some(slot);
+                }
+                _ => buffer.abandon(slot),
             }
         }
     }
