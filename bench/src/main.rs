@@ -1,2 +1,7 @@
 //! The rudder command.
+mod graph;
+mod model;
+mod partition;
+mod sampler;
+
 fn main() {}

@@ -3,6 +3,22 @@
 //! A decision never names vertices. It says keep or replace, how much, and from which cohorts; deterministic code in `buffer/` turns that
 //! into vertices. So a controller can be slow, wrong, dead or absent and cost hits only, never bytes and never a wait.
 
+mod config;
+mod fixed;
+mod off;
+mod periodic;
+mod random;
+mod runtime;
+mod stats;
+
+pub use config::ControllerConfig;
+pub use fixed::Fixed;
+pub use off::Off;
+pub use periodic::Periodic;
+pub use random::Random;
+pub use runtime::{ControllerRuntime, RuntimeConfig, Shutdown};
+pub use stats::DecisionStats;
+
 use crate::id::PartitionId;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -69,13 +85,13 @@ pub struct Observation {
     pub prefetched_rows: u64,
     /// Prefetched rows that left the buffer unused, since the minibatch before.
     pub useless_rows: u64,
-    /// Slots that went to other nodes by the last decision to replace, if one took effect in this minibatch.
+    /// Slots that went to other nodes by a decision to replace, at the end of the minibatch before.
     pub replaced_rows: u64,
-    /// A replacement was decided but found no candidates.
+    /// A replacement was decided at the end of the minibatch before but found no candidates.
     pub replace_skipped: bool,
     /// Payload bytes fetched.
     pub bytes: u64,
-    /// Time that the caller waited for rows.
+    /// Time that callers waited for rows, since the minibatch before.
     pub stall: Duration,
     /// Missed nodes by [`Cohort::index`]; empty unless the controller asks for cohorts.
     pub cohort_misses: Vec<u32>,
@@ -111,6 +127,15 @@ pub struct Decision {
     pub quotas: Option<Vec<u32>>,
 }
 
+/// How a controller fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why its last attempt to decide failed, if it did.
+    pub failure: Option<String>,
+    /// CPU time spent for it in other threads or processes.
+    pub remote_cpu: Duration,
+}
+
 /// Watches, and decides.
 pub trait Controller: Send {
     /// Its name in the configuration.
@@ -121,4 +146,12 @@ pub trait Controller: Send {
 
     /// Decides, or returns `None` where it has nothing new to say yet.
     fn decide(&mut self) -> Option<Decision>;
+
+    /// The last decision was handed over: what was observed so far tells nothing of its effect.
+    fn handle_taken(&mut self) {}
+
+    /// How it fares.
+    fn health(&self) -> Health {
+        Health::default()
+    }
 }

@@ -14,6 +14,7 @@ pub mod hook;
 mod registry;
 pub mod shm;
 pub mod sim;
+pub mod tcp;
 mod token;
 mod waker;
 

@@ -1,7 +1,7 @@
 //! The transports by name.
 
 use super::hook::{FaultConfig, Faulty, Link, Throttled};
-use super::{Transport, shm};
+use super::{Transport, shm, tcp};
 use crate::error::{Error, Result};
 use crate::id::Rank;
 use std::net::{IpAddr, Ipv4Addr};
@@ -37,7 +37,10 @@ impl TransportConfig {
 type Open = fn(&TransportConfig) -> Result<Arc<dyn Transport>>;
 
 /// One line a transport.
-const TRANSPORTS: &[(&str, Open)] = &[("shm", |config| Ok(Arc::new(shm::ShmTransport::new(config)?)))];
+const TRANSPORTS: &[(&str, Open)] = &[
+    ("shm", |config| Ok(Arc::new(shm::ShmTransport::new(config)?))),
+    ("tcp", |config| Ok(Arc::new(tcp::TcpTransport::new(tcp::TcpConfig::of(config))?))),
+];
 
 /// The names that [`open`] knows.
 pub fn names() -> impl Iterator<Item = &'static str> {

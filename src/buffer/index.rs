@@ -1,0 +1,179 @@
+//! A table from nodes to small values, open addressing with linear probing.
+//!
+//! Nodes and values share their 16-byte entries, so that a lookup is one cache line in nearly every case, and removal shifts its
+//! followers back: no tombstones, and thus no slow growth of the probe length over a long job. Lookups come in blocks: a first pass
+//! loads every home entry of a block ([`NodeTable::warm`]), so that the misses of the caches overlap.
+
+use crate::id::NodeId;
+
+/// How many nodes are probed together.
+pub(super) const BLOCK: usize = 32;
+
+const VACANT: u64 = u64::MAX;
+
+#[derive(Clone, Copy)]
+struct Entry<V> {
+    node: u64,
+    value: V,
+}
+
+/// Values by node. Node `u64::MAX` cannot be held: no table of features is that large.
+pub(super) struct NodeTable<V> {
+    entries: Vec<Entry<V>>,
+    shift: u32,
+    len: usize,
+}
+
+/// Spreads node ids, which come as dense ranges, over 64 bits; the upper ones are the good ones.
+#[inline]
+pub(super) fn spread(node: u64) -> u64 {
+    let folded = node ^ (node >> 32);
+    folded.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+impl<V: Copy + Default> NodeTable<V> {
+    /// A table that holds so many nodes before it grows.
+    pub(super) fn with_capacity(nodes: usize) -> Self {
+        let entries = (nodes + nodes / 2).next_power_of_two().max(16);
+        Self {
+            entries: vec![Entry { node: VACANT, value: V::default() }; entries],
+            shift: 64 - entries.trailing_zeros(),
+            len: 0,
+        }
+    }
+
+    #[inline]
+    fn home(&self, node: u64) -> usize {
+        (spread(node) >> self.shift) as usize
+    }
+
+    /// Loads the home entries of a block of nodes, so that the lookups that follow find them in the cache.
+    #[inline]
+    pub(super) fn warm(&self, nodes: &[NodeId]) {
+        let mut seen = 0;
+        for node in nodes {
+            seen ^= self.entries[self.home(node.0)].node;
+        }
+        std::hint::black_box(seen);
+    }
+
+    /// Where the node is, or where it would go.
+    #[inline]
+    fn find(&self, node: u64) -> Result<usize, usize> {
+        let mask = self.entries.len() - 1;
+        let mut at = self.home(node);
+        loop {
+            let there = self.entries[at].node;
+            if there == node && node != VACANT {
+                return Ok(at);
+            }
+            if there == VACANT {
+                return Err(at);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    #[inline]
+    pub(super) fn get(&self, node: NodeId) -> Option<V> {
+        self.find(node.0).ok().map(|at| self.entries[at].value)
+    }
+
+    /// The value of a node, entered with the default where it is new.
+    pub(super) fn entry(&mut self, node: NodeId) -> &mut V {
+        let at = match self.find(node.0) {
+            Ok(at) => at,
+            Err(vacant) => self.enter(node.0, vacant),
+        };
+        &mut self.entries[at].value
+    }
+
+    fn enter(&mut self, node: u64, vacant: usize) -> usize {
+        let mut at = vacant;
+        // Beyond three quarters the probes get long.
+        if (self.len + 1) * 4 > self.entries.len() * 3 {
+            self.grow();
+            at = self.find(node).unwrap_or_else(|vacant| vacant);
+        }
+        self.entries[at] = Entry { node, value: V::default() };
+        self.len += 1;
+        at
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let mut larger = Self::with_capacity(self.entries.len());
+        for entry in self.entries.iter().filter(|entry| entry.node != VACANT) {
+            *larger.entry(NodeId(entry.node)) = entry.value;
+        }
+        *self = larger;
+    }
+
+    /// Takes a node out; its value, if it was there.
+    pub(super) fn remove(&mut self, node: NodeId) -> Option<V> {
+        let mut hole = self.find(node.0).ok()?;
+        let value = self.entries[hole].value;
+        let mask = self.entries.len() - 1;
+        let mut at = hole;
+        loop {
+            at = (at + 1) & mask;
+            let follower = self.entries[at];
+            if follower.node == VACANT {
+                break;
+            }
+            // A follower may move back into the hole unless its home lies after the hole.
+            let home = self.home(follower.node);
+            if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
+                self.entries[hole] = follower;
+                hole = at;
+            }
+        }
+        self.entries[hole].node = VACANT;
+        self.len -= 1;
+        Some(value)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry<V>>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: the table is a map. Method: random operations beside a HashMap, on few nodes so that probes collide and wrap.
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    proptest! {
+        #[test]
+        fn it_answers_as_a_map(operations in prop::collection::vec((0u8..3, 0u64..60, any::<u64>()), 0..400)) {
+            let mut table = NodeTable::<u64>::with_capacity(4);
+            let mut model = HashMap::new();
+            for (kind, node, value) in operations {
+                match kind {
+                    0 => {
+                        *table.entry(NodeId(node)) = value;
+                        model.insert(node, value);
+                    }
+                    1 => prop_assert_eq!(table.remove(NodeId(node)), model.remove(&node)),
+                    _ => prop_assert_eq!(table.get(NodeId(node)), model.get(&node).copied()),
+                }
+                prop_assert_eq!(table.len(), model.len());
+            }
+            for node in 0..60 {
+                prop_assert_eq!(table.get(NodeId(node)), model.get(&node).copied());
+            }
+        }
+    }
+
+    #[test]
+    fn the_node_that_marks_vacancy_is_never_found() {
+        assert_eq!(NodeTable::<u64>::with_capacity(1).get(NodeId(u64::MAX)), None);
+    }
+}

@@ -1,0 +1,469 @@
+//! The prefetch buffer's books: which node has which slot, who still reads it, and who is to give way. The bytes are the engine's.
+//!
+//! A minibatch costs its own nodes, never the buffer's size: scores decay lazily, pins are stamps, and window positions are bits.
+//! The calls of a minibatch, in order: [`PrefetchBuffer::lookup`], then [`PrefetchBuffer::retire`] where it was announced, then
+//! [`PrefetchBuffer::admit`] for the rows that it fetches, then [`PrefetchBuffer::end_minibatch`]. Bytes arrive whenever they do
+//! ([`PrefetchBuffer::filled`]), and a request that is over is released.
+//!
+//! ```
+//! use rudder::buffer::{BufferHints, Pin, PolicyConfig, PrefetchBuffer, Residency};
+//! use rudder::{NodeId, PartitionBook};
+//! let owners = PartitionBook::from_starts(vec![0, 100])?;
+//! let hints = BufferHints { nodes: 100, halo: vec![], degree: vec![], owners };
+//! let mut buffer = PrefetchBuffer::new(8, &PolicyConfig::named("lfu")?, hints)?;
+//!
+//! let mut found = Vec::new();
+//! buffer.lookup(Pin(0), &[NodeId(7)], true, &mut found);
+//! assert_eq!(found, [Residency::Absent]);
+//! let slot = buffer.admit(NodeId(7)).expect("a slot is free");
+//! buffer.end_minibatch(false, None, &mut Vec::new());
+//! buffer.filled(slot);
+//! buffer.release(Pin(1));
+//! assert_eq!(buffer.residency(NodeId(7)), Residency::Ready(slot));
+//! # Ok::<(), rudder::Error>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod cohorts;
+mod frequency;
+mod halo;
+mod index;
+mod policy;
+mod slots;
+#[cfg(test)]
+mod tests;
+mod window;
+
+use crate::error::{Error, Result};
+use crate::id::{NodeId, Slot};
+use crate::partition::PartitionBook;
+use cohorts::Cohorts;
+use halo::Halo;
+use index::{BLOCK, NodeTable};
+pub use policy::{LfuConfig, PolicyConfig, RudderConfig, Start};
+use policy::{Origin, ReplacementPolicy, Swap, View};
+use slots::{Occupancy, SlotTable};
+use window::Window;
+pub use window::{WINDOW_MAX, WindowPosition};
+
+/// Number of a request; ascending. A slot that a request is to be copied from is pinned until that request is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pin(pub u64);
+
+/// Where a node's row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Residency {
+    /// Its bytes are in the slot.
+    Ready(Slot),
+    /// A get is on its way into the slot.
+    Filling(Slot),
+    /// Not in the buffer.
+    Absent,
+}
+
+/// The answer to [`PrefetchBuffer::reserve`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reserve {
+    /// Fetch the row into this slot.
+    Slot(Slot),
+    /// It is there, or a get is on its way.
+    Here,
+    /// Every slot that can go is worth more.
+    NoRoom,
+}
+
+/// What a decided replacement did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replaced {
+    /// Slots that went to other nodes by the decision.
+    pub rows: u32,
+    /// It was decided but found nothing to replace.
+    pub skipped: bool,
+}
+
+/// What the buffer is told of the graph.
+#[derive(Clone, Debug)]
+pub struct BufferHints {
+    /// Nodes of the graph.
+    pub nodes: u64,
+    /// Remote nodes adjacent to the partition, ascending.
+    pub halo: Vec<NodeId>,
+    /// Their degrees, in the same order.
+    pub degree: Vec<u32>,
+    /// Who owns which node.
+    pub owners: PartitionBook,
+}
+
+/// What has happened since the start; observed minibatches only, as for hits and misses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BufferCounters {
+    /// Observed minibatches.
+    pub minibatches: u64,
+    /// Wanted rows that were in the buffer or on their way there.
+    pub hits: u64,
+    /// Wanted rows that were not.
+    pub misses: u64,
+    /// Hits of halo nodes.
+    pub halo_hits: u64,
+    /// Misses of halo nodes.
+    pub halo_misses: u64,
+    /// Rows of the initial fill.
+    pub initial: u64,
+    /// Rows kept that a minibatch fetched anyway.
+    pub admissions: u64,
+    /// Slots reserved for announced nodes.
+    pub reservations: u64,
+    /// Slots given to other nodes by decided replacements.
+    pub replacements: u64,
+    /// Rows pulled by quotas.
+    pub pulled: u64,
+    /// Rows that lost their slots to others.
+    pub evictions: u64,
+    /// Of these, rows fetched before anyone asked that never served.
+    pub useless: u64,
+    /// Slots freed because their gets failed.
+    pub abandoned: u64,
+}
+
+/// Slots, the index of the nodes in them, the window, and the policy.
+pub struct PrefetchBuffer {
+    view: View,
+    index: NodeTable<Slot>,
+    policy: Box<dyn ReplacementPolicy>,
+    cohorts: Option<Cohorts>,
+    counters: BufferCounters,
+    /// Rows to fetch before the first minibatch, until [`PrefetchBuffer::initial_fill`] hands them out.
+    initial: Vec<NodeId>,
+    /// Whether the open minibatch is observed.
+    observed: bool,
+    hits: Vec<(Slot, NodeId)>,
+    missed: Vec<NodeId>,
+    swaps: Vec<Swap>,
+}
+
+impl PrefetchBuffer {
+    /// A buffer of so many slots, all empty.
+    ///
+    /// # Errors
+    /// The hints do not fit together, or a setting of the policy is out of its bounds.
+    pub fn new(slots: u32, policy: &PolicyConfig, hints: BufferHints) -> Result<Self> {
+        if hints.degree.len() != hints.halo.len() {
+            let (degrees, nodes) = (hints.degree.len(), hints.halo.len());
+            return Err(Error::argument(format!("{degrees} degrees for {nodes} halo nodes; give one each")));
+        }
+        if slots == u32::MAX {
+            return Err(Error::config(format!("{slots} slots are one too many")));
+        }
+        let halo = Halo::new(hints.nodes, &hints.halo)?;
+        let mut built = policy.build(slots, &hints)?;
+        let mut initial = Vec::new();
+        built.initial(slots, &hints, &mut initial);
+        Ok(Self {
+            view: View { slots: SlotTable::new(slots), window: Window::new(), halo },
+            index: NodeTable::with_capacity(slots as usize),
+            policy: built,
+            cohorts: policy.tracks_cohorts().then(|| Cohorts::new(hints.owners)),
+            counters: BufferCounters::default(),
+            initial,
+            observed: false,
+            hits: Vec::new(),
+            missed: Vec::new(),
+            swaps: Vec::new(),
+        })
+    }
+
+    /// Number of slots.
+    pub fn slots(&self) -> u32 {
+        self.view.slots.len()
+    }
+
+    /// Replaces `fetches` by the nodes that the policy wants resident before the first minibatch, each with a reserved slot. Once.
+    pub fn initial_fill(&mut self, fetches: &mut Vec<(NodeId, Slot)>) {
+        fetches.clear();
+        for node in std::mem::take(&mut self.initial) {
+            if self.index.get(node).is_some() {
+                continue;
+            }
+            let Some(slot) = self.view.slots.take_free(false) else { break };
+            self.settle(slot, node, Origin::Initial);
+            fetches.push((node, slot));
+        }
+        self.counters.initial += fetches.len() as u64;
+    }
+
+    /// Opens a minibatch: time passes, hits are scored, misses noted. Replaces `found` by one residency a node, in order; ready
+    /// slots are pinned. The nodes are unique and remote. A minibatch that is not `observed` is served, neither scored nor admitted.
+    pub fn lookup(&mut self, pin: Pin, nodes: &[NodeId], observed: bool, found: &mut Vec<Residency>) {
+        self.observed = observed;
+        self.hits.clear();
+        self.missed.clear();
+        found.clear();
+        for block in nodes.chunks(BLOCK) {
+            self.index.warm(block);
+            for &node in block {
+                let residency = self.residency(node);
+                match residency {
+                    Residency::Ready(slot) | Residency::Filling(slot) => {
+                        self.view.slots.set_used(slot);
+                        self.hits.push((slot, node));
+                    }
+                    Residency::Absent => self.missed.push(node),
+                }
+                if let Residency::Ready(slot) = residency {
+                    self.view.slots.pin(slot, pin);
+                }
+                found.push(residency);
+            }
+        }
+        if observed {
+            self.score();
+        }
+    }
+
+    /// Tells the policy, the cohorts and the counters of the open minibatch.
+    fn score(&mut self) {
+        self.policy.begin_minibatch(&self.view);
+        self.policy.touch(&self.hits, &self.view);
+        if let Some(cohorts) = &mut self.cohorts {
+            cohorts.open_minibatch();
+            self.missed.iter().for_each(|&node| cohorts.note(node, self.policy.wanted(node)));
+        }
+        self.policy.miss(&self.missed, &self.view);
+        let counters = &mut self.counters;
+        counters.minibatches += 1;
+        counters.hits += self.hits.len() as u64;
+        counters.misses += self.missed.len() as u64;
+        counters.halo_hits += self.hits.iter().filter(|(_, node)| self.view.halo.contains(*node)).count() as u64;
+        counters.halo_misses += self.missed.iter().filter(|node| self.view.halo.contains(**node)).count() as u64;
+    }
+
+    /// A slot for a row that the open minibatch fetches anyway, or `None` where it is not worth one. The slot is filling until
+    /// [`PrefetchBuffer::filled`].
+    pub fn admit(&mut self, node: NodeId) -> Option<Slot> {
+        if !self.observed || self.index.get(node).is_some() {
+            return None;
+        }
+        let slot = self.settle_if_worth(node, Origin::Demand)?;
+        self.counters.admissions += 1;
+        Some(slot)
+    }
+
+    /// Closes the minibatch: replaces `fetches` by what a decided replacement and the standing quotas (rows by
+    /// [`crate::controller::Cohort::index`]) bring, each with its filling slot. Earlier requests, and this one, may still read from
+    /// such a slot: nothing may be written to it while [`PrefetchBuffer::is_pinned`].
+    pub fn end_minibatch(
+        &mut self,
+        replace: bool,
+        quotas: Option<&[u32]>,
+        fetches: &mut Vec<(NodeId, Slot)>,
+    ) -> Replaced {
+        fetches.clear();
+        if !self.observed {
+            return Replaced::default();
+        }
+        self.observed = false;
+        let mut swaps = std::mem::take(&mut self.swaps);
+        let mut replaced = self.policy.replace(replace, &self.view, &mut swaps);
+        replaced.rows = 0;
+        for Swap { victim, node } in swaps.drain(..) {
+            if let Some(victim) = victim {
+                self.evict(victim);
+            }
+            let Some(slot) = victim.or_else(|| self.view.slots.take_free(true)) else { continue };
+            self.settle(slot, node, Origin::Replacement);
+            fetches.push((node, slot));
+            replaced.rows += 1;
+        }
+        self.swaps = swaps;
+        self.counters.replacements += u64::from(replaced.rows);
+        if let Some(quotas) = quotas {
+            self.pull(quotas, fetches);
+        }
+        if let Some(cohorts) = &mut self.cohorts {
+            cohorts.close_minibatch(
+                |node| self.view.window.next_use(node).is_some(),
+                |node| self.index.get(node).is_none(),
+            );
+        }
+        replaced
+    }
+
+    /// Pulls up to each cohort's quota of its candidates.
+    fn pull(&mut self, quotas: &[u32], fetches: &mut Vec<(NodeId, Slot)>) {
+        let Some(mut cohorts) = self.cohorts.take() else { return };
+        for (cohort, &quota) in quotas.iter().enumerate().take(cohorts.count()).filter(|(_, quota)| **quota > 0) {
+            let mut left = quota;
+            while left > 0 {
+                let Some(node) = cohorts.pull(cohort) else { break };
+                // What this very minibatch missed is on its way already, and had its chance of being admitted.
+                let fetched_now = self.policy.wanted(node).is_some_and(|wanted| wanted.minibatches_ago == 0);
+                if fetched_now || self.index.get(node).is_some() {
+                    continue;
+                }
+                let Some(slot) = self.settle_if_worth(node, Origin::Quota) else { break };
+                fetches.push((node, slot));
+                self.counters.pulled += 1;
+                left -= 1;
+            }
+        }
+        self.cohorts = Some(cohorts);
+    }
+
+    /// Notes what a minibatch to come will want; `None` where the window is full.
+    pub fn announce(&mut self, nodes: &[NodeId]) -> Option<WindowPosition> {
+        let position = self.view.window.open()?;
+        self.view.window.enter(position, nodes);
+        self.collect_resident(nodes);
+        self.policy.announced(&self.hits, &self.view);
+        Some(position)
+    }
+
+    /// Closes a position, gathered or forgotten; the nodes are those announced. Of a minibatch that is gathered, call it between
+    /// `lookup` and the first `admit`: what it still wanted would pass for a use to come.
+    pub fn retire(&mut self, position: WindowPosition, nodes: &[NodeId]) {
+        if !self.view.window.is_open(position) {
+            return;
+        }
+        self.view.window.close(position, nodes);
+        self.collect_resident(nodes);
+        self.policy.retired(position, &self.hits, &self.view);
+    }
+
+    fn collect_resident(&mut self, nodes: &[NodeId]) {
+        self.hits.clear();
+        for block in nodes.chunks(BLOCK) {
+            self.index.warm(block);
+            self.hits.extend(block.iter().filter_map(|&node| self.index.get(node).map(|slot| (slot, node))));
+        }
+    }
+
+    /// A slot for a node, announced at an open position, that is to be fetched ahead.
+    pub fn reserve(&mut self, node: NodeId, position: WindowPosition) -> Reserve {
+        if self.index.get(node).is_some() {
+            return Reserve::Here;
+        }
+        if !self.view.window.is_open(position) || self.view.window.next_use(node).is_none() {
+            return Reserve::NoRoom;
+        }
+        match self.settle_if_worth(node, Origin::Ahead) {
+            Some(slot) => {
+                self.counters.reservations += 1;
+                Reserve::Slot(slot)
+            }
+            None => Reserve::NoRoom,
+        }
+    }
+
+    /// The slot's bytes are in place.
+    pub fn filled(&mut self, slot: Slot) {
+        if self.is(slot, Occupancy::Filling) {
+            self.view.slots.set_ready(slot);
+            self.policy.filled(slot, &self.view);
+        }
+    }
+
+    /// The slot's get failed: it is free again.
+    pub fn abandon(&mut self, slot: Slot) {
+        if self.is(slot, Occupancy::Filling) {
+            self.unsettle(slot);
+            self.view.slots.put_free(slot);
+            self.counters.abandoned += 1;
+        }
+    }
+
+    /// A request that waited for the slot will copy from it.
+    pub fn pin(&mut self, slot: Slot, pin: Pin) {
+        if slot.0 < self.slots() {
+            self.view.slots.pin(slot, pin);
+        }
+    }
+
+    /// All requests before this one are over.
+    pub fn release(&mut self, oldest_live: Pin) {
+        self.view.slots.release(oldest_live);
+    }
+
+    /// Whether a request that is not over copies from the slot.
+    pub fn is_pinned(&self, slot: Slot) -> bool {
+        slot.0 < self.slots() && self.view.slots.is_pinned(slot)
+    }
+
+    /// The node whose row the slot has or will have.
+    pub fn node(&self, slot: Slot) -> Option<NodeId> {
+        self.view.slots.node(slot)
+    }
+
+    /// Where the node's row is; not scored.
+    #[inline]
+    pub fn residency(&self, node: NodeId) -> Residency {
+        match self.index.get(node) {
+            Some(slot) if self.view.slots.occupancy(slot) == Occupancy::Ready => Residency::Ready(slot),
+            Some(slot) => Residency::Filling(slot),
+            None => Residency::Absent,
+        }
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> BufferCounters {
+        self.counters
+    }
+
+    /// Misses of the minibatch just closed by [`crate::controller::Cohort::index`]; empty unless the policy tracks cohorts.
+    pub fn cohort_misses(&self) -> &[u32] {
+        self.cohorts.as_ref().map_or(&[], Cohorts::misses)
+    }
+
+    /// Bytes of these books, rows not included.
+    pub fn bytes(&self) -> usize {
+        self.view.slots.bytes()
+            + self.index.bytes()
+            + self.view.window.bytes()
+            + self.view.halo.bytes()
+            + self.policy.bytes()
+            + self.cohorts.as_ref().map_or(0, Cohorts::bytes)
+            + self.hits.capacity() * size_of::<(Slot, NodeId)>()
+            + self.missed.capacity() * size_of::<NodeId>()
+            + self.swaps.capacity() * size_of::<Swap>()
+    }
+
+    fn is(&self, slot: Slot, occupancy: Occupancy) -> bool {
+        slot.0 < self.slots() && self.view.slots.occupancy(slot) == occupancy
+    }
+
+    /// Gives the node a free slot or a victim's, if the policy thinks it worth one.
+    fn settle_if_worth(&mut self, node: NodeId, origin: Origin) -> Option<Slot> {
+        if !self.policy.accepts(origin) {
+            return None;
+        }
+        let slot = match self.view.slots.take_free(false) {
+            Some(slot) => slot,
+            None => {
+                let victim = self.policy.victim(node, origin, &self.view)?;
+                self.evict(victim);
+                victim
+            }
+        };
+        self.settle(slot, node, origin);
+        Some(slot)
+    }
+
+    /// Gives an empty slot to a node that has none.
+    fn settle(&mut self, slot: Slot, node: NodeId, origin: Origin) {
+        self.view.slots.occupy(slot, node, origin != Origin::Demand);
+        *self.index.entry(node) = slot;
+        self.policy.insert(slot, node, origin, &self.view);
+    }
+
+    /// Takes a slot from its node; whether the row was fetched ahead in vain.
+    fn unsettle(&mut self, slot: Slot) -> bool {
+        let (node, unused) = self.view.slots.vacate(slot);
+        self.index.remove(node);
+        self.policy.remove(slot, node);
+        unused
+    }
+
+    fn evict(&mut self, slot: Slot) {
+        self.counters.useless += u64::from(self.unsettle(slot));
+        self.counters.evictions += 1;
+    }
+}

@@ -1,0 +1,190 @@
+//! Which nodes keep their slots: one file a policy, one line each in [`PolicyConfig`] and [`PolicyConfig::build`].
+//!
+//! A policy sees slots and nodes, never bytes, and never gives a slot away itself: it names victims, the buffer moves the slots and
+//! tells the policy. So whether a slot may go at all (its bytes in place, no reader left) is decided in one place.
+
+mod degree;
+mod heap;
+mod lfu;
+mod off;
+mod rudder;
+mod window;
+
+use super::halo::Halo;
+use super::slots::{Occupancy, SlotTable};
+use super::window::{Window, WindowPosition};
+use super::{BufferHints, Replaced};
+use crate::error::{Error, Result};
+use crate::id::{NodeId, Slot};
+pub use lfu::LfuConfig;
+pub use rudder::{RudderConfig, Start};
+use serde::{Deserialize, Serialize};
+
+/// The policy of a buffer and its settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
+pub enum PolicyConfig {
+    /// No retention: slots are landing room for announced rows.
+    Off,
+    /// The halo nodes of highest degree, for ever.
+    Degree,
+    /// The most wanted rows, counted with decay; whatever is fetched may be admitted.
+    Lfu(LfuConfig),
+    /// MassiveGNN's scores, replacing when told to, as published.
+    Rudder(RudderConfig),
+    /// Belady's choice within the announced minibatches, the most wanted rows beyond.
+    Window(LfuConfig),
+}
+
+impl PolicyConfig {
+    /// The names that a configuration can give.
+    pub const NAMES: [&'static str; 5] = ["off", "degree", "lfu", "rudder", "window"];
+
+    /// The policy of a name, with default settings.
+    ///
+    /// # Errors
+    /// There is no policy of that name.
+    pub fn named(name: &str) -> Result<Self> {
+        Ok(match name {
+            "off" => Self::Off,
+            "degree" => Self::Degree,
+            "lfu" => Self::Lfu(LfuConfig::default()),
+            "rudder" => Self::Rudder(RudderConfig::default()),
+            "window" => Self::Window(LfuConfig::default()),
+            _ => {
+                return Err(Error::config(format!(
+                    "policy {name:?} is unknown; choose one of {}",
+                    Self::NAMES.join(", ")
+                )));
+            }
+        })
+    }
+
+    /// Its name in a configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Degree => "degree",
+            Self::Lfu(_) => "lfu",
+            Self::Rudder(_) => "rudder",
+            Self::Window(_) => "window",
+        }
+    }
+
+    /// Whether misses are tracked by cohort, and quotas obeyed.
+    pub fn tracks_cohorts(&self) -> bool {
+        matches!(self, Self::Lfu(config) | Self::Window(config) if config.cohorts)
+    }
+
+    pub(super) fn build(&self, slots: u32, hints: &BufferHints) -> Result<Box<dyn ReplacementPolicy>> {
+        Ok(match self {
+            Self::Off => Box::new(off::Off::new(slots)),
+            Self::Degree => Box::new(degree::Degree),
+            Self::Lfu(config) => Box::new(lfu::Lfu::new(config, slots, hints)?),
+            Self::Rudder(config) => Box::new(rudder::Rudder::new(config, slots, hints)?),
+            Self::Window(config) => Box::new(window::WindowBelady::new(config, slots, hints)?),
+        })
+    }
+}
+
+/// Why a row gets a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It is to be resident from the start.
+    Initial,
+    /// A minibatch fetches it anyway.
+    Demand,
+    /// An announced minibatch will want it.
+    Ahead,
+    /// A cohort's quota pulls it.
+    Quota,
+    /// A decided replacement brings it.
+    Replacement,
+}
+
+/// What a policy may know about the buffer.
+pub(super) struct View {
+    pub(super) slots: SlotTable,
+    pub(super) window: Window,
+    pub(super) halo: Halo,
+}
+
+impl View {
+    /// Whether the slot can go to another node at once.
+    #[inline]
+    pub(super) fn is_evictable(&self, slot: Slot) -> bool {
+        self.slots.is_evictable(slot)
+    }
+
+    #[inline]
+    pub(super) fn is_ready(&self, slot: Slot) -> bool {
+        self.slots.occupancy(slot) == Occupancy::Ready
+    }
+}
+
+/// One slot given to another node by a decided replacement.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Swap {
+    /// The slot that changes hands, or `None` for a free one.
+    pub(super) victim: Option<Slot>,
+    pub(super) node: NodeId,
+}
+
+/// How lately and how often a node was wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// Decayed count.
+    pub(super) score: f32,
+    /// Minibatches since the last want.
+    pub(super) minibatches_ago: u32,
+}
+
+/// A replacement policy. Its calls within a minibatch: `begin_minibatch`, `touch`, `miss`, then `victim`, `insert` and `remove` as
+/// rows are admitted, then `replace`.
+pub(super) trait ReplacementPolicy: Send {
+    /// Nodes that it wants resident before the first minibatch.
+    fn initial(&mut self, _slots: u32, _hints: &BufferHints, _nodes: &mut Vec<NodeId>) {}
+
+    /// One more minibatch begins.
+    fn begin_minibatch(&mut self, _view: &View) {}
+
+    /// The minibatch found these, ready or filling.
+    fn touch(&mut self, _hits: &[(Slot, NodeId)], _view: &View) {}
+
+    /// The minibatch did not find these.
+    fn miss(&mut self, _nodes: &[NodeId], _view: &View) {}
+
+    /// Whether rows of this origin get slots at all.
+    fn accepts(&self, origin: Origin) -> bool;
+
+    /// The slot that the candidate is to have, or `None` where every slot that may go is worth more. Asked when none is free.
+    fn victim(&mut self, candidate: NodeId, origin: Origin, view: &View) -> Option<Slot>;
+
+    /// The slot is now the node's; its bytes are still to come.
+    fn insert(&mut self, slot: Slot, node: NodeId, origin: Origin, view: &View);
+
+    /// The slot is no longer the node's.
+    fn remove(&mut self, slot: Slot, node: NodeId);
+
+    /// The slot's bytes are in place.
+    fn filled(&mut self, _slot: Slot, _view: &View) {}
+
+    /// Resident nodes that a further minibatch was announced to want.
+    fn announced(&mut self, _resident: &[(Slot, NodeId)], _view: &View) {}
+
+    /// Resident nodes of the minibatch that was at `position` and is no longer in the window.
+    fn retired(&mut self, _position: WindowPosition, _resident: &[(Slot, NodeId)], _view: &View) {}
+
+    /// Closes a minibatch; where `decided`, fills `swaps` with what a replacement changes.
+    fn replace(&mut self, decided: bool, _view: &View, _swaps: &mut Vec<Swap>) -> Replaced {
+        Replaced { rows: 0, skipped: decided }
+    }
+
+    /// What it remembers of a node that is not resident.
+    fn wanted(&self, _node: NodeId) -> Option<Wanted> {
+        None
+    }
+
+    /// Bytes that it holds.
+    fn bytes(&self) -> usize;
+}

@@ -1,0 +1,363 @@
+//! Goal: whatever the policy and the order of calls, the books agree with a plain map: a node has at most one slot, what is pinned or
+//! filling is never given away, and a lookup says what the map says. Method: random calls as an engine makes them, every answer
+//! checked against the map, the whole of it compared after every call.
+
+use super::*;
+use crate::controller::Cohort;
+use proptest::prelude::*;
+use std::collections::{BTreeSet, HashMap};
+
+const NODES: u64 = 60;
+const SLOTS: u32 = 12;
+
+#[derive(Clone, Debug)]
+enum Call {
+    Minibatch { nodes: BTreeSet<u64>, observed: bool, admit: bool, replace: bool, quota: u32, oldest_position: bool },
+    Announce(BTreeSet<u64>),
+    Forget(prop::sample::Index),
+    Reserve(prop::sample::Index, u64),
+    Filled(prop::sample::Index),
+    Abandon(prop::sample::Index),
+    Release(u64),
+}
+
+fn calls() -> impl Strategy<Value = Vec<Call>> {
+    let nodes = || prop::collection::btree_set(0..NODES, 0..10);
+    let index = any::<prop::sample::Index>;
+    let minibatch = (nodes(), prop::bool::weighted(0.9), any::<bool>(), any::<bool>(), 0u32..4, any::<bool>())
+        .prop_map(|(nodes, observed, admit, replace, quota, oldest_position)| Call::Minibatch {
+            nodes,
+            observed,
+            admit,
+            replace,
+            quota,
+            oldest_position,
+        });
+    let call = prop_oneof![
+        6 => minibatch,
+        3 => nodes().prop_map(Call::Announce),
+        1 => index().prop_map(Call::Forget),
+        5 => (index(), 0..NODES).prop_map(|(at, node)| Call::Reserve(at, node)),
+        8 => index().prop_map(Call::Filled),
+        1 => index().prop_map(Call::Abandon),
+        4 => (0u64..5).prop_map(Call::Release),
+    ];
+    prop::collection::vec(call, 1..150)
+}
+
+fn policies() -> impl Strategy<Value = PolicyConfig> {
+    let lfu = LfuConfig { half_life: 8, remembered: Some(16), cohorts: true, ..LfuConfig::default() };
+    let rudder = |start| PolicyConfig::Rudder(RudderConfig { alpha: 0.3, delta: 2, start });
+    prop::sample::select(vec![
+        PolicyConfig::Off,
+        PolicyConfig::Degree,
+        PolicyConfig::Lfu(lfu.clone()),
+        PolicyConfig::Window(lfu),
+        rudder(Start::Empty),
+        rudder(Start::Degree),
+        rudder(Start::Random(5)),
+    ])
+}
+
+fn hints() -> BufferHints {
+    let halo: Vec<_> = (0..NODES).filter(|node| node % 4 != 0).map(NodeId).collect();
+    let degree = halo.iter().map(|node| (node.0 * 7 % 11) as u32).collect();
+    BufferHints { nodes: NODES, halo, degree, owners: PartitionBook::from_starts(vec![0, 20, NODES]).unwrap() }
+}
+
+/// The buffer, and what it should say.
+struct Checked {
+    buffer: PrefetchBuffer,
+    /// Nodes by slot, and whether their bytes are in place.
+    held: HashMap<Slot, (NodeId, bool)>,
+    pinned: HashMap<Slot, u64>,
+    announced: Vec<(WindowPosition, Vec<NodeId>)>,
+    oldest_live: u64,
+    next_pin: u64,
+    /// Decided replacements may take slots that are still read.
+    replaces: bool,
+}
+
+impl Checked {
+    fn new(policy: &PolicyConfig) -> Self {
+        let mut checked = Self {
+            buffer: PrefetchBuffer::new(SLOTS, policy, hints()).unwrap(),
+            held: HashMap::new(),
+            pinned: HashMap::new(),
+            announced: Vec::new(),
+            oldest_live: 0,
+            next_pin: 0,
+            replaces: matches!(policy, PolicyConfig::Rudder(_)),
+        };
+        let mut fetches = Vec::new();
+        checked.buffer.initial_fill(&mut fetches);
+        fetches.into_iter().for_each(|(node, slot)| checked.given(node, slot));
+        checked
+    }
+
+    fn is_live(&self, slot: Slot) -> bool {
+        self.pinned.get(&slot).is_some_and(|&pin| pin >= self.oldest_live)
+    }
+
+    /// The slot was given to the node.
+    fn given(&mut self, node: NodeId, slot: Slot) {
+        assert!(slot.0 < SLOTS);
+        assert!(self.held.values().all(|(other, _)| *other != node), "{node} has two slots");
+        assert!(self.held.get(&slot).is_none_or(|(_, ready)| *ready), "{slot} was filling");
+        assert!(self.replaces || !self.is_live(slot), "{slot} was pinned");
+        self.held.insert(slot, (node, false));
+    }
+
+    fn residency(&self, node: NodeId) -> Residency {
+        match self.held.iter().find(|(_, (other, _))| *other == node) {
+            Some((&slot, (_, true))) => Residency::Ready(slot),
+            Some((&slot, (_, false))) => Residency::Filling(slot),
+            None => Residency::Absent,
+        }
+    }
+
+    fn minibatch(&mut self, nodes: &[NodeId], observed: bool, admit: bool, replace: bool, quota: u32) {
+        let pin = self.next_pin;
+        self.next_pin += 1;
+        let mut found = Vec::new();
+        self.buffer.lookup(Pin(pin), nodes, observed, &mut found);
+        assert_eq!(found, nodes.iter().map(|&node| self.residency(node)).collect::<Vec<_>>());
+        for residency in &found {
+            if let Residency::Ready(slot) = residency {
+                self.pinned.insert(*slot, pin);
+            }
+        }
+        if let Some(at) = self.announced.iter().position(|(_, announced)| announced == nodes) {
+            let (position, nodes) = self.announced.remove(at);
+            self.buffer.retire(position, &nodes);
+        }
+        for (&node, _) in nodes.iter().zip(&found).filter(|(_, found)| admit && **found == Residency::Absent) {
+            if let Some(slot) = self.buffer.admit(node) {
+                assert!(observed);
+                self.given(node, slot);
+            }
+        }
+        let mut fetches = Vec::new();
+        let replaced = self.buffer.end_minibatch(replace, Some(&vec![quota; Cohort::count(2)]), &mut fetches);
+        assert!(replaced.rows == 0 || (replace && self.replaces && observed));
+        assert!(fetches.len() as u32 >= replaced.rows);
+        fetches.into_iter().for_each(|(node, slot)| self.given(node, slot));
+    }
+
+    fn filling(&self) -> Vec<Slot> {
+        let mut slots: Vec<_> = self.held.iter().filter(|(_, (_, ready))| !ready).map(|(&slot, _)| slot).collect();
+        slots.sort();
+        slots
+    }
+
+    fn run(&mut self, call: Call) {
+        let ids = |nodes: BTreeSet<u64>| nodes.into_iter().map(NodeId).collect::<Vec<_>>();
+        match call {
+            Call::Minibatch { nodes, observed, admit, replace, quota, oldest_position } => {
+                let announced = self.announced.first().filter(|_| oldest_position).map(|(_, nodes)| nodes.clone());
+                self.minibatch(&announced.unwrap_or_else(|| ids(nodes)), observed, admit, replace, quota);
+            }
+            Call::Announce(nodes) => {
+                let nodes = ids(nodes);
+                let position = self.buffer.announce(&nodes);
+                assert!(position.is_some() || self.announced.len() >= WINDOW_MAX / 2);
+                self.announced.extend(position.map(|position| (position, nodes)));
+            }
+            Call::Forget(at) if !self.announced.is_empty() => {
+                let (position, nodes) = self.announced.remove(at.index(self.announced.len()));
+                self.buffer.retire(position, &nodes);
+            }
+            Call::Reserve(at, node) if !self.announced.is_empty() => {
+                let (position, nodes) = self.announced[at.index(self.announced.len())].clone();
+                let node = nodes.get(node as usize % nodes.len().max(1)).copied().unwrap_or(NodeId(node));
+                let here = self.residency(node) != Residency::Absent;
+                match self.buffer.reserve(node, position) {
+                    Reserve::Slot(slot) => {
+                        assert!(nodes.contains(&node) || self.announced.iter().any(|(_, nodes)| nodes.contains(&node)));
+                        self.given(node, slot);
+                    }
+                    answer => assert_eq!(answer == Reserve::Here, here),
+                }
+            }
+            Call::Filled(at) if !self.filling().is_empty() => {
+                let slots = self.filling();
+                let slot = slots[at.index(slots.len())];
+                self.buffer.filled(slot);
+                self.held.get_mut(&slot).unwrap().1 = true;
+            }
+            Call::Abandon(at) if !self.filling().is_empty() => {
+                let slots = self.filling();
+                let slot = slots[at.index(slots.len())];
+                self.buffer.abandon(slot);
+                self.held.remove(&slot);
+            }
+            Call::Release(behind) => {
+                self.oldest_live = self.oldest_live.max(self.next_pin.saturating_sub(behind));
+                self.buffer.release(Pin(self.oldest_live));
+            }
+            _ => {}
+        }
+    }
+
+    fn check(&self) {
+        for node in (0..NODES).map(NodeId) {
+            assert_eq!(self.buffer.residency(node), self.residency(node));
+        }
+        for slot in (0..SLOTS).map(Slot) {
+            assert_eq!(self.buffer.node(slot), self.held.get(&slot).map(|(node, _)| *node));
+            assert_eq!(self.buffer.is_pinned(slot), self.is_live(slot));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn the_books_agree_with_a_map(policy in policies(), calls in calls()) {
+        let mut checked = Checked::new(&policy);
+        for call in calls {
+            checked.run(call);
+            checked.check();
+        }
+    }
+}
+
+fn lfu(slots: u32, cohorts: bool) -> PrefetchBuffer {
+    let config = LfuConfig { half_life: 0, cohorts, ..LfuConfig::default() };
+    PrefetchBuffer::new(slots, &PolicyConfig::Lfu(config), hints()).unwrap()
+}
+
+/// One minibatch whose gets are all done at once.
+fn gather(buffer: &mut PrefetchBuffer, nodes: &[u64], quotas: Option<&[u32]>) -> (Vec<Residency>, Vec<NodeId>) {
+    let (mut found, mut fetches) = (Vec::new(), Vec::new());
+    let nodes: Vec<_> = nodes.iter().copied().map(NodeId).collect();
+    buffer.lookup(Pin(0), &nodes, true, &mut found);
+    buffer.release(Pin(1));
+    let absent = nodes.iter().zip(&found).filter(|(_, found)| **found == Residency::Absent);
+    let admitted: Vec<_> = absent.filter_map(|(node, _)| buffer.admit(*node)).collect();
+    buffer.end_minibatch(false, quotas, &mut fetches);
+    let slots = admitted.into_iter().chain(fetches.iter().map(|(_, slot)| *slot));
+    slots.for_each(|slot| buffer.filled(slot));
+    (found, fetches.into_iter().map(|(node, _)| node).collect())
+}
+
+#[test]
+fn a_row_is_admitted_only_if_it_is_wanted_more_than_the_least() {
+    let mut buffer = lfu(2, false);
+    gather(&mut buffer, &[1, 2], None);
+    gather(&mut buffer, &[1], None);
+    gather(&mut buffer, &[3], None);
+    assert_eq!(buffer.residency(NodeId(3)), Residency::Absent, "a tie goes to the resident");
+    gather(&mut buffer, &[3], None);
+    assert_ne!(buffer.residency(NodeId(3)), Residency::Absent);
+    assert_eq!(buffer.residency(NodeId(2)), Residency::Absent);
+}
+
+#[test]
+fn a_row_fetched_ahead_is_kept_until_its_use_or_its_ticket_is_forgotten() {
+    for forget in [false, true] {
+        let mut buffer = lfu(2, false);
+        gather(&mut buffer, &[1, 2], None);
+        let position = buffer.announce(&[NodeId(9)]).unwrap();
+        let Reserve::Slot(slot) = buffer.reserve(NodeId(9), position) else {
+            panic!("no room beside unprotected slots")
+        };
+        buffer.filled(slot);
+        (0..5).for_each(|_| drop(gather(&mut buffer, &[4, 5, 6], None)));
+        assert_eq!(buffer.residency(NodeId(9)), Residency::Ready(slot));
+        if forget {
+            buffer.retire(position, &[NodeId(9)]);
+        } else {
+            gather(&mut buffer, &[9], None);
+            buffer.retire(position, &[NodeId(9)]);
+        }
+        gather(&mut buffer, &[4, 5, 6], None);
+        assert_eq!(buffer.residency(NodeId(9)), Residency::Absent);
+        assert_eq!(buffer.counters().useless, u64::from(forget));
+    }
+}
+
+#[test]
+fn quotas_pull_recently_missed_nodes_of_their_cohort() {
+    let mut buffer = lfu(2, true);
+    gather(&mut buffer, &[1, 2], None);
+    gather(&mut buffer, &[1, 2], None);
+    gather(&mut buffer, &[30, 5], None);
+    let missed: Vec<_> = (0..Cohort::count(2)).filter(|&at| buffer.cohort_misses()[at] > 0).map(Cohort::at).collect();
+    assert_eq!(missed.iter().map(|cohort| cohort.owner.0).collect::<Vec<_>>(), [0, 1]);
+    assert!(missed.iter().all(|cohort| (cohort.frequency, cohort.recency, cohort.announced) == (0, 2, false)));
+    let mut quotas = vec![0; Cohort::count(2)];
+    quotas[missed[1].index()] = 3;
+    assert_eq!(gather(&mut buffer, &[1], Some(&quotas)).1, [NodeId(30)]);
+    assert_eq!(buffer.counters().pulled, 1);
+    assert_eq!(gather(&mut buffer, &[1], Some(&quotas)).1, [], "nothing is left to pull");
+}
+
+#[test]
+fn a_minibatch_that_is_not_observed_leaves_no_trace() {
+    let mut buffer = lfu(2, true);
+    gather(&mut buffer, &[1, 2], None);
+    let before = buffer.counters();
+    for _ in 0..5 {
+        let mut found = Vec::new();
+        buffer.lookup(Pin(3), &[NodeId(1), NodeId(3)], false, &mut found);
+        assert!(matches!(found[..], [Residency::Ready(_), Residency::Absent]));
+        assert_eq!(buffer.admit(NodeId(3)), None);
+        assert_eq!(buffer.end_minibatch(true, None, &mut Vec::new()), Replaced::default());
+    }
+    assert_eq!(buffer.counters(), before);
+    buffer.release(Pin(4));
+    gather(&mut buffer, &[3], None);
+    assert_eq!(buffer.residency(NodeId(3)), Residency::Absent, "its unobserved wants were not counted");
+}
+
+#[test]
+fn without_retention_the_rows_that_served_give_way_first() {
+    let mut buffer = PrefetchBuffer::new(2, &PolicyConfig::Off, hints()).unwrap();
+    let (first, second) = ([NodeId(1)], [NodeId(2), NodeId(3)]);
+    let one = buffer.announce(&first).unwrap();
+    let two = buffer.announce(&second).unwrap();
+    for (node, position) in [(first[0], one), (second[0], two)] {
+        let Reserve::Slot(slot) = buffer.reserve(node, position) else { panic!("a slot is free") };
+        buffer.filled(slot);
+    }
+    assert_eq!(buffer.reserve(second[1], two), Reserve::NoRoom);
+    assert!(matches!(gather(&mut buffer, &[1], None).0[..], [Residency::Ready(_)]));
+    buffer.retire(one, &first);
+    assert!(matches!(buffer.reserve(second[1], two), Reserve::Slot(_)));
+    assert_eq!(buffer.residency(first[0]), Residency::Absent);
+    gather(&mut buffer, &[50], None);
+    assert_eq!(buffer.residency(NodeId(50)), Residency::Absent, "nothing is admitted");
+}
+
+#[test]
+fn the_window_never_gives_up_a_nearer_use_for_a_farther_one() {
+    let config = LfuConfig::default();
+    let mut buffer = PrefetchBuffer::new(2, &PolicyConfig::Window(config), hints()).unwrap();
+    gather(&mut buffer, &[1, 2], None);
+    let uses: Vec<_> = [1u64, 3, 2].iter().map(|&node| buffer.announce(&[NodeId(node)]).unwrap()).collect();
+    assert!(matches!(buffer.reserve(NodeId(3), uses[1]), Reserve::Slot(_)));
+    assert_eq!(buffer.residency(NodeId(2)), Residency::Absent, "its use was the farthest");
+    assert_eq!(buffer.reserve(NodeId(2), uses[2]), Reserve::NoRoom);
+    for _ in 0..10 {
+        gather(&mut buffer, &[7], None);
+    }
+    assert_eq!(buffer.residency(NodeId(7)), Residency::Absent, "counts do not beat announced uses");
+}
+
+#[test]
+fn hints_and_settings_that_cannot_be_are_refused() {
+    let short = BufferHints { degree: vec![1], ..hints() };
+    assert!(PrefetchBuffer::new(4, &PolicyConfig::Degree, short).is_err());
+    for (alpha, delta) in [(0.0, 4), (1.0, 4), (f64::NAN, 4), (0.1, 0)] {
+        let config = PolicyConfig::Rudder(RudderConfig { alpha, delta, start: Start::Empty });
+        assert!(PrefetchBuffer::new(4, &config, hints()).is_err());
+    }
+    assert!(PolicyConfig::named("best").is_err_and(|error| error.to_string().contains("off, degree, lfu")));
+    for name in PolicyConfig::NAMES {
+        let config = PolicyConfig::named(name).unwrap();
+        assert_eq!(config.name(), name);
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<PolicyConfig>(&text).unwrap(), config);
+    }
+}

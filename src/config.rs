@@ -1,0 +1,194 @@
+//! Settings, with the bound of every queue, retry and wait.
+//!
+//! Defaults work on a laptop. `RUDDER_*` variables override what the program says, so that a job script can change a run without a
+//! rebuild.
+
+use crate::buffer::{LfuConfig, PolicyConfig};
+use crate::controller::{ControllerConfig, RuntimeConfig};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How much the prefetch buffer may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum BufferSize {
+    /// Slots for this share of the halo nodes, 0 to 1.
+    Halo(f64),
+    /// Bytes for all of it: slots and what is kept for each, staging, and announced ids.
+    Bytes(u64),
+}
+
+impl FromStr for BufferSize {
+    type Err = Error;
+
+    /// `0.1` and `10%` are shares of the halo; `64MiB`, `2GB` and `100000B` are bytes.
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || {
+            Error::config(format!(
+                "buffer size `{text}`: expected a share such as `0.1` or `10%`, or bytes such as `64MiB`"
+            ))
+        };
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let number: f64 = text[..digits].parse().map_err(|_| bad())?;
+        let bytes = |unit: f64| Ok(Self::Bytes((number * unit) as u64));
+        match text[digits..].trim() {
+            "" if number <= 1.0 => Ok(Self::Halo(number)),
+            "%" if number <= 100.0 => Ok(Self::Halo(number / 100.0)),
+            "B" => bytes(1.0),
+            "kB" | "KB" => bytes(1e3),
+            "MB" => bytes(1e6),
+            "GB" => bytes(1e9),
+            "KiB" => bytes(1024.0),
+            "MiB" => bytes(1048576.0),
+            "GiB" => bytes(1073741824.0),
+            _ => Err(bad()),
+        }
+    }
+}
+
+/// What an [`Engine`](crate::Engine) is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The transport's name; `auto` chooses.
+    pub transport: String,
+    /// The interface that listeners bind to.
+    pub listen: IpAddr,
+    /// How much the buffer of each table may hold.
+    pub buffer: BufferSize,
+    /// What the buffer keeps.
+    pub policy: PolicyConfig,
+    /// What decides on replacement and on what is pulled ahead.
+    pub controller: ControllerConfig,
+    /// What a controller may cost.
+    pub controller_bounds: RuntimeConfig,
+    /// Copies rows of this host's other partitions straight from their mapped memory instead of fetching them.
+    pub map_host_rows: bool,
+    /// Minibatches that may be announced and not gathered, up to 64.
+    pub tickets: usize,
+    /// Node ids that may be announced and not gathered.
+    pub announced_nodes: usize,
+    /// Gathers that may be open at once.
+    pub requests: usize,
+    /// Row buffers of the output pool of a table; each holds `rows_max` rows.
+    pub rows_buffers: u32,
+    /// Most rows of one gather into the output pool.
+    pub rows_max: usize,
+    /// Most rows of one demand batch.
+    pub batch_rows: usize,
+    /// Most rows of one prefetch batch.
+    pub prefetch_batch_rows: usize,
+    /// Most prefetched rows on their way at once.
+    pub prefetch_rows_in_flight: usize,
+    /// Times that a row is tried.
+    pub attempts: u8,
+    /// Wait before the second try; it doubles with each further one.
+    pub backoff: Duration,
+    /// Time for a gather.
+    pub gather_timeout: Duration,
+    /// Time for one row batch before its peer is aborted.
+    pub transfer_timeout: Duration,
+    /// Time for start-up, for shutdown and for the ranks to meet.
+    pub collective_timeout: Duration,
+    /// Observations kept for [`Engine::observations`](crate::Engine::observations); the oldest go first.
+    pub observations: usize,
+    /// Seeds a minibatch and minibatches of the whole job, told to the controller; 0 where unknown.
+    pub batch: u64,
+    /// See `batch`.
+    pub minibatches: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            transport: "auto".into(),
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            buffer: BufferSize::Halo(0.1),
+            policy: PolicyConfig::Lfu(LfuConfig::default()),
+            controller: ControllerConfig::Off,
+            controller_bounds: RuntimeConfig::default(),
+            map_host_rows: true,
+            tickets: 64,
+            announced_nodes: 1 << 24,
+            requests: 64,
+            rows_buffers: 4,
+            rows_max: 1 << 16,
+            batch_rows: 4096,
+            prefetch_batch_rows: 512,
+            prefetch_rows_in_flight: 2048,
+            attempts: 3,
+            backoff: Duration::from_millis(20),
+            gather_timeout: Duration::from_secs(60),
+            transfer_timeout: Duration::from_secs(20),
+            collective_timeout: Duration::from_secs(60),
+            observations: 4096,
+            batch: 0,
+            minibatches: 0,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses settings that contradict each other or leave their bounds.
+    ///
+    /// # Errors
+    /// The first such setting, with its bounds.
+    pub fn check(&self) -> Result<()> {
+        let within = |name: &str, value: usize, least: usize, most: usize| {
+            if (least..=most).contains(&value) {
+                Ok(())
+            } else {
+                Err(Error::config(format!("{name} = {value} is outside {least}..={most}")))
+            }
+        };
+        within("tickets", self.tickets, 1, crate::buffer::WINDOW_MAX)?;
+        within("announced_nodes", self.announced_nodes, 1, 1 << 32)?;
+        within("requests", self.requests, 1, 1024)?;
+        within("rows_buffers", self.rows_buffers as usize, 1, 1024)?;
+        within("rows_max", self.rows_max, 1, 1 << 28)?;
+        within("batch_rows", self.batch_rows, 1, 1 << 20)?;
+        within("prefetch_batch_rows", self.prefetch_batch_rows, 1, self.batch_rows)?;
+        within("prefetch_rows_in_flight", self.prefetch_rows_in_flight, self.prefetch_batch_rows, 1 << 24)?;
+        within("attempts", usize::from(self.attempts), 1, 16)?;
+        within("observations", self.observations, 1, 1 << 24)?;
+        if let BufferSize::Halo(share) = self.buffer
+            && !(0.0..=1.0).contains(&share)
+        {
+            return Err(Error::config(format!("buffer = {share} is not a share between 0 and 1")));
+        }
+        for (name, value) in [
+            ("gather_timeout", self.gather_timeout),
+            ("transfer_timeout", self.transfer_timeout),
+            ("collective_timeout", self.collective_timeout),
+        ] {
+            if value.is_zero() || value > Duration::from_secs(86_400) {
+                return Err(Error::config(format!("{name} = {value:?} is outside 0 s to 24 h")));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffer_sizes_read_as_people_write_them() {
+        assert_eq!("0.10".parse::<BufferSize>().unwrap(), BufferSize::Halo(0.1));
+        assert_eq!("25%".parse::<BufferSize>().unwrap(), BufferSize::Halo(0.25));
+        assert_eq!("64MiB".parse::<BufferSize>().unwrap(), BufferSize::Bytes(64 << 20));
+        for bad in ["", "2", "101%", "-1", "many", "3TiB"] {
+            assert!(bad.parse::<BufferSize>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_named() {
+        let config = Config { tickets: 65, ..Config::default() };
+        assert!(config.check().unwrap_err().to_string().contains("tickets = 65 is outside 1..=64"));
+        assert!(Config::default().check().is_ok());
+    }
+}

@@ -1,0 +1,201 @@
+//! The I/O thread: posts, polls, copies what has landed, and ends what is late.
+
+use super::{Shared, State};
+use crate::error::Error;
+use crate::id::Rank;
+use crate::pipeline::{Area, Copy, Place, Transmit};
+use crate::transport::{Channel, Completion, Destination, RowBatch, Wait};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Time that the thread is given to end.
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest sleep: a bound on how late a lost wake-up can make anything.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// A copy with its addresses.
+struct Move {
+    from: *const u8,
+    to: *mut u8,
+    bytes: usize,
+}
+
+struct Io<'a> {
+    shared: &'a Shared,
+    channel: Box<dyn Channel>,
+    completions: Vec<Completion>,
+    copies: Vec<Copy>,
+    moves: Vec<Move>,
+    aborts: Vec<Rank>,
+}
+
+/// Runs until the engine stops; a panic or a dead channel closes the engine instead of the process.
+pub(super) fn run(shared: &Shared, channel: Box<dyn Channel>) {
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        let mut io =
+            Io { shared, channel, completions: Vec::new(), copies: Vec::new(), moves: Vec::new(), aborts: Vec::new() };
+        while !shared.stop.load(Ordering::Acquire) {
+            if let Err(error) = io.turn() {
+                tracing::error!("the channel is unusable: {error}");
+                break;
+            }
+        }
+        io.close();
+    }));
+    if ended.is_err() {
+        tracing::error!("the I/O thread panicked; the engine is closed");
+    }
+    shared.lock().closed = true;
+    shared.io_ended.store(true, Ordering::Release);
+    shared.changed.notify_all();
+}
+
+impl Io<'_> {
+    fn turn(&mut self) -> Result<(), Error> {
+        let now = self.shared.now();
+        let (transmit, timeout) = {
+            let mut state = self.shared.lock();
+            if state.pipeline.handle_timeout(now, &mut self.aborts) {
+                self.shared.changed.notify_all();
+            }
+            let transmit = if self.aborts.is_empty() { state.pipeline.poll_transmit(now) } else { None };
+            let destination = transmit.as_ref().and_then(|transmit| self.destination(&state, transmit));
+            (transmit.map(|transmit| (transmit, destination)), state.pipeline.poll_timeout())
+        };
+        self.abort();
+        let wait = match transmit {
+            Some((transmit, destination)) => {
+                self.post(transmit, destination)?;
+                Wait::No
+            }
+            None => Wait::For(timeout.map_or(IDLE, |at| at.saturating_sub(now).min(IDLE))),
+        };
+        self.channel.poll(&mut self.completions, wait)?;
+        self.book();
+        Ok(())
+    }
+
+    fn destination(&self, state: &State, transmit: &Transmit) -> Option<Destination> {
+        let memory = &self.shared.tables[transmit.table];
+        match transmit.area {
+            Area::Rows(id) => state.destinations.get(id.index()).copied().flatten(),
+            Area::Slots(_) => memory.slots.as_ref().map(|slots| Destination {
+                base: slots.memory().base(),
+                stride: memory.row_bytes,
+                places: slots.memory().bytes() / memory.row_bytes,
+            }),
+            Area::Staging(_) => self.shared.staging.as_ref().map(|staging| Destination {
+                base: staging.memory().base(),
+                stride: self.shared.staging_stride,
+                places: staging.memory().bytes() / self.shared.staging_stride,
+            }),
+        }
+    }
+
+    fn post(&mut self, transmit: Transmit, destination: Option<Destination>) -> Result<(), Error> {
+        let destination = destination.expect("what is posted has memory to land in");
+        let memory = &self.shared.tables[transmit.table];
+        let batch = RowBatch {
+            id: transmit.id,
+            region: transmit.region,
+            version: memory.version,
+            row_bytes: memory.row_bytes,
+            rows: &transmit.rows,
+            places: &transmit.places,
+            destination,
+        };
+        // SAFETY: the places are rows of a request that is not over before they complete, slots that are Filling and so neither read
+        // nor given away, or a staging chunk that this batch alone holds. The pipeline gives each place to one row at a time, and
+        // the memory outlives the channel: `Shared` holds it, and requests hold their rows until then.
+        let posted = unsafe { self.channel.post(&batch) };
+        let mut state = self.shared.lock();
+        match posted {
+            Ok(accepted) => state.pipeline.handle_posted(self.shared.now(), transmit, accepted),
+            Err(error) => {
+                // A batch that is wrong in itself: its rows fail, and the requests say why.
+                let refused = Completion {
+                    batch: transmit.id,
+                    first: 0,
+                    count: transmit.rows.len() as u32,
+                    status: Err(crate::error::TransferError::Protocol(error.to_string())),
+                };
+                let rows = transmit.rows.len();
+                state.pipeline.handle_posted(self.shared.now(), transmit, rows);
+                drop(state);
+                self.completions.push(refused);
+            }
+        }
+        Ok(())
+    }
+
+    /// Books what has completed, copies rows to all who wait for them, and tells those whose requests are over.
+    fn book(&mut self) {
+        if self.completions.is_empty() {
+            return;
+        }
+        {
+            let mut state = self.shared.lock();
+            state.pipeline.handle_completions(self.shared.now(), &self.completions, &mut self.copies);
+            for copy in &self.copies {
+                let bytes = self.shared.tables[copy.table].row_bytes;
+                if let (Some(from), Some(to)) =
+                    (self.address(&state, copy.table, copy.from), self.address(&state, copy.table, copy.to))
+                {
+                    self.moves.push(Move { from, to, bytes });
+                }
+            }
+        }
+        for Move { from, to, bytes } in self.moves.drain(..) {
+            // SAFETY: `from` has landed and `to` is wanted by a request that is not over, or is a slot that is Filling; both are counted
+            // as exposed until `handle_copied`, so neither is freed or given away before. They are different memories.
+            unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
+        }
+        self.completions.clear();
+        self.copies.clear();
+        let mut state = self.shared.lock();
+        let over = state.pipeline.handle_copied();
+        if over || state.pipeline.is_idle() {
+            self.shared.changed.notify_all();
+        }
+    }
+
+    fn address(&self, state: &State, table: usize, place: Place) -> Option<*mut u8> {
+        let memory = &self.shared.tables[table];
+        let (base, stride) = match place.area {
+            Area::Rows(id) => (state.destinations.get(id.index()).copied().flatten()?.base, memory.row_bytes),
+            Area::Slots(_) => (memory.slots.as_ref()?.memory().base(), memory.row_bytes),
+            Area::Staging(_) => (self.shared.staging.as_ref()?.memory().base(), self.shared.staging_stride),
+        };
+        Some(base.wrapping_add(place.index as usize * stride))
+    }
+
+    fn abort(&mut self) {
+        let mut aborts = std::mem::take(&mut self.aborts);
+        for peer in aborts.drain(..) {
+            if let Err(error) = self.channel.abort(peer) {
+                tracing::error!("gets from {peer} cannot be fenced ({error}); their memory is leaked");
+                self.shared.lock().pipeline.handle_unfenced(peer);
+                self.shared.changed.notify_all();
+            }
+        }
+        self.aborts = aborts;
+    }
+
+    /// Leaves no row posted: the memory is free to go when this returns.
+    fn close(&mut self) {
+        let mut aborts = std::mem::take(&mut self.aborts);
+        {
+            let mut state = self.shared.lock();
+            state.closed = true;
+            state.pipeline.close(&mut aborts);
+        }
+        self.aborts = aborts;
+        self.abort();
+        if self.channel.poll(&mut self.completions, Wait::No).is_ok() {
+            self.book();
+        }
+        self.shared.changed.notify_all();
+    }
+}

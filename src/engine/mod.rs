@@ -1,0 +1,377 @@
+//! Drives the pipeline: gathers come from the job's threads, batches go out on one I/O thread that owns the channel.
+//!
+//! All state sits behind one lock that is never held across a post, a poll or a copy of rows: callers hold it to sort a minibatch into
+//! hits and misses, the I/O thread to take a batch out or to book what came back.
+
+mod io;
+mod request;
+mod start;
+
+pub use request::Request;
+pub use start::{EngineBuilder, TableSpec};
+
+use crate::bootstrap::Bootstrap;
+use crate::buffer::BufferCounters;
+use crate::config::Config;
+use crate::controller::{ControllerRuntime, Decision, DecisionStats, Observation};
+use crate::error::{Error, Result};
+use crate::id::{NodeId, StreamId, TableId};
+use crate::memory::{FeatureTable, Region, Rows, RowsPool, copy};
+use crate::pipeline::{CopyPlan, Pipeline, StartOptions, TableStats, Ticket};
+use crate::transport::{Destination, MappedRegion, Transport, Waker};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Counts of one table since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// What the pipeline counts.
+    pub pipeline: TableStats,
+    /// What the buffer counts.
+    pub buffer: BufferCounters,
+    /// Slots of the buffer.
+    pub slots: u32,
+    /// Bytes of the slots and of all that is kept about them.
+    pub buffer_bytes: u64,
+}
+
+/// Memory of one table, as the copying threads see it.
+struct TableMemory {
+    row_bytes: usize,
+    version: u64,
+    // Field order is load-bearing: the channel is gone by the time these are dropped, and a region deregisters before it frees.
+    slots: Option<Region>,
+    mapped: Vec<Option<MappedRegion>>,
+    local: FeatureTable,
+    pool: OnceLock<RowsPool>,
+}
+
+struct State {
+    pipeline: Pipeline,
+    /// By request index: the rows that a request holds, and where they are.
+    rows: Vec<Option<Rows>>,
+    destinations: Vec<Option<Destination>>,
+    plans: Vec<CopyPlan>,
+    observations: VecDeque<Observation>,
+    paused: bool,
+    closed: bool,
+}
+
+struct Shared {
+    config: Config,
+    state: Mutex<State>,
+    changed: Condvar,
+    waker: Waker,
+    tables: Vec<TableMemory>,
+    staging: Option<Region>,
+    staging_stride: usize,
+    controller: ControllerRuntime,
+    stall_ns: AtomicU64,
+    stop: AtomicBool,
+    io_ended: AtomicBool,
+    epoch: Instant,
+    process: u32,
+    // Last: everything above may refer to what it registered.
+    transport: Arc<dyn Transport>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock ends the I/O thread, which closes the engine: what is read after it is refused by `closed`.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// A forked child owns none of our threads, devices and peers.
+    fn check_process(&self) -> Result<()> {
+        if std::process::id() == self.process { Ok(()) } else { Err(Error::Forked) }
+    }
+
+    fn decide(&self, observations: &mut VecDeque<Observation>, observation: &Observation) -> Decision {
+        let mut observation = observation.clone();
+        observation.minibatches = self.config.minibatches;
+        observation.stall = Duration::from_nanos(self.stall_ns.swap(0, Ordering::Relaxed));
+        if observations.len() == self.config.observations {
+            observations.pop_front();
+        }
+        observations.push_back(observation.clone());
+        self.controller.observe(observation);
+        self.controller.take_decision().unwrap_or_default()
+    }
+
+    /// Copies what a plan names to the request's rows.
+    fn copy_plan(&self, table: usize, plan: &CopyPlan, to: Destination) {
+        let memory = &self.tables[table];
+        let gather = |from: *const u8, list: &crate::pipeline::RowList| {
+            // SAFETY: the pipeline names rows of the table only (ids were checked against the book, slots against the buffer) and
+            // places below the request's rows. The sources are registered memory held by `self`; pinned slots are not written
+            // before `handle_plan_done`; the destination belongs to the request, and no get in flight has these places.
+            unsafe { copy::gather(from, memory.row_bytes, &list.rows, &list.places, to.base, to.stride) }
+        };
+        gather(memory.local.region().memory().base(), &plan.local);
+        for (list, mapped) in plan.mapped.iter().zip(&memory.mapped) {
+            if let Some(mapped) = mapped {
+                gather(mapped.memory.base(), list);
+            }
+        }
+        if let Some(slots) = &memory.slots {
+            gather(slots.memory().base(), &plan.ready);
+        }
+    }
+}
+
+/// The library's heart: one a process, shared by its threads.
+///
+/// ```
+/// use rudder::bootstrap::local;
+/// use rudder::{Config, Engine, NodeId, PartitionBook, PartitionId, TableId, TableSpec};
+/// use std::sync::Arc;
+///
+/// let bootstrap = Arc::new(local::group(1).remove(0));
+/// let book = PartitionBook::from_starts(vec![0, 3])?;
+/// let spec = TableSpec::new(TableId(0), book, PartitionId(0), 4);
+/// let engine = Engine::builder(Config::default(), bootstrap)
+///     .table(spec, |rows| rows.copy_from_slice(b"aaaabbbbcccc"))
+///     .start()?;
+/// let mut rows = [0; 8];
+/// engine.gather(TableId(0), &[NodeId(2), NodeId(0)], None, &mut rows)?;
+/// assert_eq!(&rows, b"ccccaaaa");
+/// engine.shutdown()?;
+/// # Ok::<(), rudder::Error>(())
+/// ```
+pub struct Engine {
+    shared: Arc<Shared>,
+    bootstrap: Arc<dyn Bootstrap>,
+}
+
+impl Engine {
+    /// Begins the collective start-up of a job's engines.
+    pub fn builder<'a>(config: Config, bootstrap: Arc<dyn Bootstrap>) -> EngineBuilder<'a> {
+        EngineBuilder::new(config, bootstrap)
+    }
+
+    /// Says that a minibatch of these nodes will be gathered from these tables, so that its rows can be fetched ahead. Tickets of a stream are
+    /// redeemed in the order in which they were announced.
+    ///
+    /// # Errors
+    /// A node outside a table; too many minibatches or ids announced already. Gathering without a ticket is always right, only slower.
+    pub fn announce(&self, stream: StreamId, tables: &[TableId], nodes: &[NodeId]) -> Result<Ticket> {
+        let shared = &*self.shared;
+        shared.check_process()?;
+        let ticket = {
+            let mut state = shared.lock();
+            if state.closed {
+                return Err(Error::Closed);
+            }
+            let tables = tables.iter().map(|&id| state.pipeline.table(id)).collect::<Result<Vec<_>>>()?;
+            state.pipeline.announce(stream, &tables, nodes)?
+        };
+        shared.waker.wake();
+        Ok(ticket)
+    }
+
+    /// Takes an announcement back: a loop that ends early forgets the tickets it holds.
+    pub fn forget(&self, ticket: Ticket) {
+        if self.shared.check_process().is_ok() {
+            self.shared.lock().pipeline.forget(ticket);
+        }
+    }
+
+    /// Starts a gather of `nodes` into `rows`, in the order of `nodes`; several may be open at once. The request holds the rows until it is
+    /// over; dropping it aborts.
+    ///
+    /// # Errors
+    /// A node outside the table, rows of another shape, a ticket that names other nodes or was used, too many open requests.
+    pub fn start(&self, table: TableId, nodes: &[NodeId], ticket: Option<Ticket>, mut rows: Rows) -> Result<Request> {
+        let shared = &self.shared;
+        shared.check_process()?;
+        let destination = rows.destination();
+        let mut state = shared.lock();
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        let at = state.pipeline.table(table)?;
+        let row_bytes = shared.tables[at].row_bytes;
+        if rows.rows() != nodes.len() || rows.row_bytes() != row_bytes {
+            return Err(Error::argument(format!(
+                "{} nodes of {row_bytes} bytes each asked for into {} rows of {} bytes",
+                nodes.len(),
+                rows.rows(),
+                rows.row_bytes()
+            )));
+        }
+        let now = shared.now();
+        let State { pipeline, plans, observations, paused, .. } = &mut *state;
+        let mut plan = plans.pop().unwrap_or_else(|| pipeline.plan());
+        let options = StartOptions { ticket, observed: !*paused, timeout: shared.config.gather_timeout };
+        let started = pipeline
+            .start(now, at, nodes, options, &mut plan, &mut |observation| shared.decide(observations, observation));
+        let id = match started {
+            Ok(id) => id,
+            Err(error) => {
+                plans.push(plan);
+                return Err(error);
+            }
+        };
+        if state.rows.len() <= id.index() {
+            state.rows.resize_with(id.index() + 1, || None);
+            state.destinations.resize(id.index() + 1, None);
+        }
+        state.rows[id.index()] = Some(rows);
+        state.destinations[id.index()] = Some(destination);
+        drop(state);
+        shared.waker.wake();
+        shared.copy_plan(at, &plan, destination);
+        let mut state = shared.lock();
+        state.pipeline.handle_plan_done(&plan);
+        state.plans.push(plan);
+        drop(state);
+        Ok(Request::new(shared.clone(), id))
+    }
+
+    /// Gathers into the caller's memory and waits: `rows` takes `nodes.len()` rows, in order.
+    ///
+    /// # Errors
+    /// As [`start`](Engine::start) and [`Request::wait`]; `rows` is undefined then, and nothing will write to it any more.
+    pub fn gather(&self, table: TableId, nodes: &[NodeId], ticket: Option<Ticket>, rows: &mut [u8]) -> Result<()> {
+        let row_bytes = self.row_bytes(table)?;
+        if rows.len() != nodes.len() * row_bytes {
+            return Err(Error::argument(format!(
+                "{} nodes of {row_bytes} bytes each do not fit {} bytes",
+                nodes.len(),
+                rows.len()
+            )));
+        }
+        let base = NonNull::new(rows.as_mut_ptr()).expect("a slice is never at address 0");
+        // SAFETY: the slice is borrowed exclusively for this call, which returns only when the request is over; `Request::wait` and
+        // its drop end the process rather than return while a transport may still write.
+        let rows = unsafe { Rows::borrowed(base, nodes.len(), row_bytes, Arc::new(())) };
+        self.start(table, nodes, ticket, rows)?.wait().map(drop)
+    }
+
+    /// A row buffer of `rows` rows of a table, from a pool that is allocated at the first call.
+    ///
+    /// # Errors
+    /// No table of that name, more rows than `rows_max`, or all `rows_buffers` are out.
+    pub fn rows(&self, table: TableId, rows: usize) -> Result<Rows> {
+        self.shared.check_process()?;
+        let at = self.shared.lock().pipeline.table(table)?;
+        let memory = &self.shared.tables[at];
+        if memory.pool.get().is_none() {
+            let Config { rows_max, rows_buffers, .. } = self.shared.config;
+            let pool = RowsPool::new(&*self.shared.transport, memory.row_bytes, rows_max, rows_buffers)?;
+            // Another thread may have been first; its pool is as good.
+            let _ = memory.pool.set(pool);
+        }
+        memory.pool.get().expect("it was just set").take(rows)
+    }
+
+    /// Bytes of a row of a table.
+    ///
+    /// # Errors
+    /// No table of that name.
+    pub fn row_bytes(&self, table: TableId) -> Result<usize> {
+        let at = self.shared.lock().pipeline.table(table)?;
+        Ok(self.shared.tables[at].row_bytes)
+    }
+
+    /// While paused, gathers are served but the buffer and the controller learn nothing from them: for evaluation and inference.
+    pub fn pause(&self, paused: bool) {
+        self.shared.lock().paused = paused;
+    }
+
+    /// Waits until nothing is on its way: the initial fill is in place, prefetches have landed.
+    ///
+    /// # Errors
+    /// It is not so within `timeout`.
+    pub fn wait_idle(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.shared.lock();
+        while !state.pipeline.is_idle() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.closed {
+                return Err(Error::Transport {
+                    transport: self.shared.transport.name(),
+                    cause: format!("rows are still on their way after {timeout:?}"),
+                });
+            }
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    /// Takes the observations of the minibatches since the last call, oldest first.
+    pub fn observations(&self) -> Vec<Observation> {
+        self.shared.lock().observations.drain(..).collect()
+    }
+
+    /// Counts of a table.
+    ///
+    /// # Errors
+    /// No table of that name.
+    pub fn stats(&self, table: TableId) -> Result<Stats> {
+        let state = self.shared.lock();
+        let at = state.pipeline.table(table)?;
+        let buffer = state.pipeline.tables().nth(at).and_then(|table| table.buffer.as_ref());
+        let slots = buffer.map_or(0, |buffer| buffer.slots());
+        let metadata = buffer.map_or(0, |buffer| buffer.bytes());
+        Ok(Stats {
+            pipeline: state.pipeline.stats(at),
+            buffer: buffer.map(|buffer| buffer.counters()).unwrap_or_default(),
+            slots,
+            buffer_bytes: slots as u64 * self.shared.tables[at].row_bytes as u64 + metadata as u64,
+        })
+    }
+
+    /// What the controller has decided, and what it cost.
+    pub fn decision_stats(&self) -> DecisionStats {
+        self.shared.controller.stats()
+    }
+
+    /// Ends the job's engines together: readers first, then the owners take their memory back.
+    ///
+    /// # Errors
+    /// Ranks that did not come within the deadline are named; this rank's resources are freed all the same.
+    pub fn shutdown(self) -> Result<()> {
+        self.shared.check_process()?;
+        self.stop();
+        self.bootstrap.barrier(self.shared.config.collective_timeout)
+    }
+
+    /// Ends the I/O thread; open requests end with [`Error::Closed`].
+    fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.waker.wake();
+        let deadline = Instant::now() + io::STOP_TIMEOUT;
+        let mut state = self.shared.lock();
+        while !self.shared.io_ended.load(Ordering::Acquire) && Instant::now() < deadline {
+            let wait = Duration::from_millis(50);
+            state = self.shared.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
+        if !self.shared.io_ended.load(Ordering::Acquire) {
+            // The thread holds all it can touch, so nothing is freed under it.
+            tracing::error!("the I/O thread did not end within {:?}; its memory is leaked", io::STOP_TIMEOUT);
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if self.shared.check_process().is_err() {
+            // The child's copy of the descriptors and mappings belongs to the parent's peers: nothing here is ours to close.
+            std::mem::forget(self.shared.clone());
+            return;
+        }
+        if !self.shared.io_ended.load(Ordering::Acquire) {
+            self.stop();
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A gather under way.
+
+use super::Shared;
+use crate::error::{Error, Result};
+use crate::memory::Rows;
+use crate::pipeline::RequestId;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// After its deadline, a request is over within this time: what is posted is aborted by then.
+const ABORT_GRACE: Duration = Duration::from_secs(10);
+
+/// What a dropped request gives its posted rows before their peer is aborted.
+const CANCEL_GRACE: Duration = Duration::from_millis(200);
+
+/// A gather that was started. It holds the rows; dropping it aborts.
+pub struct Request {
+    shared: Arc<Shared>,
+    id: RequestId,
+    collected: bool,
+}
+
+impl Request {
+    pub(super) fn new(shared: Arc<Shared>, id: RequestId) -> Self {
+        Self { shared, id, collected: false }
+    }
+
+    /// Whether [`wait`](Request::wait) would return at once.
+    ///
+    /// # Errors
+    /// In a forked child.
+    pub fn test(&self) -> Result<bool> {
+        self.shared.check_process()?;
+        Ok(self.shared.lock().pipeline.is_over(self.id))
+    }
+
+    /// Waits for the rows. The time spent counts as stall.
+    ///
+    /// # Errors
+    /// Names the rank, the range and the cause. Nothing will write to the rows any more; they are gone back to their owner.
+    pub fn wait(mut self) -> Result<Rows> {
+        self.shared.check_process()?;
+        let began = Instant::now();
+        let result = self.finish(self.shared.config.gather_timeout + ABORT_GRACE);
+        self.shared.stall_ns.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        result
+    }
+
+    fn finish(&mut self, timeout: Duration) -> Result<Rows> {
+        let deadline = Instant::now() + timeout;
+        self.collected = true;
+        let mut state = self.shared.lock();
+        while !state.pipeline.is_over(self.id) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let over = state.pipeline.is_over(self.id);
+        let (result, leaked) = state.pipeline.collect(self.id);
+        let rows = state.rows[self.id.index()].take();
+        state.destinations[self.id.index()] = None;
+        drop(state);
+        let rows = rows.ok_or(Error::Closed)?;
+        if over && !leaked {
+            return result.map(|()| rows);
+        }
+        if !rows.is_registered() {
+            // The memory is the caller's and may be freed as soon as we return, while a device may still write to it.
+            tracing::error!("a transport broke its promise to fence an aborted get into the caller's memory");
+            std::process::abort();
+        }
+        rows.leak();
+        Err(result.err().unwrap_or(Error::Closed))
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if self.collected || self.shared.check_process().is_err() {
+            return;
+        }
+        let now = self.shared.now();
+        self.shared.lock().pipeline.cancel(now, self.id, CANCEL_GRACE);
+        self.shared.waker.wake();
+        // An aborted gather has nothing to report.
+        let _ = self.finish(CANCEL_GRACE + ABORT_GRACE);
+    }
+}

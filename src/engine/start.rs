@@ -1,0 +1,422 @@
+//! The collective start-up: ranks agree on their tables, export their rows, and learn where the others' are.
+
+use super::{Engine, Shared, State, TableMemory, io};
+use crate::bootstrap::Bootstrap;
+use crate::buffer::{BufferHints, PrefetchBuffer};
+use crate::config::{BufferSize, Config};
+use crate::controller::{ControllerRuntime, JobFacts};
+use crate::error::{Error, Result};
+use crate::id::{NodeId, PartitionId, Rank, TableId};
+use crate::memory::{Access, FeatureTable, Region};
+use crate::partition::PartitionBook;
+use crate::pipeline::{Limits, Pipeline, Source, Table};
+use crate::transport::{MappedRegion, Transport, TransportConfig, Waker, open};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::Instant;
+
+/// Ranks of different versions refuse each other.
+const PROTOCOL: u32 = 1;
+
+/// Chunks of staging memory, where a transport needs it.
+const STAGING_CHUNKS: u32 = 8;
+
+/// What a rank says of one table.
+#[derive(Clone, Debug)]
+pub struct TableSpec {
+    /// Its name, the same on every rank.
+    pub id: TableId,
+    /// Who owns which node, the same on every rank.
+    pub book: PartitionBook,
+    /// The partition that this rank exports; several ranks of a host may export the same one.
+    pub partition: PartitionId,
+    /// Bytes of a row, the same on every rank.
+    pub row_bytes: usize,
+    /// Version of the rows.
+    pub version: u64,
+    /// Remote nodes adjacent to the partition, ascending.
+    pub halo: Vec<NodeId>,
+    /// For each halo node, its degree; empty where unknown.
+    pub degree: Vec<u32>,
+    /// Edges of the graph, 0 where unknown.
+    pub edges: u64,
+}
+
+impl TableSpec {
+    /// A table without halo, at version 0.
+    pub fn new(id: TableId, book: PartitionBook, partition: PartitionId, row_bytes: usize) -> Self {
+        Self { id, book, partition, row_bytes, version: 0, halo: Vec::new(), degree: Vec::new(), edges: 0 }
+    }
+
+    fn check(&self) -> Result<()> {
+        let bad = |cause: String| Err(Error::argument(format!("{}: {cause}", self.id)));
+        if self.row_bytes == 0 {
+            return bad("rows of 0 bytes".into());
+        }
+        if self.partition.0 >= self.book.partitions() {
+            return bad(format!("{} of {} partitions", self.partition, self.book.partitions()));
+        }
+        if !self.degree.is_empty() && self.degree.len() != self.halo.len() {
+            return bad(format!("{} degrees for {} halo nodes", self.degree.len(), self.halo.len()));
+        }
+        if let Some(pair) = self.halo.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return bad(format!("halo nodes do not ascend at {}", pair[1]));
+        }
+        let own = self.book.range(self.partition);
+        if let Some(node) = self.halo.iter().find(|node| node.0 >= self.book.nodes() || own.contains(&node.0)) {
+            return bad(format!("halo {node} is not a remote node"));
+        }
+        Ok(())
+    }
+}
+
+type Fill<'a> = Box<dyn FnOnce(&mut [u8]) + 'a>;
+
+/// Collects the tables of an [`Engine`] and starts it.
+pub struct EngineBuilder<'a> {
+    config: Config,
+    bootstrap: Arc<dyn Bootstrap>,
+    tables: Vec<(TableSpec, Fill<'a>)>,
+    wrap: Option<Box<dyn FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + 'a>>,
+}
+
+/// First words of a rank: where it runs, and from rank 0 the secret that transports prove to each other.
+#[derive(Serialize, Deserialize)]
+struct Hello {
+    protocol: u32,
+    host: String,
+    secret: [u8; 32],
+}
+
+#[derive(Serialize, Deserialize)]
+struct Export {
+    address: Vec<u8>,
+    tables: Vec<TableExport>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TableExport {
+    id: TableId,
+    partition: PartitionId,
+    row_bytes: usize,
+    version: u64,
+    starts: Vec<u64>,
+    token: Vec<u8>,
+}
+
+impl<'a> EngineBuilder<'a> {
+    pub(super) fn new(config: Config, bootstrap: Arc<dyn Bootstrap>) -> Self {
+        Self { config, bootstrap, tables: Vec::new(), wrap: None }
+    }
+
+    /// Adds a table; `fill` writes this rank's partition of it, `rows * row_bytes` bytes, into the exported memory.
+    pub fn table(mut self, spec: TableSpec, fill: impl FnOnce(&mut [u8]) + 'a) -> Self {
+        self.tables.push((spec, Box::new(fill)));
+        self
+    }
+
+    /// Wraps the transport, for instance to give it a link's speed or faults.
+    pub fn wrap(mut self, wrap: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + 'a) -> Self {
+        self.wrap = Some(Box::new(wrap));
+        self
+    }
+
+    /// Starts the engine; every rank of the job calls it.
+    ///
+    /// # Errors
+    /// Settings or tables that do not hold together or differ between ranks (named), memory or a transport that cannot be had, ranks that
+    /// do not come within the deadline.
+    pub fn start(self) -> Result<Engine> {
+        let Self { config, bootstrap, tables, wrap } = self;
+        config.check()?;
+        let (specs, fills): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
+        specs.iter().try_for_each(TableSpec::check)?;
+        let transport = open_transport(&config, &*bootstrap)?;
+        let transport = match wrap {
+            Some(wrap) => wrap(transport),
+            None => transport,
+        };
+        let mut locals = Vec::new();
+        for (spec, fill) in specs.iter().zip(fills) {
+            locals.push(export(spec, fill, &*transport)?);
+        }
+        let exports = exchange(&config, &*bootstrap, &*transport, &specs, &locals)?;
+        let addresses: Vec<Vec<u8>> = exports.iter().map(|export| export.address.clone()).collect();
+        transport.connect(&addresses)?;
+        let channel = transport.channel()?;
+        let shared = assemble(config, bootstrap.rank(), transport, channel.waker(), &specs, locals, &exports)?;
+        let shared = Arc::new(shared);
+        let thread = shared.clone();
+        std::thread::Builder::new().name("rudder-io".into()).spawn(move || io::run(&thread, channel)).map_err(
+            |error| Error::Transport { transport: shared.transport.name(), cause: format!("its I/O thread: {error}") },
+        )?;
+        let engine = Engine { shared, bootstrap };
+        // Nobody asks before everybody serves.
+        engine.bootstrap.barrier(engine.shared.config.collective_timeout)?;
+        engine.shared.lock().pipeline.fill();
+        engine.shared.waker.wake();
+        Ok(engine)
+    }
+}
+
+fn gather<T: Serialize + for<'de> Deserialize<'de>>(
+    config: &Config,
+    bootstrap: &dyn Bootstrap,
+    mine: &T,
+) -> Result<Vec<T>> {
+    let bad = |rank: usize, cause: String| Error::Bootstrap {
+        rank: bootstrap.rank(),
+        cause: format!("rank {rank} sent what cannot be read, is it of another version? ({cause})"),
+    };
+    let mine = serde_json::to_vec(mine).map_err(|error| bad(bootstrap.rank().index(), error.to_string()))?;
+    let all = bootstrap.all_gather(&mine, config.collective_timeout)?;
+    all.iter()
+        .enumerate()
+        .map(|(rank, bytes)| serde_json::from_slice(bytes).map_err(|error| bad(rank, error.to_string())))
+        .collect()
+}
+
+fn open_transport(config: &Config, bootstrap: &dyn Bootstrap) -> Result<Arc<dyn Transport>> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret)
+        .map_err(|error| Error::config(format!("the system gives no random bytes: {error}")))?;
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let hellos = gather(config, bootstrap, &Hello { protocol: PROTOCOL, host: host.clone(), secret })?;
+    if let Some((rank, hello)) = hellos.iter().enumerate().find(|(_, hello)| hello.protocol != PROTOCOL) {
+        return Err(Error::Bootstrap {
+            rank: bootstrap.rank(),
+            cause: format!(
+                "rank {rank} speaks protocol {}, this rank {PROTOCOL}: use one build of rudder",
+                hello.protocol
+            ),
+        });
+    }
+    let ranks_on_host = hellos.iter().filter(|hello| hello.host == host).count() as u32;
+    let settings = TransportConfig {
+        ranks_on_host,
+        listen: config.listen,
+        secret: hellos[0].secret,
+        ..TransportConfig::new(bootstrap.rank(), bootstrap.size())
+    };
+    open(&config.transport, &settings)
+}
+
+/// Allocates a partition's memory with the transport and lets the caller fill it.
+fn export(spec: &TableSpec, fill: Fill<'_>, transport: &dyn Transport) -> Result<FeatureTable> {
+    let range = spec.book.range(spec.partition);
+    let rows = range.end - range.start;
+    let bytes = usize::try_from(rows).ok().and_then(|rows| rows.checked_mul(spec.row_bytes));
+    let bytes = bytes.ok_or_else(|| Error::argument(format!("{}: {rows} rows overflow the address space", spec.id)))?;
+    let region = transport.allocate(bytes, Access::RemoteRead)?;
+    // SAFETY: the memory is `bytes` long, zeroed, and nobody else has it yet: its token is spread after this.
+    fill(unsafe { std::slice::from_raw_parts_mut(region.memory().base(), bytes) });
+    FeatureTable::new(spec.id, spec.row_bytes, rows, spec.version, region)
+}
+
+/// Spreads addresses and tokens, and refuses tables that differ.
+fn exchange(
+    config: &Config,
+    bootstrap: &dyn Bootstrap,
+    transport: &dyn Transport,
+    specs: &[TableSpec],
+    locals: &[FeatureTable],
+) -> Result<Vec<Export>> {
+    let tables = specs.iter().zip(locals).map(|(spec, local)| TableExport {
+        id: spec.id,
+        partition: spec.partition,
+        row_bytes: spec.row_bytes,
+        version: spec.version,
+        starts: (0..spec.book.partitions())
+            .map(|partition| spec.book.range(PartitionId(partition)).start)
+            .chain([spec.book.nodes()])
+            .collect(),
+        token: local.region().token().to_vec(),
+    });
+    let mine = Export { address: transport.address(), tables: tables.collect() };
+    let exports = gather(config, bootstrap, &mine)?;
+    let shape = |table: &TableExport| (table.id, table.row_bytes, table.version, table.starts.clone());
+    for (rank, export) in exports.iter().enumerate() {
+        if export.tables.len() != mine.tables.len()
+            || export.tables.iter().zip(&mine.tables).any(|(theirs, ours)| shape(theirs) != shape(ours))
+        {
+            return Err(Error::argument(format!(
+                "rank {rank} registers other tables than {}: identifiers, row bytes, versions and partition books must be the same, in the \
+                 same order",
+                bootstrap.rank()
+            )));
+        }
+    }
+    Ok(exports)
+}
+
+/// Where the rows of each partition of a table are; of several exporters, ranks take different ones.
+fn sources(
+    config: &Config,
+    me: Rank,
+    transport: &dyn Transport,
+    at: usize,
+    spec: &TableSpec,
+    exports: &[Export],
+) -> Result<(Vec<Source>, Vec<Option<MappedRegion>>)> {
+    let (mut sources, mut mapped) = (Vec::new(), Vec::new());
+    for partition in (0..spec.book.partitions()).map(PartitionId) {
+        if partition == spec.partition {
+            sources.push(Source::Local);
+            mapped.push(None);
+            continue;
+        }
+        let exporters: Vec<usize> =
+            (0..exports.len()).filter(|&rank| exports[rank].tables[at].partition == partition).collect();
+        if exporters.is_empty() {
+            let range = spec.book.range(partition);
+            if range.is_empty() {
+                sources.push(Source::Mapped);
+                mapped.push(None);
+                continue;
+            }
+            return Err(Error::PartitionBook(format!("no rank exports {partition} of {}", spec.id)));
+        }
+        let rank = exporters[me.index() % exporters.len()];
+        let region = transport.import(Rank(rank as u32), &exports[rank].tables[at].token)?;
+        let map = if config.map_host_rows { transport.mapped(region) } else { None };
+        sources.push(if map.is_some() { Source::Mapped } else { Source::Remote(region) });
+        mapped.push(map);
+    }
+    Ok((sources, mapped))
+}
+
+fn assemble(
+    config: Config,
+    me: Rank,
+    transport: Arc<dyn Transport>,
+    waker: Waker,
+    specs: &[TableSpec],
+    locals: Vec<FeatureTable>,
+    exports: &[Export],
+) -> Result<Shared> {
+    let capabilities = transport.capabilities();
+    let staged = !capabilities.can_fence || capabilities.needs_registered_destination;
+    let batch_rows = config.batch_rows.min(capabilities.batch_rows_max);
+    let staging_stride = specs.iter().map(|spec| spec.row_bytes).max().unwrap_or(0);
+    let staging = staged
+        .then(|| transport.allocate(STAGING_CHUNKS as usize * batch_rows * staging_stride, Access::Local))
+        .transpose()?;
+    let mut memories = Vec::new();
+    let mut tables = Vec::new();
+    let mut slots_total = 0;
+    for (at, (spec, local)) in specs.iter().zip(locals).enumerate() {
+        let (sources, mapped) = sources(&config, me, &*transport, at, spec, exports)?;
+        let staging_bytes = staging.as_ref().map_or(0, |staging| staging.memory().bytes()) / specs.len();
+        let (buffer, slots) = buffer(&config, spec, staging_bytes, &*transport)?;
+        slots_total += buffer.as_ref().map_or(0, PrefetchBuffer::slots);
+        tables.push(Table {
+            id: spec.id,
+            book: spec.book.clone(),
+            sources,
+            row_bytes: spec.row_bytes,
+            version: spec.version,
+            buffer,
+        });
+        memories.push(TableMemory {
+            row_bytes: spec.row_bytes,
+            version: spec.version,
+            slots,
+            mapped,
+            local,
+            pool: OnceLock::new(),
+        });
+    }
+    let limits = Limits {
+        batch_rows,
+        prefetch_batch_rows: config.prefetch_batch_rows.min(batch_rows),
+        prefetch_rows_in_flight: config.prefetch_rows_in_flight,
+        requests: config.requests,
+        tickets: config.tickets,
+        announced_nodes: config.announced_nodes,
+        attempts: config.attempts,
+        backoff: config.backoff,
+        transfer_timeout: config.transfer_timeout,
+        staging_chunks: if staged { STAGING_CHUNKS } else { 0 },
+    };
+    let controller =
+        ControllerRuntime::start(&config.controller, &facts(&config, specs, slots_total), &config.controller_bounds)?;
+    Ok(Shared {
+        state: Mutex::new(State {
+            pipeline: Pipeline::new(limits, tables),
+            rows: Vec::new(),
+            destinations: Vec::new(),
+            plans: Vec::new(),
+            observations: VecDeque::with_capacity(config.observations),
+            paused: false,
+            closed: false,
+        }),
+        changed: Condvar::new(),
+        waker,
+        tables: memories,
+        staging,
+        staging_stride,
+        controller,
+        stall_ns: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        io_ended: AtomicBool::new(false),
+        epoch: Instant::now(),
+        process: std::process::id(),
+        transport,
+        config,
+    })
+}
+
+/// The first table stands for the job: it is the one whose rows are most of the traffic.
+fn facts(config: &Config, specs: &[TableSpec], slots: u32) -> JobFacts {
+    let Some(spec) = specs.first() else { return JobFacts::default() };
+    JobFacts {
+        nodes: spec.book.nodes(),
+        edges: spec.edges,
+        partitions: spec.book.partitions(),
+        partition: spec.partition.0,
+        halo_nodes: spec.halo.len() as u64,
+        slots: u64::from(slots),
+        batch: config.batch,
+        minibatches: config.minibatches,
+    }
+}
+
+/// The buffer of a table and the memory of its slots.
+fn buffer(
+    config: &Config,
+    spec: &TableSpec,
+    staging_bytes: usize,
+    transport: &dyn Transport,
+) -> Result<(Option<PrefetchBuffer>, Option<Region>)> {
+    let make = |slots: u32| {
+        let hints = BufferHints {
+            nodes: spec.book.nodes(),
+            halo: spec.halo.clone(),
+            degree: if spec.degree.is_empty() { vec![0; spec.halo.len()] } else { spec.degree.clone() },
+            owners: spec.book.clone(),
+        };
+        PrefetchBuffer::new(slots, &config.policy, hints)
+    };
+    let slots = match config.buffer {
+        BufferSize::Halo(share) => (spec.halo.len() as f64 * share) as u32,
+        BufferSize::Bytes(bytes) => {
+            // What is kept beside the rows grows with the slots: one trial tells how much it is for each.
+            let ids = (config.tickets.min(16) * 8 * config.rows_max.min(1 << 16)) as u64;
+            let rows = bytes.saturating_sub(ids + staging_bytes as u64);
+            let trial = (rows / spec.row_bytes as u64).clamp(1, u64::from(u32::MAX) / 2) as u32;
+            let metadata = make(trial)?.bytes() as u64 / u64::from(trial) + 1;
+            (rows / (spec.row_bytes as u64 + metadata)).min(u64::from(u32::MAX) / 2) as u32
+        }
+    };
+    let remote_nodes =
+        spec.book.nodes() - (spec.book.range(spec.partition).end - spec.book.range(spec.partition).start);
+    let slots = slots.min(remote_nodes.min(u64::from(u32::MAX) / 2) as u32);
+    if slots == 0 {
+        return Ok((None, None));
+    }
+    let region = transport.allocate(slots as usize * spec.row_bytes, Access::Local)?;
+    tracing::info!("{}: a buffer of {slots} slots, {} bytes of rows", spec.id, region.memory().bytes());
+    Ok((Some(make(slots)?), Some(region)))
+}

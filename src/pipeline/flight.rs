@@ -1,0 +1,157 @@
+//! Rows on their way: one [`Flight`] a node, however many requests wait for it.
+
+use super::RequestId;
+use crate::id::{NodeId, Slot};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Index of a flight in its arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FlightId(pub u32);
+
+/// Where a row lands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Landing {
+    /// At a place of the rows of the request that asked first.
+    Rows(RequestId, u32),
+    /// In its slot of the buffer.
+    Slot(Slot),
+}
+
+/// One row that is wanted and not here yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flight {
+    pub table: u32,
+    pub node: NodeId,
+    pub owner: u32,
+    pub row: u64,
+    pub landing: Landing,
+    /// The slot that gets a copy once a demand row has landed.
+    pub admitted: Option<Slot>,
+    /// Head of the list of those who wait beside the landing.
+    waiters: u32,
+    pub attempts: u8,
+    /// The batch that carries it.
+    pub batch: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    request: RequestId,
+    place: u32,
+    next: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// Nodes are spread by their owner's relabelling already; one multiplication is enough and costs a nanosecond.
+#[derive(Default)]
+pub(super) struct NodeHasher(u64);
+
+impl Hasher for NodeHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("nodes hash as one u64");
+    }
+
+    fn write_u64(&mut self, node: u64) {
+        let product = node.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ (product >> 32);
+    }
+}
+
+/// Map from a node to something about it.
+pub(super) type NodeMap<V> = HashMap<NodeId, V, BuildHasherDefault<NodeHasher>>;
+
+/// Every flight of a pipeline, and who waits for it. Places are reused, so that a warm arena allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    flights: Vec<Flight>,
+    free: Vec<u32>,
+    waiters: Vec<Waiter>,
+    free_waiter: Option<u32>,
+}
+
+impl Flights {
+    pub fn insert(&mut self, table: u32, node: NodeId, owner: u32, row: u64, landing: Landing) -> FlightId {
+        let flight =
+            Flight { table, node, owner, row, landing, admitted: None, waiters: NONE, attempts: 0, batch: NONE };
+        match self.free.pop() {
+            Some(at) => {
+                self.flights[at as usize] = flight;
+                FlightId(at)
+            }
+            None => {
+                self.flights.push(flight);
+                FlightId((self.flights.len() - 1) as u32)
+            }
+        }
+    }
+
+    pub fn get(&self, id: FlightId) -> &Flight {
+        &self.flights[id.0 as usize]
+    }
+
+    pub fn get_mut(&mut self, id: FlightId) -> &mut Flight {
+        &mut self.flights[id.0 as usize]
+    }
+
+    /// Forgets a flight that nobody waits for.
+    pub fn remove(&mut self, id: FlightId) {
+        debug_assert_eq!(self.get(id).waiters, NONE, "a flight ends after its waiters");
+        self.get_mut(id).batch = NONE;
+        self.free.push(id.0);
+    }
+
+    /// Lets one more place wait for the row.
+    pub fn wait(&mut self, id: FlightId, request: RequestId, place: u32) {
+        let waiter = Waiter { request, place, next: self.get(id).waiters };
+        let at = match self.free_waiter {
+            Some(at) => {
+                let next = self.waiters[at as usize].next;
+                self.free_waiter = (next != NONE).then_some(next);
+                self.waiters[at as usize] = waiter;
+                at
+            }
+            None => {
+                self.waiters.push(waiter);
+                (self.waiters.len() - 1) as u32
+            }
+        };
+        self.get_mut(id).waiters = at;
+    }
+
+    /// Whether a request waits beside the landing.
+    pub fn waits(&self, id: FlightId, request: RequestId) -> bool {
+        let mut at = self.get(id).waiters;
+        while at != NONE {
+            let waiter = self.waiters[at as usize];
+            if waiter.request == request {
+                return true;
+            }
+            at = waiter.next;
+        }
+        false
+    }
+
+    /// Takes one of those who wait.
+    pub fn pop_waiter(&mut self, id: FlightId) -> Option<(RequestId, u32)> {
+        let at = self.get(id).waiters;
+        if at == NONE {
+            return None;
+        }
+        let Waiter { request, place, next } = self.waiters[at as usize];
+        self.get_mut(id).waiters = next;
+        self.waiters[at as usize].next = self.free_waiter.unwrap_or(NONE);
+        self.free_waiter = Some(at);
+        Some((request, place))
+    }
+
+    /// Number of flights.
+    pub fn len(&self) -> usize {
+        self.flights.len() - self.free.len()
+    }
+}

@@ -1,0 +1,746 @@
+//! The way of a minibatch as a state machine: split, look up, join, batch, prioritise, retry, prefetch.
+//!
+//! It has no clock, no thread, no socket and no `unsafe`: time comes in as a number, batches to post and copies to make go out as
+//! values. So the engine, the simulator and the property tests run the very same code, and a fault schedule is a list of calls.
+
+#![forbid(unsafe_code)]
+
+mod batch;
+mod flight;
+mod request;
+mod ticket;
+mod transfer;
+
+pub use batch::Area;
+pub use request::RequestId;
+pub use ticket::Ticket;
+
+use crate::buffer::{BufferCounters, Pin, PrefetchBuffer, Reserve, Residency};
+use crate::controller::{Decision, Observation};
+use crate::error::{Error, Result, TransferError};
+use crate::id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};
+use crate::partition::PartitionBook;
+use crate::transport::{BatchId, RemoteRegion};
+use batch::{BatchState, Batches};
+use flight::{FlightId, Flights, Landing, NodeMap};
+use request::Requests;
+use std::collections::VecDeque;
+use std::time::Duration;
+use ticket::Tickets;
+
+/// The pipeline's bounds.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Most rows of a demand batch.
+    pub batch_rows: usize,
+    /// Most rows of a prefetch batch: small, so that a demand batch never waits long behind one.
+    pub prefetch_batch_rows: usize,
+    /// Most prefetched rows on their way at once.
+    pub prefetch_rows_in_flight: usize,
+    /// Most requests open at once.
+    pub requests: usize,
+    /// Most tickets open at once.
+    pub tickets: usize,
+    /// Most announced node ids held at once.
+    pub announced_nodes: usize,
+    /// Times that a row is tried before its request fails.
+    pub attempts: u8,
+    /// Wait before the second try of a row; it doubles with each further one.
+    pub backoff: Duration,
+    /// Time that a posted batch is given before its peer is aborted.
+    pub transfer_timeout: Duration,
+    /// Chunks of `batch_rows` rows of staging memory; 0 where transports may write the caller's rows.
+    pub staging_chunks: u32,
+}
+
+/// Where the rows of a partition are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In this rank's own region.
+    Local,
+    /// In a region of this host that is mapped here.
+    Mapped,
+    /// With a peer.
+    Remote(RemoteRegion),
+}
+
+/// One table as the pipeline sees it.
+pub struct Table {
+    /// Its name.
+    pub id: TableId,
+    /// Who owns which node.
+    pub book: PartitionBook,
+    /// Where each partition's rows are.
+    pub sources: Vec<Source>,
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// The version that was imported.
+    pub version: u64,
+    /// The rows kept on this rank; `None` keeps nothing.
+    pub buffer: Option<PrefetchBuffer>,
+}
+
+/// Rows to copy from one region to places of a request.
+#[derive(Clone, Debug, Default)]
+pub struct RowList {
+    /// Row indexes in the source.
+    pub rows: Vec<u64>,
+    /// For each, its place among the request's rows.
+    pub places: Vec<u32>,
+}
+
+impl RowList {
+    fn push(&mut self, row: u64, place: u32) {
+        self.rows.push(row);
+        self.places.push(place);
+    }
+
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.places.clear();
+    }
+}
+
+/// What the starter of a request copies itself while the missing rows fly. Reused from request to request.
+#[derive(Debug, Default)]
+pub struct CopyPlan {
+    /// Rows of this rank's own partition.
+    pub local: RowList,
+    /// Rows of mapped partitions, by partition.
+    pub mapped: Vec<RowList>,
+    /// Rows that are in the buffer, by slot; pinned until [`Pipeline::handle_plan_done`].
+    pub ready: RowList,
+    pin: Option<(usize, Pin)>,
+}
+
+impl CopyPlan {
+    fn clear(&mut self) {
+        self.local.clear();
+        self.mapped.iter_mut().for_each(RowList::clear);
+        self.ready.clear();
+        self.pin = None;
+    }
+}
+
+/// One end of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The memory.
+    pub area: Area,
+    /// The place in it: a row of a request, a slot, or a row of all staging memory.
+    pub index: u32,
+}
+
+/// A row to copy once it has landed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// The table, by its place among the pipeline's tables.
+    pub table: usize,
+    /// Where the row is.
+    pub from: Place,
+    /// Where it is wanted.
+    pub to: Place,
+}
+
+/// A batch to post. The vectors come back by [`Pipeline::handle_posted`].
+#[derive(Debug)]
+pub struct Transmit {
+    /// Its name.
+    pub id: BatchId,
+    /// The table, by its place among the pipeline's tables.
+    pub table: usize,
+    /// The region to read.
+    pub region: RemoteRegion,
+    /// Row indexes, ascending within a partition.
+    pub rows: Vec<u64>,
+    /// Their places in the area.
+    pub places: Vec<u32>,
+    /// Where they land.
+    pub area: Area,
+}
+
+/// Counts since the start, of one table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TableStats {
+    /// Minibatches gathered, those observed.
+    pub minibatches: u64,
+    /// Remote input nodes that they wanted.
+    pub remote_nodes: u64,
+    /// Of these, nodes whose row was in the buffer or on its way there.
+    pub hits: u64,
+    /// Rows fetched because a minibatch wanted them.
+    pub demand_rows: u64,
+    /// Rows fetched ahead, the initial fill not included.
+    pub prefetched_rows: u64,
+    /// Rows of the initial fill.
+    pub fill_rows: u64,
+    /// Rows that were tried again.
+    pub retried_rows: u64,
+    /// Rows on this rank or mapped from its host.
+    pub local_rows: u64,
+}
+
+#[derive(Debug)]
+enum Settled {
+    Placed(RequestId),
+    Unexposed(RequestId),
+    Filled(usize, Slot),
+}
+
+/// A table and what is on its way to it.
+struct Lane {
+    table: Table,
+    flights: NodeMap<FlightId>,
+    /// Tickets whose nodes are not all looked at, in the order of announcement.
+    planning: VecDeque<(Ticket, usize)>,
+    /// Fetches decided at a boundary, in order.
+    fetches: Vec<(NodeId, Slot)>,
+    /// Pins of plans that are being copied, ascending.
+    copying: VecDeque<(Pin, bool)>,
+    stats: TableStats,
+    observed: TableStats,
+    replaced_rows: u64,
+    replace_skipped: bool,
+    counted: BufferCounters,
+    /// Rows to pull ahead of each minibatch, by cohort, until the next decision.
+    quotas: Option<Vec<u32>>,
+}
+
+/// The state machine. Times are durations since any fixed moment.
+pub struct Pipeline {
+    limits: Limits,
+    lanes: Vec<Lane>,
+    requests: Requests,
+    tickets: Tickets,
+    flights: Flights,
+    batches: Batches,
+    demand: VecDeque<u32>,
+    prefetch: VecDeque<u32>,
+    prefetch_rows: usize,
+    staging: Vec<u32>,
+    settled: Vec<Settled>,
+    /// The transport took less than it was given: nothing is posted before a completion, or this moment.
+    blocked_until: Option<Duration>,
+    next_pin: u64,
+    announced_nodes: usize,
+    // Scratch of `start`, kept for its capacity.
+    remote: Vec<NodeId>,
+    remote_places: Vec<u32>,
+    found: Vec<Residency>,
+    wanted: Vec<Wanted>,
+    failed: Vec<(FlightId, TransferError)>,
+    segments: Vec<(usize, usize)>,
+}
+
+/// A flight to be batched.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    owner: u32,
+    row: u64,
+    flight: FlightId,
+}
+
+const BLOCKED: Duration = Duration::from_millis(1);
+
+/// What is said of a request when it starts.
+#[derive(Clone, Copy, Debug)]
+pub struct StartOptions {
+    /// The announcement that the request redeems.
+    pub ticket: Option<Ticket>,
+    /// Whether the buffer learns from it.
+    pub observed: bool,
+    /// The time that it is given.
+    pub timeout: Duration,
+}
+
+impl Pipeline {
+    /// A pipeline over these tables.
+    pub fn new(limits: Limits, tables: Vec<Table>) -> Self {
+        let lanes = tables
+            .into_iter()
+            .map(|table| Lane {
+                table,
+                flights: NodeMap::default(),
+                planning: VecDeque::new(),
+                fetches: Vec::new(),
+                copying: VecDeque::new(),
+                stats: TableStats::default(),
+                observed: TableStats::default(),
+                replaced_rows: 0,
+                replace_skipped: false,
+                counted: BufferCounters::default(),
+                quotas: None,
+            })
+            .collect();
+        Self {
+            staging: (0..limits.staging_chunks).collect(),
+            limits,
+            lanes,
+            requests: Requests::default(),
+            tickets: Tickets::default(),
+            flights: Flights::default(),
+            batches: Batches::default(),
+            demand: VecDeque::new(),
+            prefetch: VecDeque::new(),
+            prefetch_rows: 0,
+            settled: Vec::new(),
+            blocked_until: None,
+            next_pin: 1,
+            announced_nodes: 0,
+            remote: Vec::new(),
+            remote_places: Vec::new(),
+            found: Vec::new(),
+            wanted: Vec::new(),
+            failed: Vec::new(),
+            segments: Vec::new(),
+        }
+    }
+
+    /// A plan with room for this pipeline's partitions.
+    pub fn plan(&self) -> CopyPlan {
+        let partitions = self.lanes.iter().map(|lane| lane.table.sources.len()).max().unwrap_or(0);
+        CopyPlan { mapped: vec![RowList::default(); partitions], ..CopyPlan::default() }
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.lanes.iter().map(|lane| &lane.table)
+    }
+
+    /// Counts of a table, by its place.
+    pub fn stats(&self, table: usize) -> TableStats {
+        self.lanes[table].stats
+    }
+
+    /// The place of a table among the pipeline's.
+    ///
+    /// # Errors
+    /// It is not registered.
+    pub fn table(&self, id: TableId) -> Result<usize> {
+        self.lanes.iter().position(|lane| lane.table.id == id).ok_or(Error::UnknownTable(id))
+    }
+
+    /// Fetches what the policies want in their buffers before the first minibatch. Returns the number of rows.
+    pub fn fill(&mut self) -> u64 {
+        let mut rows = 0;
+        for table in 0..self.lanes.len() {
+            let lane = &mut self.lanes[table];
+            if let Some(buffer) = &mut lane.table.buffer {
+                buffer.initial_fill(&mut lane.fetches);
+                lane.stats.fill_rows += lane.fetches.len() as u64;
+                rows += lane.fetches.len() as u64;
+            }
+            self.start_fetches(table);
+        }
+        rows
+    }
+
+    /// Whether rows are on their way.
+    pub fn is_idle(&self) -> bool {
+        self.flights.len() == 0
+    }
+
+    /// Starts a gather: the plan says what the caller copies itself; the rest arrives. `decide` is shown what the minibatch found and
+    /// says whether rows are replaced at its end; it must not wait.
+    ///
+    /// # Errors
+    /// A node outside the table, a ticket of other nodes, or too many open requests; nothing has changed then.
+    pub fn start(
+        &mut self,
+        now: Duration,
+        table: usize,
+        nodes: &[NodeId],
+        options: StartOptions,
+        plan: &mut CopyPlan,
+        decide: &mut dyn FnMut(&Observation) -> Decision,
+    ) -> Result<RequestId> {
+        plan.clear();
+        self.split(table, nodes, Some(plan))?;
+        let part = options.ticket.map(|ticket| self.redeem(ticket, table)).transpose()?;
+        let deadline = now + options.timeout;
+        let Some(request) = self.requests.open(self.limits.requests, nodes.len(), now, deadline) else {
+            return Err(Error::Full {
+                queue: "the table of open requests",
+                limit: self.limits.requests,
+                remedy: "wait for a request before starting another, or raise `requests`",
+            });
+        };
+        let pin = Pin(self.next_pin);
+        self.next_pin += 1;
+        self.look_up(table, pin, options.observed);
+        if let (Some(ticket), Some(part)) = (options.ticket, part) {
+            self.retire(ticket, part);
+        }
+        self.want_missing(table, request, options.observed, plan);
+        self.enqueue(table, Area::Rows(request), Some(request), true, Duration::ZERO);
+        let lane = &mut self.lanes[table];
+        lane.stats.local_rows += (nodes.len() - self.remote.len()) as u64;
+        if lane.table.buffer.is_some() {
+            lane.copying.push_back((pin, false));
+            plan.pin = Some((table, pin));
+        }
+        if options.observed {
+            self.close_minibatch(table, decide);
+        }
+        self.plan_prefetch(table);
+        Ok(request)
+    }
+
+    /// The caller has copied what the plan named.
+    pub fn handle_plan_done(&mut self, plan: &CopyPlan) {
+        let Some((table, pin)) = plan.pin else { return };
+        let lane = &mut self.lanes[table];
+        if let Some(entry) = lane.copying.iter_mut().find(|(other, _)| *other == pin) {
+            entry.1 = true;
+        }
+        while lane.copying.front().is_some_and(|&(_, done)| done) {
+            lane.copying.pop_front();
+        }
+        let oldest = lane.copying.front().map_or(Pin(self.next_pin), |&(pin, _)| pin);
+        if let Some(buffer) = &mut lane.table.buffer {
+            buffer.release(oldest);
+        }
+        // Slots that were pinned a moment ago may be room for announced rows now.
+        self.plan_prefetch(table);
+    }
+
+    /// Announces a minibatch that will be gathered, from each of these tables.
+    ///
+    /// # Errors
+    /// A node outside a table, or a full window; nothing has changed then.
+    pub fn announce(&mut self, stream: StreamId, tables: &[usize], nodes: &[NodeId]) -> Result<Ticket> {
+        let full = |queue, limit| Error::Full { queue, limit, remedy: "gather or forget announced minibatches first" };
+        let ids = tables.len() * nodes.len();
+        if self.announced_nodes + ids > self.limits.announced_nodes {
+            return Err(full("the list of announced nodes", self.limits.announced_nodes));
+        }
+        for &table in tables {
+            self.split(table, nodes, None)?;
+        }
+        let Some(ticket) = self.tickets.open(self.limits.tickets, stream, tables.len()) else {
+            return Err(full("the window", self.limits.tickets));
+        };
+        for (at, &table) in tables.iter().enumerate() {
+            self.split(table, nodes, None).expect("these nodes were just found to be in the table");
+            let lane = &mut self.lanes[table];
+            let position = lane.table.buffer.as_mut().map(|buffer| buffer.announce(&self.remote));
+            if let Some(None) = position {
+                self.forget(ticket);
+                return Err(full("the buffer's window", crate::buffer::WINDOW_MAX));
+            }
+            let part = &mut self.tickets.get_mut(ticket).expect("it was just opened").parts[at];
+            part.table = table;
+            part.position = position.flatten();
+            (part.cursor, part.gathered) = (0, false);
+            part.nodes.extend_from_slice(&self.remote);
+            self.announced_nodes += part.nodes.len();
+            if part.position.is_some() {
+                lane.planning.push_back((ticket, at));
+            }
+        }
+        for &table in tables {
+            self.plan_prefetch(table);
+        }
+        Ok(ticket)
+    }
+
+    /// Takes an announcement back; rows fetched for it stay as long as the policy likes them. A ticket that has been redeemed or forgotten
+    /// is ignored: loops that break forget what they hold.
+    pub fn forget(&mut self, ticket: Ticket) {
+        let parts = self.tickets.get_mut(ticket).map_or(0, |announced| announced.parts.len());
+        for part in 0..parts {
+            self.retire(ticket, part);
+        }
+        self.tickets.close(ticket);
+    }
+
+    /// Tickets that are open.
+    pub fn open_tickets(&self) -> usize {
+        self.tickets.open_count()
+    }
+
+    /// Sorts nodes into what the caller copies and what is remote (left in `remote`, `remote_places`).
+    fn split(&mut self, table: usize, nodes: &[NodeId], mut plan: Option<&mut CopyPlan>) -> Result<()> {
+        let Table { id, book, sources, .. } = &self.lanes[table].table;
+        self.remote.clear();
+        self.remote_places.clear();
+        for (place, &node) in nodes.iter().enumerate() {
+            let Some((partition, row)) = book.locate(node) else {
+                return Err(Error::NodeOutOfRange { table: *id, node, nodes: book.nodes() });
+            };
+            match (sources[partition.index()], &mut plan) {
+                (Source::Remote(_), _) => {
+                    self.remote.push(node);
+                    self.remote_places.push(place as u32);
+                }
+                (Source::Local, Some(plan)) => plan.local.push(row, place as u32),
+                (Source::Mapped, Some(plan)) => plan.mapped[partition.index()].push(row, place as u32),
+                (_, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The part of a ticket that speaks of a table, if it names the very nodes that `split` has left.
+    fn redeem(&mut self, ticket: Ticket, table: usize) -> Result<usize> {
+        let bad = |cause: &str| Err(Error::Ticket(cause.into()));
+        let Some(announced) = self.tickets.get_mut(ticket) else {
+            return bad("it was gathered or forgotten already");
+        };
+        let Some(at) = announced.parts.iter().position(|part| part.table == table) else {
+            return bad("it was announced for other tables");
+        };
+        let part = &announced.parts[at];
+        if part.gathered {
+            return bad("this table's rows of it were gathered already");
+        }
+        if part.nodes != self.remote {
+            return bad("the nodes are not those that were announced");
+        }
+        Ok(at)
+    }
+
+    /// One pass over the buffer: `found` says of each remote node whether its row is here.
+    fn look_up(&mut self, table: usize, pin: Pin, observed: bool) {
+        match &mut self.lanes[table].table.buffer {
+            Some(buffer) => buffer.lookup(pin, &self.remote, observed, &mut self.found),
+            None => {
+                self.found.clear();
+                self.found.resize(self.remote.len(), Residency::Absent);
+            }
+        }
+    }
+
+    /// Turns what was found into copies, joins and new flights (left in `wanted`).
+    fn want_missing(&mut self, table: usize, request: RequestId, observed: bool, plan: &mut CopyPlan) {
+        self.wanted.clear();
+        let (mut hits, mut missing) = (0, 0);
+        for at in 0..self.remote.len() {
+            let (node, place) = (self.remote[at], self.remote_places[at]);
+            if let Residency::Ready(slot) = self.found[at] {
+                hits += 1;
+                plan.ready.push(u64::from(slot.0), place);
+                continue;
+            }
+            missing += 1;
+            let lane = &mut self.lanes[table];
+            if let Some(&flight) = lane.flights.get(&node) {
+                hits += u64::from(matches!(self.found[at], Residency::Filling(_)));
+                self.flights.wait(flight, request, place);
+                self.promote(flight);
+                continue;
+            }
+            let (partition, row) = lane.table.book.locate(node).expect("split has located it");
+            let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Rows(request, place));
+            lane.flights.insert(node, flight);
+            if observed && let Some(buffer) = &mut lane.table.buffer {
+                self.flights.get_mut(flight).admitted = buffer.admit(node);
+            }
+            self.wanted.push(Wanted { owner: partition.0, row, flight });
+        }
+        let stats = &mut self.lanes[table].stats;
+        stats.demand_rows += self.wanted.len() as u64;
+        if observed {
+            stats.minibatches += 1;
+            stats.remote_nodes += self.remote.len() as u64;
+            stats.hits += hits;
+        }
+        self.requests.get_mut(request).expect("it was just opened").missing = missing;
+    }
+
+    /// A row that is prefetched and now wanted goes with the demand.
+    fn promote(&mut self, flight: FlightId) {
+        let batch = self.flights.get(flight).batch;
+        if self.batches.get(batch).state == BatchState::Queued
+            && let Some(at) = self.prefetch.iter().position(|&queued| queued == batch)
+        {
+            self.prefetch.remove(at);
+            self.demand.push_back(batch);
+        }
+    }
+
+    /// Shows the minibatch to the controller and carries out what it has decided.
+    fn close_minibatch(&mut self, table: usize, decide: &mut dyn FnMut(&Observation) -> Decision) {
+        let lane = &mut self.lanes[table];
+        let (stats, seen) = (lane.stats, lane.observed);
+        let Some(buffer) = &mut lane.table.buffer else {
+            decide(&Observation {
+                minibatch: stats.minibatches,
+                remote_nodes: stats.remote_nodes - seen.remote_nodes,
+                demand_rows: stats.demand_rows - seen.demand_rows,
+                bytes: (stats.demand_rows - seen.demand_rows) * lane.table.row_bytes as u64,
+                ..Observation::default()
+            });
+            lane.observed = stats;
+            return;
+        };
+        let (counters, counted) = (buffer.counters(), lane.counted);
+        let rows = stats.demand_rows - seen.demand_rows + stats.prefetched_rows - seen.prefetched_rows;
+        let decision = decide(&Observation {
+            minibatch: stats.minibatches,
+            minibatches: 0,
+            remote_nodes: stats.remote_nodes - seen.remote_nodes,
+            halo_nodes: counters.halo_hits + counters.halo_misses - counted.halo_hits - counted.halo_misses,
+            hits: stats.hits - seen.hits,
+            halo_misses: counters.halo_misses - counted.halo_misses,
+            demand_rows: stats.demand_rows - seen.demand_rows,
+            prefetched_rows: stats.prefetched_rows - seen.prefetched_rows,
+            useless_rows: counters.useless - counted.useless,
+            replaced_rows: std::mem::take(&mut lane.replaced_rows),
+            replace_skipped: std::mem::take(&mut lane.replace_skipped),
+            bytes: rows * lane.table.row_bytes as u64,
+            stall: Duration::ZERO,
+            cohort_misses: buffer.cohort_misses().to_vec(),
+        });
+        lane.counted = counters;
+        lane.observed = stats;
+        if decision.quotas.is_some() {
+            lane.quotas = decision.quotas;
+        }
+        let replaced = buffer.end_minibatch(decision.replace, lane.quotas.as_deref(), &mut lane.fetches);
+        (lane.replaced_rows, lane.replace_skipped) = (u64::from(replaced.rows), replaced.skipped);
+        lane.stats.prefetched_rows += lane.fetches.len() as u64;
+        self.start_fetches(table);
+    }
+
+    /// Makes flights of what a boundary has decided to fetch.
+    fn start_fetches(&mut self, table: usize) {
+        self.wanted.clear();
+        let mut fetches = std::mem::take(&mut self.lanes[table].fetches);
+        for (node, slot) in fetches.drain(..) {
+            self.want_slot(table, node, slot);
+        }
+        self.lanes[table].fetches = fetches;
+        self.enqueue(table, Area::Slots(table), None, false, Duration::ZERO);
+    }
+
+    fn want_slot(&mut self, table: usize, node: NodeId, slot: Slot) {
+        let lane = &mut self.lanes[table];
+        let (partition, row) = lane.table.book.locate(node).expect("the buffer knows nodes of its table only");
+        let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Slot(slot));
+        // A demand flight of the same node may be under way: the published scheme fetches again what it replaces. Joins go to
+        // this one from now on.
+        lane.flights.insert(node, flight);
+        self.wanted.push(Wanted { owner: partition.0, row, flight });
+    }
+
+    /// Looks at announced nodes, nearest minibatch first, until there is no room for more.
+    fn plan_prefetch(&mut self, table: usize) {
+        self.wanted.clear();
+        while let Some(&(ticket, at)) = self.lanes[table].planning.front() {
+            let done = self.plan_ticket(table, ticket, at);
+            if !done {
+                break;
+            }
+            self.lanes[table].planning.pop_front();
+        }
+        self.lanes[table].stats.prefetched_rows += self.wanted.len() as u64;
+        self.enqueue(table, Area::Slots(table), None, false, Duration::ZERO);
+    }
+
+    /// Whether all nodes of the ticket have been looked at (or it is over).
+    fn plan_ticket(&mut self, table: usize, ticket: Ticket, at: usize) -> bool {
+        loop {
+            let Some(announced) = self.tickets.get_mut(ticket) else { return true };
+            let part = &mut announced.parts[at];
+            let (Some(&node), Some(position)) = (part.nodes.get(part.cursor), part.position) else { return true };
+            let Some(buffer) = &mut self.lanes[table].table.buffer else { return true };
+            let slot = match buffer.reserve(node, position) {
+                Reserve::NoRoom => return false,
+                Reserve::Here => None,
+                Reserve::Slot(slot) => Some(slot),
+            };
+            part.cursor += 1;
+            let Some(slot) = slot else { continue };
+            match self.lanes[table].flights.get(&node) {
+                // A minibatch before fetches it already: keeping that row costs a copy, not a get.
+                Some(&flight) => self.flights.get_mut(flight).admitted = Some(slot),
+                None => self.want_slot(table, node, slot),
+            }
+        }
+    }
+
+    /// Ends what a ticket says of one table.
+    fn retire(&mut self, ticket: Ticket, at: usize) {
+        let Some(announced) = self.tickets.get_mut(ticket) else { return };
+        let part = &mut announced.parts[at];
+        if part.gathered {
+            return;
+        }
+        part.gathered = true;
+        self.announced_nodes -= part.nodes.len();
+        if let (Some(position), Some(buffer)) = (part.position.take(), &mut self.lanes[part.table].table.buffer) {
+            buffer.retire(position, &part.nodes);
+        }
+        part.nodes.clear();
+        if announced.parts.iter().all(|part| part.gathered) {
+            self.tickets.close(ticket);
+        }
+    }
+
+    /// Batches what is `wanted`, owner by owner and sorted, the owners taking turns so that all of them start at once.
+    fn enqueue(&mut self, table: usize, area: Area, request: Option<RequestId>, demand: bool, not_before: Duration) {
+        let most = if demand { self.limits.batch_rows } else { self.limits.prefetch_batch_rows };
+        self.wanted.sort_unstable_by_key(|wanted| (wanted.owner, wanted.row));
+        self.segments.clear();
+        let mut from = 0;
+        for segment in self.wanted.chunk_by(|a, b| a.owner == b.owner) {
+            self.segments.push((from, from + segment.len()));
+            from += segment.len();
+        }
+        let mut more = true;
+        while more {
+            more = false;
+            for at in 0..self.segments.len() {
+                let (from, end) = self.segments[at];
+                if from == end {
+                    continue;
+                }
+                let to = end.min(from + most);
+                self.segments[at].0 = to;
+                more = true;
+                self.open_batch(table, area, request, demand, not_before, from..to);
+            }
+        }
+        self.wanted.clear();
+    }
+
+    fn open_batch(
+        &mut self,
+        table: usize,
+        area: Area,
+        request: Option<RequestId>,
+        demand: bool,
+        not_before: Duration,
+        wanted: std::ops::Range<usize>,
+    ) {
+        let owner = self.wanted[wanted.start].owner;
+        let at = self.batches.open(table, owner, area, request, not_before);
+        for wanted in &self.wanted[wanted] {
+            let flight = self.flights.get_mut(wanted.flight);
+            flight.batch = at;
+            let place = match flight.landing {
+                Landing::Rows(_, place) => place,
+                Landing::Slot(slot) => slot.0,
+            };
+            let batch = self.batches.get_mut(at);
+            batch.flights.push(wanted.flight);
+            batch.rows.push(wanted.row);
+            batch.places.push(place);
+        }
+        if demand { self.demand.push_back(at) } else { self.prefetch.push_back(at) }
+    }
+
+    /// The partition and owner's region of a batch.
+    fn region(&self, batch: u32) -> (PartitionId, RemoteRegion) {
+        let batch = self.batches.get(batch);
+        match self.lanes[batch.table].table.sources[batch.owner as usize] {
+            Source::Remote(region) => (PartitionId(batch.owner), region),
+            Source::Local | Source::Mapped => unreachable!("only remote rows are batched"),
+        }
+    }
+
+    fn peer(&self, batch: u32) -> Rank {
+        self.region(batch).1.peer
+    }
+}

@@ -1,0 +1,79 @@
+//! Tickets: minibatches that were announced and are not gathered yet.
+
+use crate::buffer::WindowPosition;
+use crate::id::{NodeId, StreamId};
+
+/// Names an announced minibatch until it is gathered or forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+/// What a ticket says of one table.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub table: usize,
+    /// The remote nodes, in the order in which they were announced.
+    pub nodes: Vec<NodeId>,
+    pub position: Option<WindowPosition>,
+    /// How many of the nodes have been looked at for prefetching.
+    pub cursor: usize,
+    pub gathered: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Announced {
+    pub generation: u32,
+    pub used: bool,
+    pub stream: StreamId,
+    pub parts: Vec<Part>,
+}
+
+/// The arena of tickets.
+#[derive(Debug, Default)]
+pub(super) struct Tickets {
+    tickets: Vec<Announced>,
+}
+
+impl Tickets {
+    /// Opens one for so many tables, or `None` where so many tickets are open.
+    pub fn open(&mut self, most: usize, stream: StreamId, tables: usize) -> Option<Ticket> {
+        let index = match self.tickets.iter().position(|ticket| !ticket.used) {
+            Some(index) => index,
+            None if self.tickets.len() < most => {
+                self.tickets.push(Announced { generation: 0, used: false, stream, parts: Vec::new() });
+                self.tickets.len() - 1
+            }
+            None => return None,
+        };
+        let ticket = &mut self.tickets[index];
+        ticket.generation = ticket.generation.wrapping_add(1);
+        ticket.used = true;
+        ticket.stream = stream;
+        ticket.parts.truncate(tables);
+        for part in &mut ticket.parts {
+            part.nodes.clear();
+        }
+        while ticket.parts.len() < tables {
+            ticket.parts.push(Part { table: 0, nodes: Vec::new(), position: None, cursor: 0, gathered: false });
+        }
+        Some(Ticket { index: index as u32, generation: ticket.generation })
+    }
+
+    pub fn get_mut(&mut self, id: Ticket) -> Option<&mut Announced> {
+        self.tickets.get_mut(id.index as usize).filter(|ticket| ticket.used && ticket.generation == id.generation)
+    }
+
+    /// Ends a ticket.
+    pub fn close(&mut self, id: Ticket) {
+        if let Some(ticket) = self.get_mut(id) {
+            ticket.used = false;
+        }
+    }
+
+    /// Tickets that are open.
+    pub fn open_count(&self) -> usize {
+        self.tickets.iter().filter(|ticket| ticket.used).count()
+    }
+}

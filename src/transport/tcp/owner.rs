@@ -1,0 +1,498 @@
+//! The owner's side: a listener and one thread for each connection, which answers requests from the registered memory.
+//!
+//! A thread a connection, blocking: a request then costs one receive and one send, and a slow reader holds up nobody but itself.
+//! Both kinds of connection are bounded: those that have not proved anything yet wait in the listener's backlog, those that have
+//! and are too many are told so.
+
+use super::socket::{self, Pieces};
+use super::wire::{
+    self, HELLO_BYTES, Handshake, NONCE_BYTES, PROOF_BYTES, REPLY_BYTES, REQUEST_BYTES, REQUEST_ROWS_MAX, Reply,
+    Request, Side, Status, Verdict,
+};
+use super::{JobSecret, TcpConfig, failure};
+use crate::error::Result;
+use crate::memory::{Memory, Version};
+use crate::transport::Waker;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
+use rustix::net::{
+    RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, bind, getsockname, listen, recv, send, shutdown,
+};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Connections that may be in their handshake at once; further ones wait in the listener's backlog.
+const HANDSHAKES_MAX: usize = 32;
+const BACKLOG: i32 = 128;
+/// Rows are packed into a buffer of this size, which stays in the second-level cache, and sent from there.
+const STAGING_BYTES: usize = 256 << 10;
+/// Rows of this size and more are sent in place by a vectored write.
+const VECTORED_ROW_BYTES_MIN: usize = 2048;
+const STACK_BYTES: usize = 256 << 10;
+
+/// A region that peers may read.
+#[derive(Clone)]
+struct Exported {
+    memory: Arc<Memory>,
+    version: Version,
+}
+
+#[derive(Default)]
+struct ExportTable {
+    last: u64,
+    regions: HashMap<u64, Exported>,
+}
+
+/// The regions that peers may read.
+#[derive(Default)]
+pub struct Exports {
+    table: RwLock<ExportTable>,
+}
+
+impl Exports {
+    /// Offers memory to the peers until the registration is dropped.
+    pub fn add(self: &Arc<Self>, memory: Arc<Memory>, version: Version) -> Registration {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.last += 1;
+        let number = table.last;
+        table.regions.insert(number, Exported { memory, version });
+        Registration { exports: Arc::clone(self), number }
+    }
+
+    /// A region, where it holds that version. Its memory, held by the reader, outlives a registration that ends meanwhile.
+    fn find(&self, region: u64, version: u64) -> Option<Exported> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.regions.get(&region).filter(|exported| exported.version.get() == version).cloned()
+    }
+}
+
+/// The right of peers to read a region; ends with its drop. Numbers are never used twice.
+pub struct Registration {
+    exports: Arc<Exports>,
+    number: u64,
+}
+
+impl Registration {
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let ended = self.exports.table.write().unwrap_or_else(PoisonError::into_inner).regions.remove(&self.number);
+        // Freed outside the lock: unmapping gigabytes takes a while.
+        drop(ended);
+    }
+}
+
+/// What the serving threads share.
+struct Service {
+    job: JobSecret,
+    secret: [u8; NONCE_BYTES],
+    exports: Arc<Exports>,
+    connect_timeout: Duration,
+    silence_timeout: Duration,
+    connections_max: usize,
+    handshakes: AtomicUsize,
+    served: AtomicUsize,
+    closing: AtomicBool,
+    /// Wakes the accepting thread: a handshake has ended, or the listener is to close.
+    waker: Waker,
+}
+
+struct Session {
+    socket: Arc<OwnedFd>,
+    thread: JoinHandle<()>,
+}
+
+/// A listener with its threads.
+pub struct Owner {
+    service: Arc<Service>,
+    sessions: Arc<Mutex<Vec<Session>>>,
+    acceptor: Option<JoinHandle<()>>,
+    address: SocketAddr,
+}
+
+impl Owner {
+    pub fn listen(config: &TcpConfig, secret: [u8; NONCE_BYTES], exports: Arc<Exports>) -> Result<Self> {
+        let wanted = SocketAddr::new(socket::interface_address(&config.interface)?, config.port);
+        let refused = |errno: Errno| failure(format!("cannot listen on {wanted}: {errno}"));
+        let listener = socket::stream(&wanted, SocketFlags::NONBLOCK, config.socket_buffer_bytes).map_err(refused)?;
+        set_socket_reuseaddr(&listener, true).map_err(refused)?;
+        bind(&listener, &wanted).map_err(refused)?;
+        listen(&listener, BACKLOG).map_err(refused)?;
+        let address = getsockname(&listener).and_then(SocketAddr::try_from).map_err(refused)?;
+        let service = Arc::new(Service {
+            job: config.secret.clone(),
+            secret,
+            exports,
+            connect_timeout: config.connect_timeout,
+            silence_timeout: config.silence_timeout,
+            connections_max: config.connections_served_max,
+            handshakes: AtomicUsize::new(0),
+            served: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
+            waker: Waker::new().map_err(|e| failure(format!("no event descriptor: {e}")))?,
+        });
+        let sessions = Arc::new(Mutex::new(Vec::new()));
+        let acceptor = std::thread::Builder::new()
+            .name("rudder-tcp-accept".into())
+            .stack_size(STACK_BYTES)
+            .spawn({
+                let (service, sessions) = (Arc::clone(&service), Arc::clone(&sessions));
+                move || accept_all(&listener, &service, &sessions)
+            })
+            .map_err(|e| failure(format!("no thread to accept connections: {e}")))?;
+        Ok(Self { service, sessions, acceptor: Some(acceptor), address })
+    }
+
+    pub fn socket_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn connections_served(&self) -> usize {
+        self.service.served.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.service.closing.store(true, Ordering::Release);
+        self.service.waker.wake();
+        // A thread that panicked has nothing left to end.
+        let _ = self.acceptor.take().map(JoinHandle::join);
+        let sessions = std::mem::take(&mut *self.sessions.lock().unwrap_or_else(PoisonError::into_inner));
+        for session in &sessions {
+            let _ = shutdown(&session.socket, Shutdown::Both);
+        }
+        for session in sessions {
+            let _ = session.thread.join();
+        }
+    }
+}
+
+fn accept_all(listener: &OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<Session>>) {
+    while !service.closing.load(Ordering::Acquire) {
+        if service.handshakes.load(Ordering::Acquire) >= HANDSHAKES_MAX {
+            service.waker.wait(service.connect_timeout);
+            continue;
+        }
+        let mut fds =
+            [PollFd::new(listener, PollFlags::IN), PollFd::from_borrowed_fd(service.waker.fd(), PollFlags::IN)];
+        let _ = poll(&mut fds, None);
+        service.waker.drain();
+        match accept_with(listener, SocketFlags::CLOEXEC) {
+            Ok(socket) => start_session(socket, service, sessions),
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
+            // Out of descriptors or memory: what is needed is time for connections to end.
+            Err(_) => service.waker.wait(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn start_session(socket: OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<Session>>) {
+    let socket = Arc::new(socket);
+    service.handshakes.fetch_add(1, Ordering::AcqRel);
+    let thread = std::thread::Builder::new().name("rudder-tcp-serve".into()).stack_size(STACK_BYTES).spawn({
+        let (socket, service) = (Arc::clone(&socket), Arc::clone(service));
+        move || {
+            let admitted = service.admit(&socket);
+            service.handshakes.fetch_sub(1, Ordering::AcqRel);
+            service.waker.wake();
+            if admitted {
+                serve(&socket, &service);
+                service.served.fetch_sub(1, Ordering::AcqRel);
+            }
+            let _ = shutdown(&socket, Shutdown::Both);
+        }
+    });
+    let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
+    sessions.retain(|session| !session.thread.is_finished());
+    match thread {
+        Ok(thread) => sessions.push(Session { socket, thread }),
+        // The system has no thread to spare: the peer sees its connection close and may try again.
+        Err(_) => {
+            service.handshakes.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Service {
+    /// The handshake; true once the peer has proved itself and there is room for it.
+    fn admit(&self, socket: &OwnedFd) -> bool {
+        let deadline = Instant::now() + self.connect_timeout;
+        let mut hello = [0; HELLO_BYTES];
+        if !receive_by(socket, &mut hello, deadline) || !wire::is_hello(&hello) {
+            return false;
+        }
+        let mut owner_nonce = [0; NONCE_BYTES];
+        // The hello goes out to another version as well, which learns from it that there is one.
+        if getrandom::fill(&mut owner_nonce).is_err() || !send_small(socket, &wire::encode_hello(&owner_nonce)) {
+            return false;
+        }
+        let Ok(asker_nonce) = wire::decode_hello(&hello) else { return false };
+        let handshake = Handshake {
+            job: &self.job,
+            owner_secret: &self.secret,
+            asker_nonce: &asker_nonce,
+            owner_nonce: &owner_nonce,
+        };
+        let mut proof = [0; PROOF_BYTES];
+        if !receive_by(socket, &mut proof, deadline) || !handshake.verify(Side::Asker, &proof) {
+            return false;
+        }
+        let admitted = self.served.fetch_add(1, Ordering::AcqRel) < self.connections_max;
+        let verdict = if admitted { Verdict::Welcome } else { Verdict::Busy };
+        let answered = send_small(socket, &verdict.encode(&handshake.proof(Side::Owner)))
+            && socket::tune(socket, self.silence_timeout).is_ok()
+            && set_socket_timeout(socket, Timeout::Recv, None).is_ok()
+            && set_socket_timeout(socket, Timeout::Send, Some(self.silence_timeout)).is_ok();
+        if !(admitted && answered) {
+            self.served.fetch_sub(1, Ordering::AcqRel);
+        }
+        admitted && answered
+    }
+}
+
+/// Fills the buffer before the deadline, however slowly a stranger drips.
+fn receive_by(socket: &OwnedFd, mut buffer: &mut [u8], deadline: Instant) -> bool {
+    while !buffer.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A zero timeout would mean none.
+        if left.is_zero() || set_socket_timeout(socket, Timeout::Recv, Some(left)).is_err() {
+            return false;
+        }
+        match recv(socket, &mut *buffer, RecvFlags::empty()) {
+            Ok((0, _)) => return false,
+            Ok((received, _)) => buffer = &mut buffer[received..],
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Sends a handshake's few bytes, which an empty socket buffer always takes whole.
+fn send_small(socket: &OwnedFd, bytes: &[u8]) -> bool {
+    send(socket, bytes, SendFlags::NOSIGNAL).is_ok_and(|sent| sent == bytes.len())
+}
+
+/// Requests as they come in: one receive may bring several, or half of one.
+struct Inbox {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Inbox {
+    fn new() -> Self {
+        Self { buffer: vec![0; REQUEST_BYTES + 8 * REQUEST_ROWS_MAX], start: 0, end: 0 }
+    }
+
+    /// Waits until so many bytes are there; no more than the buffer's size are ever asked for.
+    fn fill(&mut self, socket: &OwnedFd, bytes: usize) -> rustix::io::Result<()> {
+        if self.start + bytes > self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        while self.end - self.start < bytes {
+            match recv(socket, &mut self.buffer[self.end..], RecvFlags::empty()) {
+                Ok((0, _)) => return Err(Errno::CONNRESET),
+                Ok((received, _)) => self.end += received,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: usize) -> &[u8] {
+        let from = self.start;
+        self.start += bytes;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        &self.buffer[from..from + bytes]
+    }
+}
+
+/// Answers requests until the peer leaves or breaks the protocol.
+fn serve(socket: &OwnedFd, service: &Service) {
+    let mut inbox = Inbox::new();
+    let mut rows: Vec<u64> = Vec::with_capacity(REQUEST_ROWS_MAX);
+    let mut packer = Packer::new();
+    while !service.closing.load(Ordering::Acquire) {
+        let Some(request) = receive_request(socket, &mut inbox, &mut rows) else { return };
+        if answer(socket, service, &request, &rows, &mut packer).is_err() {
+            return;
+        }
+    }
+}
+
+fn receive_request(socket: &OwnedFd, inbox: &mut Inbox, rows: &mut Vec<u64>) -> Option<Request> {
+    inbox.fill(socket, REQUEST_BYTES).ok()?;
+    let request = Request::decode(inbox.take(REQUEST_BYTES).try_into().ok()?).ok()?;
+    inbox.fill(socket, request.index_list_bytes()).ok()?;
+    let list = inbox.take(request.index_list_bytes());
+    rows.clear();
+    if request.index_bytes == 4 {
+        rows.extend(list.as_chunks::<4>().0.iter().map(|index| u64::from(u32::from_le_bytes(*index))));
+    } else {
+        rows.extend(list.as_chunks::<8>().0.iter().map(|index| u64::from_le_bytes(*index)));
+    }
+    Some(request)
+}
+
+fn answer(
+    socket: &OwnedFd,
+    service: &Service,
+    request: &Request,
+    rows: &[u64],
+    packer: &mut Packer,
+) -> rustix::io::Result<()> {
+    let exported = service.exports.find(request.region, request.version);
+    let source = exported.as_ref().map(|exported| Source {
+        exported,
+        version: request.version,
+        row_bytes: request.row_bytes as usize,
+    });
+    let status = match &source {
+        None => Status::StaleRegion,
+        Some(source) if rows.iter().any(|&row| row >= source.rows()) => {
+            Status::OutOfRegion { region_bytes: source.exported.memory.bytes() as u64 }
+        }
+        Some(source) => Status::Rows { payload_bytes: rows.len() as u64 * source.row_bytes as u64 },
+    };
+    let head = Reply { sequence: request.sequence, status }.encode();
+    match (source, status) {
+        // SAFETY: every row was found to lie within the memory.
+        (Some(source), Status::Rows { .. }) => unsafe { packer.send_rows(socket, &head, &source, rows) },
+        _ => packer.send_head(socket, head),
+    }
+}
+
+/// What a reply is read from; the borrow keeps the memory alive.
+struct Source<'a> {
+    exported: &'a Exported,
+    version: u64,
+    row_bytes: usize,
+}
+
+impl Source<'_> {
+    fn rows(&self) -> u64 {
+        (self.exported.memory.bytes() / self.row_bytes) as u64
+    }
+
+    /// The first byte of a row.
+    ///
+    /// # Safety
+    /// The row lies within the memory.
+    unsafe fn row(&self, row: u64) -> *mut u8 {
+        // SAFETY: this function's contract.
+        unsafe { self.exported.memory.base().add(row as usize * self.row_bytes) }
+    }
+
+    /// Whether what was read so far is of the version that was asked for. Where it is not, the connection ends: the head has promised
+    /// rows, and to end is the only way left to say that they will not come.
+    fn check(&self) -> rustix::io::Result<()> {
+        if self.exported.version.get_after_reading() == self.version { Ok(()) } else { Err(Errno::STALE) }
+    }
+}
+
+/// Sends replies: by way of a staging buffer where rows are small, in place where they are large.
+struct Packer {
+    staging: Vec<u8>,
+    pieces: Pieces,
+}
+
+impl Packer {
+    fn new() -> Self {
+        Self { staging: vec![0; STAGING_BYTES], pieces: Pieces::new() }
+    }
+
+    fn send_head(&mut self, socket: &OwnedFd, mut head: [u8; REPLY_BYTES]) -> rustix::io::Result<()> {
+        self.pieces.clear();
+        self.pieces.push(head.as_mut_ptr(), head.len());
+        // SAFETY: the one piece is a local array.
+        unsafe { self.pieces.send_all(socket.as_fd()) }
+    }
+
+    /// # Safety
+    /// The rows lie within the source.
+    unsafe fn send_rows(
+        &mut self,
+        socket: &OwnedFd,
+        head: &[u8; REPLY_BYTES],
+        source: &Source<'_>,
+        rows: &[u64],
+    ) -> rustix::io::Result<()> {
+        self.staging[..REPLY_BYTES].copy_from_slice(head);
+        // SAFETY: this function's contract.
+        unsafe {
+            if source.row_bytes < VECTORED_ROW_BYTES_MIN {
+                self.send_staged(socket, source, rows)
+            } else {
+                self.send_vectored(socket, source, rows)
+            }
+        }
+    }
+
+    /// # Safety
+    /// The rows lie within the source; the head is in the staging buffer, which takes at least one row beside it.
+    unsafe fn send_staged(
+        &mut self,
+        socket: &OwnedFd,
+        source: &Source<'_>,
+        mut rows: &[u64],
+    ) -> rustix::io::Result<()> {
+        let row_bytes = source.row_bytes;
+        let mut filled = REPLY_BYTES;
+        while !rows.is_empty() {
+            let (now, later) = rows.split_at(rows.len().min((self.staging.len() - filled) / row_bytes));
+            for &row in now {
+                // SAFETY: the row lies within the source; the buffer has room for as many rows as were split off.
+                unsafe {
+                    let to = self.staging.as_mut_ptr().add(filled);
+                    std::ptr::copy_nonoverlapping(source.row(row), to, row_bytes);
+                }
+                filled += row_bytes;
+            }
+            source.check()?;
+            self.pieces.clear();
+            self.pieces.push(self.staging.as_mut_ptr(), filled);
+            // SAFETY: the one piece lies in the staging buffer.
+            unsafe { self.pieces.send_all(socket.as_fd())? };
+            (filled, rows) = (0, later);
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// The rows lie within the source; the head is in the staging buffer.
+    unsafe fn send_vectored(&mut self, socket: &OwnedFd, source: &Source<'_>, rows: &[u64]) -> rustix::io::Result<()> {
+        self.pieces.clear();
+        self.pieces.push(self.staging.as_mut_ptr(), REPLY_BYTES);
+        for &row in rows {
+            // SAFETY: the row lies within the source.
+            let from = unsafe { source.row(row) };
+            if !self.pieces.push(from, source.row_bytes) {
+                // SAFETY: pieces are the head and rows of the source.
+                unsafe { self.pieces.send_all(socket.as_fd())? };
+                source.check()?;
+                self.pieces.clear();
+                self.pieces.push(from, source.row_bytes);
+            }
+        }
+        // SAFETY: as above.
+        unsafe { self.pieces.send_all(socket.as_fd())? };
+        source.check()
+    }
+}

@@ -1,0 +1,305 @@
+//! Controllers and their runtime.
+//!
+//! Goal: the simple controllers follow their published schedules to the minibatch, and no controller, however late, dead or broken, makes the
+//! training loop wait or stays uncounted. Method: scripted controllers that block, panic or fail stand in for a model.
+
+use proptest::prelude::*;
+use rudder::controller::{
+    Cohort, Controller, ControllerConfig, ControllerRuntime, Decision, Health, JobFacts, Observation, RuntimeConfig,
+    Shutdown,
+};
+use rudder::{Error, PartitionId, Result};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// No call may take longer; a model of these tests takes at least ten times as long. Wide, as test machines are shared.
+const NEVER_WAITS: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(10);
+const REPLACE: Decision = Decision { replace: true, quotas: None };
+
+fn at(minibatch: u64) -> Observation {
+    Observation { minibatch, ..Observation::default() }
+}
+
+fn schedule(config: &str, minibatches: u64) -> Vec<Option<bool>> {
+    let config: ControllerConfig = config.parse().unwrap();
+    let runtime = ControllerRuntime::start(&config, &JobFacts::default(), &RuntimeConfig::default()).unwrap();
+    (1..=minibatches)
+        .map(|minibatch| {
+            runtime.observe(at(minibatch));
+            runtime.take_decision().map(|decision| decision.replace)
+        })
+        .collect()
+}
+
+/// Does as it is told, once per call to decide.
+enum Act {
+    Answer(Decision),
+    Wait(Duration, Decision),
+    Panic,
+    Fail,
+}
+
+struct Scripted {
+    acts: Receiver<Act>,
+    observed: Sender<u64>,
+    failure: Option<String>,
+}
+
+impl Controller for Scripted {
+    fn name(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn observe(&mut self, observation: &Observation) {
+        let _ = self.observed.send(observation.minibatch);
+    }
+
+    fn decide(&mut self) -> Option<Decision> {
+        self.failure = None;
+        match self.acts.try_recv().ok()? {
+            Act::Answer(decision) => Some(decision),
+            Act::Wait(time, decision) => {
+                std::thread::sleep(time);
+                Some(decision)
+            }
+            Act::Panic => panic!("scripted panic"),
+            Act::Fail => {
+                self.failure = Some("scripted failure".into());
+                None
+            }
+        }
+    }
+
+    fn health(&self) -> Health {
+        Health { failure: self.failure.clone(), ..Health::default() }
+    }
+}
+
+struct Stage {
+    runtime: ControllerRuntime,
+    acts: Sender<Act>,
+    observed: Receiver<u64>,
+    minibatch: u64,
+}
+
+impl Stage {
+    fn new(bounds: RuntimeConfig) -> Self {
+        let (acts, script) = channel();
+        let (sink, observed) = channel();
+        let runtime = ControllerRuntime::threaded("scripted", &bounds, move || {
+            Ok(Box::new(Scripted { acts: script, observed: sink, failure: None }))
+        })
+        .unwrap();
+        Self { runtime, acts, observed, minibatch: 0 }
+    }
+
+    /// One minibatch, which must not wait.
+    fn step(&mut self) -> Option<Decision> {
+        self.minibatch += 1;
+        let start = Instant::now();
+        self.runtime.observe(at(self.minibatch));
+        let decision = self.runtime.take_decision();
+        assert!(start.elapsed() < NEVER_WAITS, "a minibatch waited {:?} for the controller", start.elapsed());
+        decision
+    }
+
+    fn step_until(&mut self, what: &str, done: impl Fn(&Self, &Option<Decision>) -> bool) -> Option<Decision> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let decision = self.step();
+            if done(self, &decision) {
+                return decision;
+            }
+            assert!(Instant::now() < until, "no {what} within {PATIENCE:?}: {:?}", self.runtime.stats());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn bounds() -> RuntimeConfig {
+    RuntimeConfig { fallback_delta: 4, ..RuntimeConfig::default() }
+}
+
+#[test]
+fn off_and_fixed_never_decide() {
+    assert!(schedule("off", 100).iter().chain(&schedule("fixed", 100)).all(Option::is_none));
+}
+
+#[test]
+fn random_tosses_the_same_coins_for_a_seed() {
+    let tosses = schedule("random:7:4", 4000);
+    assert_eq!(tosses, schedule("random:7:4", 4000));
+    assert_ne!(tosses, schedule("random:8:4", 4000));
+    let first: Vec<bool> = tosses.iter().flatten().copied().take(16).collect();
+    // Golden: the first coins of seed 7.
+    assert_eq!(first, GOLDEN_COINS);
+    for (index, toss) in tosses.iter().enumerate() {
+        assert_eq!(toss.is_some(), (index + 1) % 4 == 0, "minibatch {}", index + 1);
+    }
+    let heads = tosses.iter().flatten().filter(|heads| **heads).count();
+    assert!((420..=580).contains(&heads), "{heads} heads of 1000");
+}
+
+const GOLDEN_COINS: [bool; 16] =
+    [false, false, true, false, true, false, true, false, true, false, false, false, true, false, false, false];
+
+proptest! {
+    #[test]
+    fn periodic_replaces_at_multiples_of_delta(delta in 1u64..50, minibatches in 1u64..200) {
+        for (index, decision) in schedule(&format!("periodic:{delta}"), minibatches).into_iter().enumerate() {
+            let minibatch = index as u64 + 1;
+            prop_assert_eq!(decision, (minibatch % delta == 0).then_some(true));
+        }
+    }
+
+    #[test]
+    fn cohorts_and_their_indices_match(index in 0usize..Cohort::count(16)) {
+        prop_assert_eq!(Cohort::at(index).index(), index);
+        prop_assert!(Cohort::at(index).owner < PartitionId(16));
+    }
+}
+
+#[test]
+fn wrong_settings_are_refused() {
+    for config in ["periodic:0", "random:1:0"] {
+        let config: ControllerConfig = config.parse().unwrap();
+        let error = ControllerRuntime::start(&config, &JobFacts::default(), &RuntimeConfig::default()).unwrap_err();
+        assert!(error.to_string().contains("delta is 0"), "{error}");
+    }
+    for text in ["", "periodic", "periodic:x", "random:1", "oracle"] {
+        assert!(matches!(text.parse::<ControllerConfig>(), Err(Error::Config(_))), "{text:?}");
+    }
+    let periodic = ControllerConfig::Periodic { delta: 1 };
+    for bounds in [
+        RuntimeConfig { queue: 0, ..RuntimeConfig::default() },
+        RuntimeConfig { fallback_delta: 0, ..RuntimeConfig::default() },
+        RuntimeConfig { decision_deadline: Duration::ZERO, ..RuntimeConfig::default() },
+    ] {
+        assert!(ControllerRuntime::start(&periodic, &JobFacts::default(), &bounds).is_err(), "{bounds:?}");
+    }
+}
+
+#[test]
+fn configurations_survive_json() {
+    for text in ["off", "fixed", "periodic:16", "random:7:16"] {
+        let config: ControllerConfig = text.parse().unwrap();
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<ControllerConfig>(&json).unwrap(), config, "{json}");
+    }
+}
+
+#[test]
+fn an_inline_controller_counts_what_it_could_not_see() {
+    let bounds = RuntimeConfig { queue: 2, ..RuntimeConfig::default() };
+    let runtime =
+        ControllerRuntime::start(&ControllerConfig::Periodic { delta: 4 }, &JobFacts::default(), &bounds).unwrap();
+    (1..=5).for_each(|minibatch| runtime.observe(at(minibatch)));
+    assert_eq!(runtime.take_decision(), Some(REPLACE), "minibatch 4 is still queued");
+    let stats = runtime.stats();
+    assert_eq!((stats.dropped_observations, stats.decisions, stats.replace_decisions), (3, 1, 1));
+}
+
+#[test]
+fn a_model_decides_once_per_answer_and_pauses_until_it_is_taken() {
+    let mut stage = Stage::new(bounds());
+    let quotas = Decision { replace: false, quotas: Some(vec![1, 2, 3]) };
+    stage.acts.send(Act::Answer(quotas.clone())).unwrap();
+    stage.acts.send(Act::Answer(REPLACE)).unwrap();
+    stage.runtime.observe(at(1));
+    assert_eq!(stage.observed.recv_timeout(PATIENCE).unwrap(), 1);
+    // Nobody takes the answer: the observations up to then are passed on, but nothing is decided on them.
+    stage.runtime.observe(at(2));
+    assert_eq!(stage.observed.recv_timeout(PATIENCE).unwrap(), 2);
+    stage.minibatch = 2;
+    assert_eq!(stage.step_until("answer", |_, decision| decision.is_some()), Some(quotas));
+    assert_eq!(stage.step_until("answer", |_, decision| decision.is_some()), Some(REPLACE));
+    let stats = stage.runtime.stats();
+    assert_eq!((stats.decisions, stats.replace_decisions, stats.fallbacks), (2, 1, 0));
+    assert!(stats.skipped >= 1, "minibatch 2 came before its decision was taken: {stats:?}");
+    assert_eq!(stage.runtime.shutdown(PATIENCE), Shutdown::Joined);
+}
+
+#[test]
+fn a_late_answer_is_dropped_and_the_fallback_decides_until_the_next() {
+    let mut stage = Stage::new(RuntimeConfig { decision_deadline: Duration::from_millis(30), ..bounds() });
+    stage.acts.send(Act::Wait(Duration::from_millis(300), REPLACE)).unwrap();
+    stage.step_until("fallback decision", |stage, decision| {
+        assert!(decision.is_none() || stage.minibatch.is_multiple_of(4), "not periodic: {}", stage.minibatch);
+        stage.runtime.stats().fallback_decisions >= 2
+    });
+    assert_eq!(stage.runtime.stats().fallbacks, 1, "one late decision is one fallback");
+    stage.step_until("late answer", |stage, _| stage.runtime.stats().latency_max >= Duration::from_millis(300));
+    let taken = stage.runtime.stats().fallback_decisions;
+    (0..20).for_each(|_| assert_eq!(stage.step(), None, "the model has answered, and its late answer is stale"));
+    assert_eq!(stage.runtime.stats().fallback_decisions, taken);
+    stage.acts.send(Act::Answer(REPLACE)).unwrap();
+    stage.step_until("answer in time", |_, decision| decision.is_some());
+    assert_eq!(stage.runtime.stats().fallbacks, 1);
+}
+
+#[test]
+fn a_model_that_never_answers_costs_no_wait_and_is_left_behind() {
+    let mut stage = Stage::new(RuntimeConfig { decision_deadline: Duration::from_millis(20), ..bounds() });
+    stage.acts.send(Act::Wait(Duration::from_secs(3600), REPLACE)).unwrap();
+    stage.step_until("fallback decision", |stage, _| stage.runtime.stats().fallback_decisions >= 3);
+    (0..1000).for_each(|_| _ = stage.step());
+    let stats = stage.runtime.stats();
+    assert_eq!(stats.fallbacks, 1);
+    assert!(stats.dropped_observations > 0, "{stats:?}");
+    let start = Instant::now();
+    assert_eq!(stage.runtime.shutdown(Duration::from_millis(50)), Shutdown::Detached);
+    assert!(start.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_panicking_model_is_replaced_by_the_fallback() {
+    let mut stage = Stage::new(bounds());
+    stage.acts.send(Act::Panic).unwrap();
+    stage.step_until("fallback decision", |stage, _| stage.runtime.stats().fallback_decisions >= 2);
+    let stats = stage.runtime.stats();
+    assert_eq!(stats.fallbacks, 1);
+    assert_eq!(stats.failure.as_deref(), Some("panicked: scripted panic"));
+    assert_eq!(stage.runtime.shutdown(PATIENCE), Shutdown::Joined);
+}
+
+#[test]
+fn a_failing_model_falls_back_until_it_answers_again() {
+    let mut stage = Stage::new(bounds());
+    stage.acts.send(Act::Fail).unwrap();
+    stage.step_until("fallback decision", |stage, _| stage.runtime.stats().fallback_decisions >= 1);
+    assert_eq!(stage.runtime.stats().failure.as_deref(), Some("scripted failure"));
+    let quotas = Decision { replace: false, quotas: Some(vec![7]) };
+    stage.acts.send(Act::Answer(quotas.clone())).unwrap();
+    stage.step_until("answer", |_, decision| decision.as_ref() == Some(&quotas));
+    let stats = stage.runtime.stats();
+    assert_eq!((stats.fallbacks, stats.failure), (1, None));
+}
+
+#[test]
+fn a_model_that_does_not_load_is_replaced_by_the_fallback() {
+    type Build = fn() -> Result<Box<dyn Controller>>;
+    let no_file: Build = || Err(Error::config("no such model"));
+    let panic: Build = || panic!("scripted panic");
+    let slow: Build = || {
+        std::thread::sleep(Duration::from_secs(3600));
+        Err(Error::Closed)
+    };
+    for (build, cause) in [(no_file, Some("no such model")), (panic, Some("panicked while loading")), (slow, None)] {
+        let bounds =
+            RuntimeConfig { load_deadline: Duration::from_millis(20), shutdown_deadline: Duration::ZERO, ..bounds() };
+        let runtime = ControllerRuntime::threaded("broken", &bounds, build).unwrap();
+        let (_, observed) = channel();
+        let mut stage = Stage { runtime, acts: channel().0, observed, minibatch: 0 };
+        stage.step_until("fallback decision", |stage, _| {
+            let stats = stage.runtime.stats();
+            stats.fallback_decisions >= 2 && stats.failure.is_some() == cause.is_some()
+        });
+        let stats = stage.runtime.stats();
+        assert_eq!(stats.fallbacks, 1, "{stats:?}");
+        match cause {
+            Some(cause) => assert!(stats.failure.as_ref().is_some_and(|failure| failure.contains(cause)), "{stats:?}"),
+            None => assert_eq!(stats.failure, None, "{stats:?}"),
+        }
+    }
+}
