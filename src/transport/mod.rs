@@ -12,7 +12,9 @@ use std::time::Duration;
 mod batch;
 mod registry;
 pub mod shm;
+pub mod sim;
 pub mod tcp;
+mod token;
 mod waker;
 
 pub use registry::{TransportConfig, names, open};

@@ -6,6 +6,7 @@
 use super::failed;
 use crate::error::Result;
 use crate::memory::{Memory, Version};
+use crate::transport::token::{self, Fields};
 use crate::transport::{MappedRegion, Waker};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
@@ -63,8 +64,9 @@ impl Address {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let mut fields = Fields::open(bytes)?;
-        Ok(Self { name: fields.take()?, secret: fields.take()?, host: fields.take()? })
+        let mut fields = open(bytes)?;
+        let address = Self { name: fields.take()?, secret: fields.take()?, host: fields.take()? };
+        fields.end().map(|()| address)
     }
 
     fn socket(&self) -> rustix::io::Result<SocketAddrUnix> {
@@ -92,53 +94,28 @@ pub(super) struct Token {
 
 impl Token {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let body = self.body();
-        [&body[..], &checksum(&body)].concat()
-    }
-
-    fn body(&self) -> Vec<u8> {
         let version = PROTOCOL.to_le_bytes();
-        [&MAGIC[..], &version, &self.owner, &self.region.to_le_bytes(), &self.bytes.to_le_bytes()].concat()
+        let (region, bytes) = (self.region.to_le_bytes(), self.bytes.to_le_bytes());
+        token::seal([&MAGIC[..], &version, &self.owner, &region, &bytes].concat())
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let mut fields = Fields::open(bytes)?;
-        let token = Self {
-            owner: fields.take()?,
-            region: u64::from_le_bytes(fields.take()?),
-            bytes: u64::from_le_bytes(fields.take()?),
-        };
-        let sum: [u8; 8] = fields.take()?;
-        if sum != checksum(&token.body()) || !fields.0.is_empty() {
-            return Err("corrupted".into());
-        }
-        Ok(token)
+        let mut fields = open(token::unseal(bytes)?)?;
+        let (owner, region, bytes) = (fields.take()?, fields.take()?, fields.take()?);
+        fields.end()?;
+        Ok(Self { owner, region: u64::from_le_bytes(region), bytes: u64::from_le_bytes(bytes) })
     }
 }
 
-fn checksum(bytes: &[u8]) -> [u8; 8] {
-    *Sha256::digest(bytes).first_chunk().expect("a digest has 32 bytes")
-}
-
-/// Reads fixed-size fields off untrusted bytes.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn open(bytes: &'a [u8]) -> Result<Self, String> {
-        let mut fields = Self(bytes);
-        if fields.take()? != MAGIC {
-            return Err("not of this transport".into());
-        }
-        match u16::from_le_bytes(fields.take()?) {
-            PROTOCOL => Ok(fields),
-            other => Err(format!("protocol version {other}, this is version {PROTOCOL}")),
-        }
+/// Reads the head that all of this transport's messages share.
+fn open(bytes: &[u8]) -> Result<Fields<'_>, String> {
+    let mut fields = Fields::new(bytes);
+    if fields.take()? != MAGIC {
+        return Err("not of this transport".into());
     }
-
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let (field, rest) = self.0.split_first_chunk().ok_or("truncated")?;
-        self.0 = rest;
-        Ok(*field)
+    match u16::from_le_bytes(fields.take()?) {
+        PROTOCOL => Ok(fields),
+        other => Err(format!("protocol version {other}, this is version {PROTOCOL}")),
     }
 }
 
@@ -262,7 +239,7 @@ fn answer(peer: &OwnedFd, secret: &[u8; 16], exports: &Exports) -> Result<(), St
     }
     let mut request = [0; REQUEST_BYTES];
     let (length, _) = rustix::net::recv(peer, &mut request, RecvFlags::empty()).map_err(|e| e.to_string())?;
-    let mut fields = Fields::open(&request[..length])?;
+    let mut fields = open(&request[..length])?;
     let proof: [u8; 16] = fields.take()?;
     if proof.iter().zip(secret).fold(0, |differs, (a, b)| differs | (a ^ b)) != 0 {
         return Err("the peer does not hold the secret".into());
