@@ -189,8 +189,8 @@ fn rows_are_exact_from_several_peers_over_several_channels() {
     let tables: Vec<Vec<Region>> =
         ranks.iter().map(|rank| sizes.iter().map(|&(bytes, rows)| table(rank, rows, bytes)).collect()).collect();
     std::thread::scope(|scope| {
-        for seed in 0..3 {
-            let (reader, tables) = (&ranks[seed], &tables);
+        for (seed, reader) in ranks.iter().enumerate() {
+            let tables = &tables;
             scope.spawn(move || {
                 let mut channel = reader.channel().unwrap();
                 let mut rng = SmallRng::seed_from_u64(seed as u64);
