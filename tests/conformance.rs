@@ -51,6 +51,7 @@ macro_rules! checks {
 
 transports! {
     shm: |ranks| super::named("shm", ranks);
+    tcp: |ranks| super::named("tcp", ranks);
     sim: |ranks| super::simulated(ranks);
     disturbed_shm: |ranks| super::disturbed(super::named("shm", ranks));
     disturbed_sim: |ranks| super::disturbed(super::simulated(ranks));
