@@ -10,7 +10,7 @@ use rudder::transport::{
 use rudder::{Error, Rank, TableId, TransferError};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 static COUNTERS: Mutex<()> = Mutex::new(());
 
@@ -31,10 +31,16 @@ fn allocations_are_counted_and_given_back() {
 #[test]
 fn what_cannot_be_had_is_an_error_with_a_remedy() {
     let _alone = COUNTERS.lock().unwrap_or_else(PoisonError::into_inner);
-    for bytes in [usize::MAX, isize::MAX as usize, 1 << 50] {
+    let before = usage();
+    for bytes in [usize::MAX, isize::MAX as usize, 1 << 50, 1 << 46] {
+        let began = Instant::now();
         let error = Memory::allocate(bytes).expect_err("there is not so much").to_string();
         assert!(error.contains(&bytes.to_string()) && error.contains("ask for less"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(1), "it was tried: {:?}", began.elapsed());
     }
+    let error = Memory::allocate(1 << 50).unwrap_err().to_string();
+    assert!(error.contains("bytes left"), "{error}");
+    assert_eq!(usage(), before);
     assert!(Memory::open("/nonexistent/table").unwrap_err().to_string().contains("check that the file exists"));
 }
 
