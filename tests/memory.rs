@@ -3,11 +3,8 @@
 
 use proptest::prelude::*;
 use rudder::memory::{Access, FeatureTable, Memory, Pages, Rows, RowsPool, Version, copy, usage};
-use rudder::transport::hook::{FaultConfig, Faulty};
-use rudder::transport::{
-    BatchId, Channel, Completion, Destination, RowBatch, Transport, TransportConfig, Wait, names, open,
-};
-use rudder::{Error, Rank, TableId, TransferError};
+use rudder::transport::{Destination, Transport, TransportConfig, names, open};
+use rudder::{Error, Rank, TableId};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -127,60 +124,5 @@ proptest! {
         // SAFETY: rows and places were drawn within the two vectors.
         unsafe { copy::gather(source.as_ptr(), row_bytes, &picks, &places, found.as_mut_ptr(), stride) };
         prop_assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn with_every_fault_each_row_is_right_or_an_error(seed in any::<u64>()) {
-        let faults = FaultConfig {
-            seed, drop: 0.1, fail: 0.2, refuse: 0.2, truncate: 0.3, partial: 0.4, delay: 0.4, delay_polls_max: 5, reorder: 0.5,
-        };
-        let transport = Faulty::new(shm(), faults);
-        transport.connect(&[transport.address()]).unwrap();
-        let table = transport.allocate(100, Access::RemoteRead).unwrap();
-        // SAFETY: within the table, which nobody reads yet.
-        (0..100).for_each(|at| unsafe { table.memory().base().add(at).write(at as u8 + 1) });
-        let region = transport.import(Rank(0), table.token()).unwrap();
-        let landing = transport.allocate(100, Access::Local).unwrap();
-        let destination = Destination { base: landing.memory().base(), stride: 1, places: 100 };
-        let mut channel = transport.channel().unwrap();
-        let (mut next, mut starts) = (0, Vec::new());
-        let mut statuses = vec![None; 100];
-        for _ in 0..400 {
-            if next < 100 {
-                let rows: Vec<u64> = (next..(next + 10).min(100)).collect();
-                let places: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
-                let id = BatchId(starts.len() as u64);
-                let batch = RowBatch { id, region, version: 0, row_bytes: 1, rows: &rows, places: &places, destination };
-                // SAFETY: the landing outlives the channel, and each place is posted once.
-                let accepted = unsafe { channel.post(&batch) }.unwrap();
-                starts.push(next);
-                next += accepted as u64;
-            }
-            note(&mut *channel, &starts, &mut statuses);
-        }
-        prop_assert_eq!(next, 100);
-        let _fenced = channel.abort(Rank(0)).unwrap();
-        note(&mut *channel, &starts, &mut statuses);
-        for (row, status) in statuses.into_iter().enumerate() {
-            match status {
-                None => prop_assert!(false, "row {} never ended", row),
-                // SAFETY: nothing is in flight any more.
-                Some(Ok(())) => prop_assert_eq!(unsafe { landing.memory().base().add(row).read() }, row as u8 + 1),
-                // SAFETY: as above.
-                Some(Err(_)) => prop_assert_eq!(unsafe { landing.memory().base().add(row).read() }, 0),
-            }
-        }
-    }
-}
-
-/// Polls once and notes how each row ended.
-fn note(channel: &mut dyn Channel, starts: &[u64], statuses: &mut [Option<Result<(), TransferError>>]) {
-    let mut completions = Vec::new();
-    channel.poll(&mut completions, Wait::For(Duration::from_micros(10))).unwrap();
-    for Completion { batch, first, count, status } in completions {
-        for row in first..first + count {
-            let row = starts[batch.0 as usize] as usize + row as usize;
-            assert!(statuses[row].replace(status.clone()).is_none(), "row {row} ended twice");
-        }
     }
 }

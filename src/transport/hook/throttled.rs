@@ -146,18 +146,12 @@ unsafe impl Channel for ThrottledChannel {
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>, wait: Wait) -> Result<()> {
-        let known = completions.len();
+        // One inner poll only: a wake-up that it takes is not there for a second.
         let mut arrived = std::mem::take(&mut self.arrived);
-        self.inner.poll(&mut arrived, Wait::No)?;
+        self.inner.poll(&mut arrived, self.bounded(wait))?;
         arrived.drain(..).for_each(|completion| self.hold(completion));
-        self.release(completions);
-        if completions.len() == known && wait != Wait::No {
-            // One wait only: whatever ends it early may have been a wake-up, which the inner channel has taken.
-            self.inner.poll(&mut arrived, self.bounded(wait))?;
-            arrived.drain(..).for_each(|completion| self.hold(completion));
-            self.release(completions);
-        }
         self.arrived = arrived;
+        self.release(completions);
         Ok(())
     }
 
