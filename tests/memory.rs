@@ -102,7 +102,13 @@ fn tables_must_fit_their_region() {
 fn unknown_transports_are_told_which_exist() {
     let error = open("carrier-pigeon", &TransportConfig::new(Rank(0), 1)).err().unwrap().to_string();
     names().for_each(|name| assert!(error.contains(name), "{error}"));
-    assert_eq!(open("auto", &TransportConfig::new(Rank(0), 1)).unwrap().name(), "shm");
+}
+
+#[test]
+fn auto_takes_shm_on_one_host_and_tcp_across_hosts() {
+    let config = TransportConfig::new(Rank(0), 2);
+    assert_eq!(open("auto", &config).unwrap().name(), "shm");
+    assert_eq!(open("auto", &TransportConfig { ranks_on_host: 1, ..config }).unwrap().name(), "tcp");
 }
 
 proptest! {
