@@ -6,6 +6,7 @@
 use crate::buffer::{LfuConfig, PolicyConfig};
 use crate::controller::{ControllerConfig, RuntimeConfig};
 use crate::error::{Error, Result};
+use crate::transport::hook::Link;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
@@ -56,6 +57,8 @@ pub struct Config {
     pub transport: String,
     /// The interface that listeners bind to.
     pub listen: IpAddr,
+    /// The speed to hold the transport to: a slower network, for experiments on one machine.
+    pub link: Link,
     /// How much the buffer of each table may hold.
     pub buffer: BufferSize,
     /// What the buffer keeps.
@@ -105,6 +108,7 @@ impl Default for Config {
         Self {
             transport: "auto".into(),
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            link: Link::default(),
             buffer: BufferSize::Halo(0.1),
             policy: PolicyConfig::Lfu(LfuConfig::default()),
             controller: ControllerConfig::Off,

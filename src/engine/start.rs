@@ -79,7 +79,7 @@ pub struct EngineBuilder<'a> {
     config: Config,
     bootstrap: Arc<dyn Bootstrap>,
     tables: Vec<(TableSpec, Fill<'a>)>,
-    wrap: Option<Box<dyn FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + 'a>>,
+    transport: Option<Arc<dyn Transport>>,
 }
 
 /// First words of a rank: where it runs, and from rank 0 the secret that transports prove to each other.
@@ -108,7 +108,7 @@ struct TableExport {
 
 impl<'a> EngineBuilder<'a> {
     pub(super) fn new(config: Config, bootstrap: Arc<dyn Bootstrap>) -> Self {
-        Self { config, bootstrap, tables: Vec::new(), wrap: None }
+        Self { config, bootstrap, tables: Vec::new(), transport: None }
     }
 
     /// Adds a table; `fill` writes this rank's partition of it, `rows * row_bytes` bytes, into the exported memory.
@@ -117,9 +117,9 @@ impl<'a> EngineBuilder<'a> {
         self
     }
 
-    /// Wraps the transport, for instance to give it a link's speed or faults.
-    pub fn wrap(mut self, wrap: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + 'a) -> Self {
-        self.wrap = Some(Box::new(wrap));
+    /// Uses this transport, made by the caller and not yet connected, instead of the one that the configuration names.
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
         self
     }
 
@@ -129,14 +129,14 @@ impl<'a> EngineBuilder<'a> {
     /// Settings or tables that do not hold together or differ between ranks (named), memory or a transport that cannot be had, ranks that
     /// do not come within the deadline.
     pub fn start(self) -> Result<Engine> {
-        let Self { config, bootstrap, tables, wrap } = self;
+        let Self { config, bootstrap, tables, transport } = self;
         config.check()?;
         let (specs, fills): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
         specs.iter().try_for_each(TableSpec::check)?;
-        let transport = open_transport(&config, &*bootstrap)?;
-        let transport = match wrap {
-            Some(wrap) => wrap(transport),
-            None => transport,
+        let settings = greet(&config, &*bootstrap)?;
+        let transport = match transport {
+            Some(transport) => transport,
+            None => open(&config.transport, &settings)?,
         };
         let mut locals = Vec::new();
         for (spec, fill) in specs.iter().zip(fills) {
@@ -178,7 +178,8 @@ fn gather<T: Serialize + for<'de> Deserialize<'de>>(
         .collect()
 }
 
-fn open_transport(config: &Config, bootstrap: &dyn Bootstrap) -> Result<Arc<dyn Transport>> {
+/// Learns where the ranks run, and the secret of the job.
+fn greet(config: &Config, bootstrap: &dyn Bootstrap) -> Result<TransportConfig> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)
         .map_err(|error| Error::config(format!("the system gives no random bytes: {error}")))?;
@@ -194,13 +195,13 @@ fn open_transport(config: &Config, bootstrap: &dyn Bootstrap) -> Result<Arc<dyn 
         });
     }
     let ranks_on_host = hellos.iter().filter(|hello| hello.host == host).count() as u32;
-    let settings = TransportConfig {
+    Ok(TransportConfig {
         ranks_on_host,
         listen: config.listen,
         secret: hellos[0].secret,
+        link: config.link,
         ..TransportConfig::new(bootstrap.rank(), bootstrap.size())
-    };
-    open(&config.transport, &settings)
+    })
 }
 
 /// Allocates a partition's memory with the transport and lets the caller fill it.

@@ -22,7 +22,7 @@ use crate::id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};
 use crate::partition::PartitionBook;
 use crate::transport::{BatchId, RemoteRegion};
 use batch::{BatchState, Batches};
-use flight::{FlightId, Flights, Landing, NodeMap};
+use flight::{Flight, FlightId, Flights, Landing, NodeMap};
 use request::Requests;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -408,19 +408,20 @@ impl Pipeline {
     ///
     /// # Errors
     /// A node outside a table, or a full window; nothing has changed then.
-    pub fn announce(&mut self, stream: StreamId, tables: &[usize], nodes: &[NodeId]) -> Result<Ticket> {
+    pub fn announce(&mut self, stream: StreamId, tables: &[TableId], nodes: &[NodeId]) -> Result<Ticket> {
         let full = |queue, limit| Error::Full { queue, limit, remedy: "gather or forget announced minibatches first" };
         let ids = tables.len() * nodes.len();
         if self.announced_nodes + ids > self.limits.announced_nodes {
             return Err(full("the list of announced nodes", self.limits.announced_nodes));
         }
         for &table in tables {
-            self.split(table, nodes, None)?;
+            self.split(self.table(table)?, nodes, None)?;
         }
         let Some(ticket) = self.tickets.open(self.limits.tickets, stream, tables.len()) else {
             return Err(full("the window", self.limits.tickets));
         };
         for (at, &table) in tables.iter().enumerate() {
+            let table = self.table(table).expect("it was just found");
             self.split(table, nodes, None).expect("these nodes were just found to be in the table");
             let lane = &mut self.lanes[table];
             let position = lane.table.buffer.as_mut().map(|buffer| buffer.announce(&self.remote));
@@ -439,7 +440,7 @@ impl Pipeline {
             }
         }
         for &table in tables {
-            self.plan_prefetch(table);
+            self.plan_prefetch(self.table(table).expect("it was just found"));
         }
         Ok(ticket)
     }
@@ -533,11 +534,9 @@ impl Pipeline {
             let (partition, row) = lane.table.book.locate(node).expect("split has located it");
             let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Rows(request, place));
             lane.flights.insert(node, flight);
-            if observed && let Some(buffer) = &mut lane.table.buffer {
-                self.flights.get_mut(flight).admitted = buffer.admit(node);
-            }
             self.wanted.push(Wanted { owner: partition.0, row, flight });
         }
+        self.admit(table);
         let stats = &mut self.lanes[table].stats;
         stats.demand_rows += self.wanted.len() as u64;
         if observed {
@@ -548,9 +547,23 @@ impl Pipeline {
         self.requests.get_mut(request).expect("it was just opened").missing = missing;
     }
 
+    /// Free admission: rows that are fetched anyway get slots where they are worth one.
+    fn admit(&mut self, table: usize) {
+        let lane = &mut self.lanes[table];
+        let Some(buffer) = &mut lane.table.buffer else { return };
+        // A slot that this minibatch hits may go too: its old row is copied out while the new one flies (see `land`).
+        buffer.admit_missed(true, &mut lane.fetches);
+        for (node, slot) in lane.fetches.drain(..) {
+            match lane.flights.get(&node) {
+                Some(&flight) => self.flights.get_mut(flight).admitted = Some(slot),
+                None => buffer.abandon(slot),
+            }
+        }
+    }
+
     /// A row that is prefetched and now wanted goes with the demand.
     fn promote(&mut self, flight: FlightId) {
-        let batch = self.flights.get(flight).batch;
+        let Flight { landing: Landing::Slot(_), batch, .. } = *self.flights.get(flight) else { return };
         if self.batches.get(batch).state == BatchState::Queued
             && let Some(at) = self.prefetch.iter().position(|&queued| queued == batch)
         {

@@ -1,6 +1,7 @@
 //! How fast a link is, in words.
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use std::time::Duration;
 /// assert_eq!(link.latency, std::time::Duration::from_micros(50));
 /// # Ok::<(), rudder::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Link {
     /// Bytes a second; `None` is no limit.
     pub bytes_per_second: Option<u64>,
@@ -40,6 +42,20 @@ const RATES: [(&str, f64); 4] = [("gbit", 1e9), ("mbit", 1e6), ("kbit", 1e3), ("
 const LATENCIES: [(&str, f64); 4] = [("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3), ("s", 1.0)];
 /// A second: beyond it a latency is a mistake.
 const LATENCY_MAX_S: f64 = 1.0;
+
+impl TryFrom<String> for Link {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Link> for String {
+    fn from(link: Link) -> Self {
+        link.to_string()
+    }
+}
 
 impl FromStr for Link {
     type Err = Error;
