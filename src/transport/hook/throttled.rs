@@ -221,9 +221,9 @@ mod tests {
 
     #[test]
     fn the_rate_holds() {
-        // 25 MB at 1 Gbit/s: a fifth of a second.
-        let took = timed("1gbit,50us", 100, 250, 4).as_secs_f64();
-        assert!((0.194..0.215).contains(&took), "{took} s instead of 0.2 s");
+        // 12.5 MB at 1 Gbit/s: a tenth of a second, never less. The best of some, as the machine may be busy.
+        let took = (0..4).map(|_| timed("1gbit,50us", 100, 125, 32).as_secs_f64()).reduce(f64::min).unwrap();
+        assert!((0.0995..0.11).contains(&took), "{took} s instead of 0.1 s");
     }
 
     #[test]
