@@ -201,6 +201,8 @@ impl PrefetchBuffer {
         self.hits.clear();
         self.missed.clear();
         found.clear();
+        self.hits.reserve(nodes.len());
+        self.missed.reserve(nodes.len());
         for block in nodes.chunks(BLOCK) {
             self.index.warm(block);
             for &node in block {
