@@ -149,7 +149,7 @@ proptest! {
     fn periodic_replaces_at_multiples_of_delta(delta in 1u64..50, minibatches in 1u64..200) {
         for (index, decision) in schedule(&format!("periodic:{delta}"), minibatches).into_iter().enumerate() {
             let minibatch = index as u64 + 1;
-            prop_assert_eq!(decision, (minibatch % delta == 0).then_some(true));
+            prop_assert_eq!(decision, minibatch.is_multiple_of(delta).then_some(true));
         }
     }
 

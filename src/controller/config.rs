@@ -1,5 +1,7 @@
 //! The registry: which controllers there are and how each is built. A new one is its file, its variant and its line in [`ControllerConfig::build`].
 
+#[cfg(feature = "llm")]
+use super::llm;
 use super::{Controller, Fixed, JobFacts, Off, Periodic, Random};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -26,19 +28,30 @@ pub enum ControllerConfig {
         /// Minibatches between tosses, at least 1.
         delta: u64,
     },
+    /// A language model answers yes or no to replacement.
+    #[cfg(feature = "llm")]
+    LlmReplace(llm::ReplaceConfig),
+    /// A language model scores cohorts, and the scores become standing quotas.
+    #[cfg(feature = "llm")]
+    LlmCohorts(llm::CohortsConfig),
 }
 
 impl ControllerConfig {
-    /// The controller of this configuration.
+    /// The controller of this configuration. Those with a model load it here, which takes about a second.
     ///
     /// # Errors
     /// A setting is out of its bounds, or the model cannot be loaded.
-    pub fn build(&self, _facts: &JobFacts) -> Result<Box<dyn Controller>> {
+    #[cfg_attr(not(feature = "llm"), expect(unused_variables, reason = "only models are told about the job"))]
+    pub fn build(&self, facts: &JobFacts) -> Result<Box<dyn Controller>> {
         Ok(match self {
             Self::Off => Box::new(Off),
             Self::Fixed => Box::new(Fixed),
             Self::Periodic { delta } => Box::new(Periodic::new(*delta)?),
             Self::Random { seed, delta } => Box::new(Random::new(*seed, *delta)?),
+            #[cfg(feature = "llm")]
+            Self::LlmReplace(config) => Box::new(llm::LlmReplace::new(config, facts)?),
+            #[cfg(feature = "llm")]
+            Self::LlmCohorts(config) => Box::new(llm::LlmCohorts::new(config, facts)?),
         })
     }
 
@@ -49,6 +62,21 @@ impl ControllerConfig {
             Self::Fixed => "fixed",
             Self::Periodic { .. } => "periodic",
             Self::Random { .. } => "random",
+            #[cfg(feature = "llm")]
+            Self::LlmReplace(_) => "llm-replace",
+            #[cfg(feature = "llm")]
+            Self::LlmCohorts(_) => "llm-cohorts",
+        }
+    }
+
+    /// Whether observations must carry misses by cohort, which cost some counting.
+    pub fn wants_cohorts(&self) -> bool {
+        match self {
+            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } => false,
+            #[cfg(feature = "llm")]
+            Self::LlmReplace(_) => false,
+            #[cfg(feature = "llm")]
+            Self::LlmCohorts(_) => true,
         }
     }
 
@@ -56,11 +84,13 @@ impl ControllerConfig {
     pub fn runs_inline(&self) -> bool {
         match self {
             Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } => true,
+            #[cfg(feature = "llm")]
+            Self::LlmReplace(_) | Self::LlmCohorts(_) => false,
         }
     }
 }
 
-/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`.
+/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `llm-replace`, `llm-cohorts`, the last two with their default settings.
 impl FromStr for ControllerConfig {
     type Err = Error;
 
@@ -76,8 +106,12 @@ impl FromStr for ControllerConfig {
             ["fixed"] => Ok(Self::Fixed),
             ["periodic", delta] => Ok(Self::Periodic { delta: number(delta)? }),
             ["random", seed, delta] => Ok(Self::Random { seed: number(seed)?, delta: number(delta)? }),
+            #[cfg(feature = "llm")]
+            ["llm-replace"] => Ok(Self::LlmReplace(llm::ReplaceConfig::default())),
+            #[cfg(feature = "llm")]
+            ["llm-cohorts"] => Ok(Self::LlmCohorts(llm::CohortsConfig::default())),
             _ => Err(Error::config(format!(
-                "unknown controller {text:?}: give off, fixed, periodic:DELTA or random:SEED:DELTA"
+                "unknown controller {text:?}: give off, fixed, periodic:DELTA, random:SEED:DELTA, llm-replace or llm-cohorts"
             ))),
         }
     }

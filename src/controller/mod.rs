@@ -5,6 +5,8 @@
 
 mod config;
 mod fixed;
+#[cfg(feature = "llm")]
+pub mod llm;
 mod off;
 mod periodic;
 mod random;

@@ -1,0 +1,394 @@
+//! One model a host: a thread that holds it serves the ranks of the host over a Unix socket.
+//!
+//! A frame is a length and JSON, both untrusted. Each rank has a reader of its own that blocks in the kernel, so that a rank that dies, stalls
+//! in the middle of a frame or sends garbage costs its own connection and nothing else. The model's thread sees whole requests only.
+
+use super::scorer::{LocalScorer, Scorer, ScorerLimits, model_error};
+use crate::controller::runtime::thread_cpu;
+use crate::error::{Error, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const MAX_FRAME: usize = 1 << 16;
+/// Time for a frame to pass once it has begun.
+const FRAME_DEADLINE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(100);
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// How to serve a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// The GGUF file.
+    pub model: PathBuf,
+    /// The socket to listen at; only this user may connect.
+    pub socket: PathBuf,
+    /// CPUs for the model's thread, outside those of the trainers; `None` leaves it to the system.
+    pub cpus: Option<Vec<usize>>,
+    /// Ranks that may be connected at once.
+    pub clients: usize,
+    /// Bounds on prompts; `prefixes` should be at least the host's number of ranks.
+    pub limits: ScorerLimits,
+    /// Time for the model to load.
+    pub load_deadline: Duration,
+}
+
+impl ServiceConfig {
+    /// A service for up to 64 ranks with the default bounds.
+    pub fn new(model: impl Into<PathBuf>, socket: impl Into<PathBuf>) -> Self {
+        Self {
+            model: model.into(),
+            socket: socket.into(),
+            cpus: None,
+            clients: 64,
+            limits: ScorerLimits::default(),
+            load_deadline: Duration::from_secs(60),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    prefix: String,
+    text: String,
+    labels: Vec<String>,
+    /// How long the rank waits: a request that is older is not worth the model's time.
+    patience: Duration,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Response {
+    scores: std::result::Result<Vec<f32>, String>,
+    cpu: Duration,
+}
+
+struct Job {
+    request: Request,
+    arrived: Instant,
+    answer: SyncSender<Response>,
+}
+
+#[derive(Debug)]
+struct State {
+    stop: AtomicBool,
+    clients: AtomicUsize,
+    connections: Mutex<Vec<(u64, UnixStream)>>,
+    cpu_nanos: AtomicU64,
+    requests: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl State {
+    fn connections(&self) -> std::sync::MutexGuard<'_, Vec<(u64, UnixStream)>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A model that is being served. Dropping it ends the service and removes the socket.
+#[derive(Debug)]
+pub struct LlmService {
+    state: Arc<State>,
+    socket: PathBuf,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl LlmService {
+    /// Loads the model and begins to serve it; returns once ranks can connect.
+    ///
+    /// # Errors
+    /// The model cannot be loaded, or another service listens at the socket.
+    pub fn start(config: &ServiceConfig) -> Result<Self> {
+        let listener = listen(&config.socket)?;
+        let state = Arc::new(State {
+            stop: AtomicBool::new(false),
+            clients: AtomicUsize::new(0),
+            connections: Mutex::new(Vec::new()),
+            cpu_nanos: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        });
+        let mut service = Self { state: Arc::clone(&state), socket: config.socket.clone(), threads: Vec::new() };
+        // One request a rank is under way, so this many never fill it.
+        let (jobs, queue) = sync_channel(config.clients.max(1));
+        let (loaded, load) = sync_channel(1);
+        let (model, shared) = (config.clone(), Arc::clone(&state));
+        service.spawn("rudder-model", move || serve_model(&model, &shared, &loaded, &queue))?;
+        match load.recv_timeout(config.load_deadline) {
+            Ok(outcome) => outcome?,
+            Err(_) => {
+                return Err(model_error(&config.model, format!("it did not load within {:?}", config.load_deadline)));
+            }
+        }
+        let clients = config.clients;
+        service.spawn("rudder-ranks", move || accept(&listener, clients, &state, &jobs))?;
+        Ok(service)
+    }
+
+    /// CPU time of the model's thread, loading included.
+    pub fn model_cpu(&self) -> Duration {
+        Duration::from_nanos(self.state.cpu_nanos.load(Relaxed))
+    }
+
+    /// Requests answered with scores.
+    pub fn requests(&self) -> u64 {
+        self.state.requests.load(Relaxed)
+    }
+
+    /// Connections refused or ended as there were too many, or as what they sent makes no sense.
+    pub fn refused(&self) -> u64 {
+        self.state.refused.load(Relaxed)
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+        self.threads.push(thread.map_err(|cause| Error::config(format!("cannot start thread {name}: {cause}")))?);
+        Ok(())
+    }
+}
+
+impl Drop for LlmService {
+    fn drop(&mut self) {
+        self.state.stop.store(true, Release);
+        self.state.connections().iter().for_each(|(_, stream)| _ = stream.shutdown(Shutdown::Both));
+        let until = Instant::now() + SHUTDOWN;
+        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for thread in self.threads.drain(..) {
+            if thread.is_finished() {
+                _ = thread.join();
+            } else {
+                tracing::warn!("a thread of the model service did not end in time and is left behind");
+            }
+        }
+        _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+fn listen(socket: &Path) -> Result<UnixListener> {
+    let refuse = |cause: String| Error::config(format!("model service at {}: {cause}", socket.display()));
+    if socket.exists() {
+        if UnixStream::connect(socket).is_ok() {
+            return Err(refuse("another service listens there".into()));
+        }
+        // Left by one that was killed.
+        std::fs::remove_file(socket).map_err(|cause| refuse(format!("cannot remove a stale socket: {cause}")))?;
+    }
+    let listener = UnixListener::bind(socket).map_err(|cause| refuse(format!("cannot listen: {cause}")))?;
+    let only_us = std::fs::Permissions::from_mode(0o600);
+    let guarded = std::fs::set_permissions(socket, only_us).and_then(|()| listener.set_nonblocking(true));
+    guarded.map_err(|cause| refuse(format!("cannot restrict it to this user: {cause}")))?;
+    Ok(listener)
+}
+
+fn serve_model(config: &ServiceConfig, state: &State, loaded: &SyncSender<Result<()>>, queue: &Receiver<Job>) {
+    if let Some(cpus) = &config.cpus {
+        let mut set = CpuSet::new();
+        cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU).for_each(|cpu| set.set(*cpu));
+        if let Err(cause) = sched_setaffinity(None, &set) {
+            tracing::warn!(?cpus, %cause, "cannot bind the model's thread to these CPUs; it runs anywhere");
+        }
+    }
+    let mut scorer = match LocalScorer::load(&config.model, config.limits) {
+        Ok(scorer) => scorer,
+        Err(cause) => {
+            _ = loaded.send(Err(cause));
+            return;
+        }
+    };
+    state.cpu_nanos.store(thread_cpu().as_nanos() as u64, Relaxed);
+    if loaded.send(Ok(())).is_err() {
+        return;
+    }
+    while !state.stop.load(Acquire) {
+        match queue.recv_timeout(POLL) {
+            Ok(job) => answer(&mut scorer, state, job),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn answer(scorer: &mut LocalScorer, state: &State, job: Job) {
+    let Job { request, arrived, answer } = job;
+    let begin = thread_cpu();
+    let scores = if arrived.elapsed() > request.patience {
+        Err("the request waited longer than the rank was willing to".to_owned())
+    } else {
+        let labels: Vec<&str> = request.labels.iter().map(String::as_str).collect();
+        let scored = catch_unwind(AssertUnwindSafe(|| scorer.score(&request.prefix, &request.text, &labels)));
+        scored.map_or_else(|_| Err("the model panicked".to_owned()), |scores| scores.map_err(|cause| cause.to_string()))
+    };
+    let now = thread_cpu();
+    state.cpu_nanos.store(now.as_nanos() as u64, Relaxed);
+    state.requests.fetch_add(u64::from(scores.is_ok()), Relaxed);
+    // The rank may have gone meanwhile.
+    _ = answer.try_send(Response { scores, cpu: now.saturating_sub(begin) });
+}
+
+fn accept(listener: &UnixListener, clients: usize, state: &Arc<State>, jobs: &SyncSender<Job>) {
+    let mut next = 0;
+    let timeout = Timespec { tv_sec: 0, tv_nsec: POLL.as_nanos() as _ };
+    while !state.stop.load(Acquire) {
+        _ = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&timeout));
+        let Ok((stream, _)) = listener.accept() else { continue };
+        next += 1;
+        if state.clients.load(Acquire) >= clients {
+            state.refused.fetch_add(1, Relaxed);
+            continue;
+        }
+        if let Err(cause) = admit(stream, next, state, jobs) {
+            tracing::warn!(%cause, "cannot serve a rank that connected");
+        }
+    }
+    state.connections().iter().for_each(|(_, stream)| _ = stream.shutdown(Shutdown::Both));
+}
+
+fn admit(stream: UnixStream, id: u64, state: &Arc<State>, jobs: &SyncSender<Job>) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(FRAME_DEADLINE))?;
+    state.connections().push((id, stream.try_clone()?));
+    state.clients.fetch_add(1, AcqRel);
+    let leaving = Leaving { id, state: Arc::clone(state) };
+    let jobs = jobs.clone();
+    std::thread::Builder::new().name("rudder-rank".into()).spawn(move || serve_rank(stream, &leaving, &jobs))?;
+    Ok(())
+}
+
+/// Gives a rank's place back however its thread ends, or if it never began.
+struct Leaving {
+    id: u64,
+    state: Arc<State>,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.state.connections().retain(|(id, _)| *id != self.id);
+        self.state.clients.fetch_sub(1, AcqRel);
+    }
+}
+
+fn serve_rank(mut stream: UnixStream, leaving: &Leaving, jobs: &SyncSender<Job>) {
+    let state = &leaving.state;
+    while !state.stop.load(Acquire) {
+        let request = match read_frame::<Request>(&mut stream) {
+            Ok(request) => request,
+            Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => return,
+            Err(cause) => {
+                state.refused.fetch_add(1, Relaxed);
+                let scores = Err(format!("what was sent is not a request: {cause}"));
+                _ = write_frame(&mut stream, &Response { scores, cpu: Duration::ZERO });
+                return;
+            }
+        };
+        let (answer, answered) = sync_channel(1);
+        let patience = request.patience.min(Duration::from_secs(600));
+        if jobs.try_send(Job { request, arrived: Instant::now(), answer }).is_err() {
+            return;
+        }
+        let Ok(response) = answered.recv_timeout(patience) else { return };
+        if write_frame(&mut stream, &response).is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits for a frame without limit, but once it has begun it must arrive in time.
+fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<T> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length[..1])?;
+    let patience = stream.read_timeout()?;
+    stream.set_read_timeout(Some(FRAME_DEADLINE))?;
+    stream.read_exact(&mut length[1..])?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_FRAME {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a frame of {length} bytes; up to {MAX_FRAME} are taken"),
+        ));
+    }
+    let mut frame = vec![0; length];
+    stream.read_exact(&mut frame)?;
+    stream.set_read_timeout(patience)?;
+    serde_json::from_slice(&frame).map_err(|cause| io::Error::new(io::ErrorKind::InvalidData, cause))
+}
+
+fn write_frame<T: Serialize>(stream: &mut UnixStream, value: &T) -> io::Result<()> {
+    let body = serde_json::to_vec(value)?;
+    if body.len() > MAX_FRAME {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a frame of {} bytes; up to {MAX_FRAME} fit", body.len()),
+        ));
+    }
+    let mut frame = (body.len() as u32).to_le_bytes().to_vec();
+    frame.extend(body);
+    stream.write_all(&frame)
+}
+
+/// Asks the host's [`LlmService`]. Connects when first asked, and again after a failure.
+#[derive(Debug)]
+pub struct RemoteScorer {
+    socket: PathBuf,
+    deadline: Duration,
+    stream: Option<UnixStream>,
+    cpu: Duration,
+}
+
+impl RemoteScorer {
+    /// A scorer that asks the service at `socket` and waits at most `deadline` for an answer.
+    pub fn new(socket: impl Into<PathBuf>, deadline: Duration) -> Self {
+        let deadline = deadline.max(Duration::from_millis(1));
+        Self { socket: socket.into(), deadline, stream: None, cpu: Duration::ZERO }
+    }
+
+    fn ask(&mut self, request: &Request) -> io::Result<Response> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => UnixStream::connect(&self.socket)?,
+        };
+        stream.set_write_timeout(Some(self.deadline.min(FRAME_DEADLINE)))?;
+        stream.set_read_timeout(Some(self.deadline))?;
+        write_frame(&mut stream, request)?;
+        let response = read_frame(&mut stream)?;
+        // A connection that failed is not used again: its next frame could answer an older question.
+        self.stream = Some(stream);
+        Ok(response)
+    }
+}
+
+impl Scorer for RemoteScorer {
+    fn score(&mut self, prefix: &str, text: &str, labels: &[&str]) -> Result<Vec<f32>> {
+        let owned = labels.iter().map(|label| (*label).to_owned()).collect();
+        let request = Request { prefix: prefix.into(), text: text.into(), labels: owned, patience: self.deadline };
+        let path = self.socket.clone();
+        let response = match self.ask(&request) {
+            Ok(response) => response,
+            Err(cause) => return Err(model_error(&path, format!("the model service does not answer: {cause}"))),
+        };
+        self.cpu += response.cpu;
+        let scores = response.scores.map_err(|cause| model_error(&path, cause))?;
+        if scores.len() != labels.len() {
+            return Err(model_error(
+                &path,
+                format!("the model service sent {} scores for {} labels", scores.len(), labels.len()),
+            ));
+        }
+        Ok(scores)
+    }
+
+    fn remote_cpu(&self) -> Duration {
+        self.cpu
+    }
+}

@@ -1,0 +1,256 @@
+//! The language-model path without the real model.
+//!
+//! Goal: any file that is not a sound model of our kind is refused in plain words, without a panic and without memory beyond its size; a sound
+//! one of any small shape runs end to end; and the host's service outlives whatever ranks send. Method: the tests write a tiny random GGUF file
+//! themselves, then damage it everywhere.
+
+#![cfg(feature = "llm")]
+
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rudder::controller::llm::{
+    LlmService, LocalScorer, ModelSource, RemoteScorer, ReplaceConfig, Scorer, ScorerLimits, ServiceConfig,
+};
+use rudder::controller::{ControllerConfig, ControllerRuntime, JobFacts, Observation, RuntimeConfig};
+use std::io::{Cursor, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const WIDTH: usize = 64;
+
+/// A folder of one test's own, removed with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("rudder-tiny-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The characters by which byte-level BPE writes the 256 bytes.
+fn byte_characters() -> Vec<String> {
+    let printable = |byte: &u32| (33..127).contains(byte) || (161..173).contains(byte) || (174..256).contains(byte);
+    let mut others = 256..;
+    let character = |byte: u32| if printable(&byte) { byte } else { others.next().unwrap() };
+    (0..256).map(character).map(|code| char::from_u32(code).unwrap().to_string()).collect()
+}
+
+fn tiny(change: impl FnOnce(&mut Vec<(String, Value)>)) -> Vec<u8> {
+    let texts = |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
+    let mut tokens = byte_characters();
+    tokens.extend(["<|im_start|>", "<|im_end|>", "Ye", "Yes", "No"].map(String::from));
+    let kinds = (0..tokens.len()).map(|id| Value::I32(if (256..258).contains(&id) { 3 } else { 1 })).collect();
+    let merges = ["Y e", "Ye s", "N o"].map(String::from);
+    let mut metadata = vec![
+        ("general.architecture".to_owned(), Value::String("llama".into())),
+        ("llama.context_length".into(), Value::U32(4096)),
+        ("llama.block_count".into(), Value::U32(2)),
+        ("llama.embedding_length".into(), Value::U32(WIDTH as u32)),
+        ("llama.feed_forward_length".into(), Value::U32(96)),
+        ("llama.attention.head_count".into(), Value::U32(4)),
+        ("llama.attention.head_count_kv".into(), Value::U32(2)),
+        ("llama.attention.layer_norm_rms_epsilon".into(), Value::F32(1e-5)),
+        ("tokenizer.ggml.model".into(), Value::String("gpt2".into())),
+        ("tokenizer.ggml.pre".into(), Value::String("smollm".into())),
+        ("tokenizer.ggml.tokens".into(), texts(&tokens)),
+        ("tokenizer.ggml.token_type".into(), Value::Array(kinds)),
+        ("tokenizer.ggml.merges".into(), texts(&merges)),
+    ];
+    change(&mut metadata);
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(11);
+    let mut tensors =
+        vec![("token_embd.weight".to_owned(), vec![tokens.len(), WIDTH]), ("output_norm.weight".into(), vec![WIDTH])];
+    for layer in 0..2 {
+        for (part, shape) in [
+            ("attn_norm", vec![WIDTH]),
+            ("attn_q", vec![WIDTH, WIDTH]),
+            ("attn_k", vec![32, WIDTH]),
+            ("attn_v", vec![32, WIDTH]),
+            ("attn_output", vec![WIDTH, WIDTH]),
+            ("ffn_norm", vec![WIDTH]),
+            ("ffn_gate", vec![96, WIDTH]),
+            ("ffn_up", vec![96, WIDTH]),
+            ("ffn_down", vec![WIDTH, 96]),
+        ] {
+            tensors.push((format!("blk.{layer}.{part}.weight"), shape));
+        }
+    }
+    let tensors: Vec<(String, QTensor)> = tensors
+        .into_iter()
+        .map(|(name, shape)| {
+            let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.random_range(-0.5..0.5)).collect();
+            let dtype = if shape.len() == 1 { GgmlDType::F32 } else { GgmlDType::Q4_1 };
+            let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+            (name, QTensor::quantize(&tensor, dtype).unwrap())
+        })
+        .collect();
+    let mut file = Cursor::new(Vec::new());
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    gguf_file::write(&mut file, &metadata, &tensors).unwrap();
+    file.into_inner()
+}
+
+fn set(key: &'static str, value: Value) -> impl FnOnce(&mut Vec<(String, Value)>) {
+    move |metadata| {
+        metadata.retain(|(name, _)| name != key);
+        metadata.push((key.into(), value));
+    }
+}
+
+fn load(path: &std::path::Path) -> rudder::Result<LocalScorer> {
+    LocalScorer::load(path, ScorerLimits::default())
+}
+
+#[test]
+fn a_tiny_model_scores_a_closed_set() {
+    let folder = Folder::new("scores");
+    let mut scorer = load(&folder.file("tiny.gguf", &tiny(|_| {}))).unwrap();
+    assert_eq!(scorer.tokenizer().encode("Yes<|im_end|>No1").unwrap(), [259, 257, 260, u32::from(b'1')]);
+    let labels = ["Yes", "No", "Neither"];
+    let scores = scorer.score("A prefix.", "A question?", &labels).unwrap();
+    let sum: f32 = scores.iter().map(|score| score.exp()).sum();
+    assert!((sum - 1.0).abs() < 1e-4, "{scores:?}");
+    let fresh = load(&folder.0.join("tiny.gguf")).unwrap().score("A prefix.", "A question?", &labels).unwrap();
+    assert_eq!(fresh, scores);
+}
+
+#[test]
+fn other_models_are_refused_by_name() {
+    let folder = Folder::new("others");
+    let text = |text: &str| Value::String(text.into());
+    let cases: [(&str, Vec<u8>); 8] = [
+        ("architecture \"gemma3\"", tiny(set("general.architecture", text("gemma3")))),
+        ("kind \"bert\"", tiny(set("tokenizer.ggml.model", text("bert")))),
+        ("\"chameleon\"", tiny(set("tokenizer.ggml.pre", text("chameleon")))),
+        ("scaled rotary", tiny(set("llama.rope.scaling.type", text("yarn")))),
+        ("do not fit together", tiny(set("llama.attention.head_count_kv", Value::U32(3)))),
+        ("has shape", tiny(set("llama.embedding_length", Value::U32(128)))),
+        ("blk.2.attn_norm.weight is missing", tiny(set("llama.block_count", Value::U32(3)))),
+        ("general.alignment", tiny(set("general.alignment", Value::U32(0)))),
+    ];
+    for (cause, bytes) in cases {
+        let error = load(&folder.file("other.gguf", &bytes)).err().expect(cause).to_string();
+        assert!(error.contains(cause) && error.contains("other.gguf"), "{error}");
+    }
+    let error = load(&folder.0.join("absent.gguf")).err().unwrap().to_string();
+    assert!(error.contains("cannot open"), "{error}");
+    assert!(load(&folder.0).err().unwrap().to_string().contains("not a regular file"));
+}
+
+#[test]
+fn a_damaged_file_never_panics() {
+    let folder = Folder::new("damage");
+    let sound = tiny(|_| {});
+    for length in (0..sound.len()).step_by(sound.len() / 60) {
+        let error = load(&folder.file("short.gguf", &sound[..length]))
+            .err()
+            .unwrap_or_else(|| panic!("{length} bytes suffice"));
+        assert!(!error.to_string().contains("panic"), "{length} bytes: {error}");
+    }
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(5);
+    for _ in 0..150 {
+        let mut bytes = sound.clone();
+        // The header is where lengths are.
+        let place = random.random_range(0..8000.min(bytes.len()));
+        let value: u8 = random.random();
+        bytes[place] = value;
+        match load(&folder.file("flipped.gguf", &bytes)) {
+            Ok(mut scorer) => _ = scorer.score("A prefix.", "A question?", &["Yes", "No"]),
+            Err(error) => assert!(!error.to_string().contains("panic"), "byte {place} = {value}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn the_runtime_runs_it_and_survives_its_absence() {
+    let folder = Folder::new("runtime");
+    let path = folder.file("tiny.gguf", &tiny(|_| {}));
+    for (path, works) in [(path, true), (folder.0.join("absent.gguf"), false)] {
+        let config = ReplaceConfig { model: ModelSource::File(path), delta: 4, ..ReplaceConfig::default() };
+        let bounds = RuntimeConfig { fallback_delta: 4, ..RuntimeConfig::default() };
+        let config = ControllerConfig::LlmReplace(config);
+        let runtime = ControllerRuntime::start(&config, &JobFacts::default(), &bounds).unwrap();
+        let until = Instant::now() + PATIENCE;
+        let mut minibatch = 0;
+        while runtime.stats().decisions < 3 {
+            assert!(Instant::now() < until, "{:?}", runtime.stats());
+            minibatch += 1;
+            let hits = Observation { minibatch, remote_nodes: 10, hits: 5, halo_misses: 5, ..Observation::default() };
+            runtime.observe(hits);
+            runtime.take_decision();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let stats = runtime.stats();
+        assert_eq!((stats.fallbacks == 0, stats.failure.is_none()), (works, works), "{stats:?}");
+        assert!(!works || stats.model_cpu > Duration::ZERO, "{stats:?}");
+    }
+}
+
+#[test]
+fn the_service_outlives_dead_ranks_and_garbage() {
+    let folder = Folder::new("service");
+    let model = folder.file("tiny.gguf", &tiny(|_| {}));
+    let config = ServiceConfig { clients: 8, ..ServiceConfig::new(model, folder.0.join("socket")) };
+    let service = LlmService::start(&config).unwrap();
+    assert!(LlmService::start(&config).unwrap_err().to_string().contains("another service listens"));
+    let mut rank = RemoteScorer::new(&config.socket, PATIENCE);
+    let first = rank.score("A prefix.", "A question?", &["Yes", "No"]).unwrap();
+
+    let garbage: [&[u8]; 5] = [b"", b"\x05", b"\xff\xff\xff\xff", b"\x03\0\0\0{x}", b"\x10\0\0\0{\"prefix\":"];
+    for bytes in garbage {
+        let mut stream = UnixStream::connect(&config.socket).unwrap();
+        stream.write_all(bytes).unwrap();
+        drop(stream);
+        assert_eq!(rank.score("A prefix.", "A question?", &["Yes", "No"]).unwrap(), first);
+    }
+    let mut stream = UnixStream::connect(&config.socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"\x03\0\0\0{x}").unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).unwrap();
+    assert!(String::from_utf8_lossy(&reply).contains("not a request"), "{reply:?}");
+
+    // A rank that asks and dies before the answer.
+    let body = br#"{"prefix":"p","text":"t","labels":["Yes","No"],"patience":{"secs":5,"nanos":0}}"#;
+    let mut stream = UnixStream::connect(&config.socket).unwrap();
+    stream.write_all(&(body.len() as u32).to_le_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    drop(stream);
+    let error = rank.score("A prefix.", "A question?", &["Yes", "Yes"]).unwrap_err().to_string();
+    assert!(error.contains("begins another"), "{error}");
+    assert_eq!(rank.score("A prefix.", "A question?", &["Yes", "No"]).unwrap(), first);
+    drop(service);
+    let error = rank.score("A prefix.", "A question?", &["Yes", "No"]).unwrap_err().to_string();
+    assert!(error.contains("does not answer"), "{error}");
+}
+
+#[test]
+fn a_silent_service_costs_a_rank_its_deadline_only() {
+    let folder = Folder::new("silent");
+    let socket = folder.0.join("socket");
+    let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut rank = RemoteScorer::new(&socket, Duration::from_millis(50));
+    let start = Instant::now();
+    assert!(rank.score("p", "t", &["Yes", "No"]).is_err());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
