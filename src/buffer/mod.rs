@@ -2,7 +2,7 @@
 //!
 //! A minibatch costs its own nodes, never the buffer's size: scores decay lazily, pins are stamps, and window positions are bits.
 //! The calls of a minibatch, in order: [`PrefetchBuffer::lookup`], then [`PrefetchBuffer::retire`] where it was announced, then
-//! [`PrefetchBuffer::admit`] for the rows that it fetches, then [`PrefetchBuffer::end_minibatch`]. Bytes arrive whenever they do
+//! [`PrefetchBuffer::admit_missed`] (or [`PrefetchBuffer::admit`], row by row) for the rows that it fetches, then [`PrefetchBuffer::end_minibatch`]. Bytes arrive whenever they do
 //! ([`PrefetchBuffer::filled`]), and a request that is over is released.
 //!
 //! ```
@@ -134,6 +134,8 @@ pub struct PrefetchBuffer {
     counters: BufferCounters,
     /// Rows to fetch before the first minibatch, until [`PrefetchBuffer::initial_fill`] hands them out.
     initial: Vec<NodeId>,
+    /// The open minibatch's request.
+    open: Pin,
     /// Whether the open minibatch is observed.
     observed: bool,
     hits: Vec<(Slot, NodeId)>,
@@ -165,6 +167,7 @@ impl PrefetchBuffer {
             cohorts: policy.tracks_cohorts().then(|| Cohorts::new(hints.owners)),
             counters: BufferCounters::default(),
             initial,
+            open: Pin(0),
             observed: false,
             hits: Vec::new(),
             missed: Vec::new(),
@@ -194,7 +197,7 @@ impl PrefetchBuffer {
     /// Opens a minibatch: time passes, hits are scored, misses noted. Replaces `found` by one residency a node, in order; ready
     /// slots are pinned. The nodes are unique and remote. A minibatch that is not `observed` is served, neither scored nor admitted.
     pub fn lookup(&mut self, pin: Pin, nodes: &[NodeId], observed: bool, found: &mut Vec<Residency>) {
-        self.observed = observed;
+        (self.open, self.observed) = (pin, observed);
         self.hits.clear();
         self.missed.clear();
         found.clear();
@@ -246,6 +249,24 @@ impl PrefetchBuffer {
         let slot = self.settle_if_worth(node, Origin::Demand)?;
         self.counters.admissions += 1;
         Some(slot)
+    }
+
+    /// Replaces `admitted` by the rows that are worth a slot among all that the open minibatch missed, the worthiest first.
+    ///
+    /// With `over_hits`, rows that this minibatch hits may give way too: they serve it and are not wanted again. Their slots are still
+    /// pinned, so the new row may be written only once [`PrefetchBuffer::is_pinned`] says no, such as when the request is over; a
+    /// slot that cannot wait that long is to be abandoned.
+    pub fn admit_missed(&mut self, over_hits: bool, admitted: &mut Vec<(NodeId, Slot)>) {
+        admitted.clear();
+        if !self.observed {
+            return;
+        }
+        self.view.slots.spare(over_hits.then_some(self.open));
+        let mut missed = std::mem::take(&mut self.missed);
+        self.policy.prefer(&mut missed, &self.view);
+        admitted.extend(missed.iter().filter_map(|&node| self.admit(node).map(|slot| (node, slot))));
+        self.missed = missed;
+        self.view.slots.spare(None);
     }
 
     /// Closes the minibatch: replaces `fetches` by what a decided replacement and the standing quotas (rows by

@@ -32,12 +32,19 @@ pub(super) struct SlotTable {
     states: Vec<State>,
     free: Vec<Slot>,
     oldest_live: u64,
+    /// The one stamp beyond `oldest_live` that does not keep a row; 0 for none.
+    spared: u64,
 }
 
 impl SlotTable {
     pub(super) fn new(slots: u32) -> Self {
         let vacant = State { node: NodeId(u64::MAX), pinned: 0, occupancy: Occupancy::Free, unused: false };
-        Self { states: vec![vacant; slots as usize], free: (0..slots).rev().map(Slot).collect(), oldest_live: 0 }
+        Self {
+            states: vec![vacant; slots as usize],
+            free: (0..slots).rev().map(Slot).collect(),
+            oldest_live: 0,
+            spared: 0,
+        }
     }
 
     pub(super) fn len(&self) -> u32 {
@@ -112,10 +119,16 @@ impl SlotTable {
         self.states[slot.index()].pinned > self.oldest_live
     }
 
-    /// Whether the slot can go to another node at once.
+    /// Lets rows go whose youngest reader is this request; `None` takes that back.
+    pub(super) fn spare(&mut self, reader: Option<Pin>) {
+        self.spared = reader.map_or(0, |pin| pin.0.saturating_add(1));
+    }
+
+    /// Whether the slot can go to another node.
     #[inline]
     pub(super) fn is_evictable(&self, slot: Slot) -> bool {
-        self.occupancy(slot) == Occupancy::Ready && !self.is_pinned(slot)
+        let state = &self.states[slot.index()];
+        state.occupancy == Occupancy::Ready && (state.pinned <= self.oldest_live || state.pinned == self.spared)
     }
 
     pub(super) fn bytes(&self) -> usize {

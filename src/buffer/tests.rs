@@ -10,9 +10,16 @@ use std::collections::{BTreeSet, HashMap};
 const NODES: u64 = 60;
 const SLOTS: u32 = 12;
 
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Admit {
+    Nothing,
+    RowByRow,
+    Missed { over_hits: bool },
+}
+
 #[derive(Clone, Debug)]
 enum Call {
-    Minibatch { nodes: BTreeSet<u64>, observed: bool, admit: bool, replace: bool, quota: u32, oldest_position: bool },
+    Minibatch { nodes: BTreeSet<u64>, observed: bool, admit: Admit, replace: bool, quota: u32, oldest_position: bool },
     Announce(BTreeSet<u64>),
     Forget(prop::sample::Index),
     Reserve(prop::sample::Index, u64),
@@ -24,15 +31,18 @@ enum Call {
 fn calls() -> impl Strategy<Value = Vec<Call>> {
     let nodes = || prop::collection::btree_set(0..NODES, 0..10);
     let index = any::<prop::sample::Index>;
-    let minibatch = (nodes(), prop::bool::weighted(0.9), any::<bool>(), any::<bool>(), 0u32..4, any::<bool>())
-        .prop_map(|(nodes, observed, admit, replace, quota, oldest_position)| Call::Minibatch {
+    let missed = |over_hits| Admit::Missed { over_hits };
+    let admit = prop::sample::select(vec![Admit::Nothing, Admit::RowByRow, missed(false), missed(true)]);
+    let minibatch = (nodes(), prop::bool::weighted(0.9), admit, any::<bool>(), 0u32..4, any::<bool>()).prop_map(
+        |(nodes, observed, admit, replace, quota, oldest_position)| Call::Minibatch {
             nodes,
             observed,
             admit,
             replace,
             quota,
             oldest_position,
-        });
+        },
+    );
     let call = prop_oneof![
         6 => minibatch,
         3 => nodes().prop_map(Call::Announce),
@@ -116,7 +126,7 @@ impl Checked {
         }
     }
 
-    fn minibatch(&mut self, nodes: &[NodeId], observed: bool, admit: bool, replace: bool, quota: u32) {
+    fn minibatch(&mut self, nodes: &[NodeId], observed: bool, admit: Admit, replace: bool, quota: u32) {
         let pin = self.next_pin;
         self.next_pin += 1;
         let mut found = Vec::new();
@@ -131,9 +141,21 @@ impl Checked {
             let (position, nodes) = self.announced.remove(at);
             self.buffer.retire(position, &nodes);
         }
-        for (&node, _) in nodes.iter().zip(&found).filter(|(_, found)| admit && **found == Residency::Absent) {
-            if let Some(slot) = self.buffer.admit(node) {
-                assert!(observed);
+        let mut admitted = Vec::new();
+        match admit {
+            Admit::Nothing => {}
+            Admit::RowByRow => {
+                let absent = nodes.iter().zip(&found).filter(|(_, found)| **found == Residency::Absent);
+                admitted.extend(absent.filter_map(|(&node, _)| Some((node, self.buffer.admit(node)?))));
+            }
+            Admit::Missed { over_hits } => self.buffer.admit_missed(over_hits, &mut admitted),
+        }
+        assert!(observed || admitted.is_empty());
+        for (node, slot) in admitted {
+            assert!(nodes.contains(&node) && self.residency(node) == Residency::Absent);
+            if admit == (Admit::Missed { over_hits: true }) && self.pinned.get(&slot) == Some(&pin) {
+                self.held.insert(slot, (node, false));
+            } else {
                 self.given(node, slot);
             }
         }

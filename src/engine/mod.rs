@@ -170,8 +170,7 @@ impl Engine {
             if state.closed {
                 return Err(Error::Closed);
             }
-            let tables = tables.iter().map(|&id| state.pipeline.table(id)).collect::<Result<Vec<_>>>()?;
-            state.pipeline.announce(stream, &tables, nodes)?
+            state.pipeline.announce(stream, tables, nodes)?
         };
         shared.waker.wake();
         Ok(ticket)
@@ -252,7 +251,7 @@ impl Engine {
         let base = NonNull::new(rows.as_mut_ptr()).expect("a slice is never at address 0");
         // SAFETY: the slice is borrowed exclusively for this call, which returns only when the request is over; `Request::wait` and
         // its drop end the process rather than return while a transport may still write.
-        let rows = unsafe { Rows::borrowed(base, nodes.len(), row_bytes, Arc::new(())) };
+        let rows = unsafe { Rows::borrowed(base, nodes.len(), row_bytes, self.shared.clone()) };
         self.start(table, nodes, ticket, rows)?.wait().map(drop)
     }
 

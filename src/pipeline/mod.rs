@@ -408,19 +408,20 @@ impl Pipeline {
     ///
     /// # Errors
     /// A node outside a table, or a full window; nothing has changed then.
-    pub fn announce(&mut self, stream: StreamId, tables: &[usize], nodes: &[NodeId]) -> Result<Ticket> {
+    pub fn announce(&mut self, stream: StreamId, tables: &[TableId], nodes: &[NodeId]) -> Result<Ticket> {
         let full = |queue, limit| Error::Full { queue, limit, remedy: "gather or forget announced minibatches first" };
         let ids = tables.len() * nodes.len();
         if self.announced_nodes + ids > self.limits.announced_nodes {
             return Err(full("the list of announced nodes", self.limits.announced_nodes));
         }
         for &table in tables {
-            self.split(table, nodes, None)?;
+            self.split(self.table(table)?, nodes, None)?;
         }
         let Some(ticket) = self.tickets.open(self.limits.tickets, stream, tables.len()) else {
             return Err(full("the window", self.limits.tickets));
         };
         for (at, &table) in tables.iter().enumerate() {
+            let table = self.table(table).expect("it was just found");
             self.split(table, nodes, None).expect("these nodes were just found to be in the table");
             let lane = &mut self.lanes[table];
             let position = lane.table.buffer.as_mut().map(|buffer| buffer.announce(&self.remote));
@@ -439,7 +440,7 @@ impl Pipeline {
             }
         }
         for &table in tables {
-            self.plan_prefetch(table);
+            self.plan_prefetch(self.table(table).expect("it was just found"));
         }
         Ok(ticket)
     }

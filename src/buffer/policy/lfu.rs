@@ -1,10 +1,10 @@
 //! The most wanted rows, counted with decay. Whatever a minibatch fetches is a candidate, admitted if its count beats the lowest.
 //!
-//! The lowest resident is the top of a heap whose keys may be stale: a touch raises a count without moving its heap entry, and only
-//! an entry that reaches the top is brought up to date. Keys only rise, so the stale top is a floor: a candidate below it is
+//! The lowest resident is the front of a queue whose keys may be stale: a touch raises a count without moving its entry, and only
+//! an entry that reaches the front is brought up to date. Keys only rise, so the stale front is a floor: a candidate below it is
 //! refused for one comparison, and that is most of them.
 
-use super::heap::SlotHeap;
+use super::queue::{SlotQueue, coarse};
 use super::{Origin, ReplacementPolicy, View, Wanted};
 use crate::buffer::BufferHints;
 use crate::buffer::frequency::{Count, Decay, FrequencyTable};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
 use serde::{Deserialize, Serialize};
 
-/// Most heap entries that one search for a victim brings up to date or sets aside.
+/// Most entries that one search for a victim brings up to date or sets aside.
 const STEPS: usize = 64;
 
 /// Settings of the counting policies.
@@ -42,9 +42,9 @@ impl Default for LfuConfig {
 enum Standing {
     /// Not to be given away: empty, its bytes to come, or fetched ahead and not yet used.
     Kept,
-    /// In the heap.
+    /// In the queue.
     Ranked,
-    /// Found at the top of the heap while it could not go; back in the heap with the next minibatch.
+    /// Found at the front of the queue while it could not go; back in it with the next minibatch.
     Aside,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Lfu {
     standing: Vec<Standing>,
     /// Fetched ahead and not yet used.
     guarded: Vec<bool>,
-    heap: SlotHeap,
+    queue: SlotQueue,
     aside: Vec<Slot>,
     others: FrequencyTable,
 }
@@ -81,7 +81,7 @@ impl Lfu {
             counts: vec![Count::default(); each],
             standing: vec![Standing::Kept; each],
             guarded: vec![false; each],
-            heap: SlotHeap::new(slots),
+            queue: SlotQueue::new(slots),
             aside: Vec::with_capacity(each),
             others,
         })
@@ -91,13 +91,13 @@ impl Lfu {
     pub(super) fn rank(&mut self, slot: Slot) {
         if self.standing[slot.index()] == Standing::Kept {
             self.standing[slot.index()] = Standing::Ranked;
-            self.heap.push(self.decay.key(self.counts[slot.index()]), slot);
+            self.queue.push(coarse(self.decay.key(self.counts[slot.index()])), slot);
         }
     }
 
     /// Makes the slot one that is not given away.
     pub(super) fn keep(&mut self, slot: Slot) {
-        self.heap.remove(slot);
+        self.queue.remove(slot);
         self.standing[slot.index()] = Standing::Kept;
     }
 
@@ -108,18 +108,20 @@ impl Lfu {
 
     /// The lowest slot that can go, if it is below the key; the lowest found, where the search is cut short.
     pub(super) fn lowest_below(&mut self, key: f64, view: &View) -> Option<Slot> {
-        let mut best: Option<(f64, Slot)> = None;
+        let key = coarse(key);
+        let mut best: Option<(i64, Slot)> = None;
         for _ in 0..STEPS {
-            let (floor, slot) = self.heap.peek().filter(|(floor, _)| *floor < key)?;
-            let current = self.decay.key(self.counts[slot.index()]);
+            let (floor, slot) = self.queue.peek().filter(|(floor, _)| *floor < key)?;
+            let current = coarse(self.decay.key(self.counts[slot.index()]));
             if !view.is_evictable(slot) {
-                self.heap.remove(slot);
+                self.queue.remove(slot);
                 self.standing[slot.index()] = Standing::Aside;
                 self.aside.push(slot);
             } else if current <= floor {
                 return Some(slot);
             } else {
-                self.heap.raise_first(current);
+                self.queue.remove(slot);
+                self.queue.push(current, slot);
                 if current < best.map_or(key, |(lowest, _)| lowest) {
                     best = Some((current, slot));
                 }
@@ -226,7 +228,7 @@ impl ReplacementPolicy for Lfu {
             + self.counts.capacity() * size_of::<Count>()
             + self.standing.capacity() * size_of::<Standing>()
             + self.guarded.capacity()
-            + self.heap.bytes()
+            + self.queue.bytes()
             + self.aside.capacity() * size_of::<Slot>()
             + self.others.bytes()
     }

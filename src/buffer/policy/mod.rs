@@ -4,9 +4,9 @@
 //! tells the policy. So whether a slot may go at all (its bytes in place, no reader left) is decided in one place.
 
 mod degree;
-mod heap;
 mod lfu;
 mod off;
+mod queue;
 mod rudder;
 mod window;
 
@@ -159,6 +159,9 @@ pub(super) trait ReplacementPolicy: Send {
 
     /// The slot that the candidate is to have, or `None` where every slot that may go is worth more. Asked when none is free.
     fn victim(&mut self, candidate: NodeId, origin: Origin, view: &View) -> Option<Slot>;
+
+    /// Puts the candidates that are to be asked for first in front.
+    fn prefer(&mut self, _candidates: &mut [NodeId], _view: &View) {}
 
     /// The slot is now the node's; its bytes are still to come.
     fn insert(&mut self, slot: Slot, node: NodeId, origin: Origin, view: &View);

@@ -11,8 +11,8 @@ use crate::buffer::window::{WINDOW_MAX, WindowPosition};
 use crate::error::Result;
 use crate::id::{NodeId, Slot};
 
-/// Most slots that one search for a far victim looks at.
-const STEPS: usize = 64;
+/// Most slots of one list that a search for a far victim looks at.
+const STEPS: usize = 8;
 
 const NONE: u32 = u32::MAX;
 
@@ -28,7 +28,8 @@ struct Link {
 /// Doubly linked lists of slots, one a window position.
 struct UseLists {
     links: Vec<Link>,
-    first: [u32; WINDOW_MAX],
+    /// The first and the last slot of each list.
+    ends: [(u32, u32); WINDOW_MAX],
     /// The lists that are not empty, as bits.
     occupied: u64,
 }
@@ -36,7 +37,7 @@ struct UseLists {
 impl UseLists {
     fn new(slots: u32) -> Self {
         let outside = Link { previous: NONE, next: NONE, list: WINDOW_MAX as u8 };
-        Self { links: vec![outside; slots as usize], first: [NONE; WINDOW_MAX], occupied: 0 }
+        Self { links: vec![outside; slots as usize], ends: [(NONE, NONE); WINDOW_MAX], occupied: 0 }
     }
 
     fn list_of(&self, slot: Slot) -> Option<WindowPosition> {
@@ -44,35 +45,39 @@ impl UseLists {
         (usize::from(list) < WINDOW_MAX).then_some(WindowPosition(list))
     }
 
-    fn insert(&mut self, slot: Slot, position: WindowPosition) {
-        let first = &mut self.first[usize::from(position.0)];
-        self.links[slot.index()] = Link { previous: NONE, next: *first, list: position.0 };
-        if *first != NONE {
-            self.links[*first as usize].previous = slot.0;
+    /// Appends a slot that is in no list: what was hit last, and may still be read, comes last.
+    fn append(&mut self, slot: Slot, position: WindowPosition) {
+        let ends = &mut self.ends[usize::from(position.0)];
+        let previous = std::mem::replace(&mut ends.1, slot.0);
+        if previous == NONE {
+            ends.0 = slot.0;
+        } else {
+            self.links[previous as usize].next = slot.0;
         }
-        *first = slot.0;
+        self.links[slot.index()] = Link { previous, next: NONE, list: position.0 };
         self.occupied |= 1 << position.0;
     }
 
     fn remove(&mut self, slot: Slot) {
         let Some(position) = self.list_of(slot) else { return };
         let Link { previous, next, .. } = self.links[slot.index()];
-        if next != NONE {
-            self.links[next as usize].previous = previous;
+        let ends = &mut self.ends[usize::from(position.0)];
+        match previous {
+            NONE => ends.0 = next,
+            previous => self.links[previous as usize].next = next,
         }
-        if previous != NONE {
-            self.links[previous as usize].next = next;
-        } else {
-            self.first[usize::from(position.0)] = next;
-            if next == NONE {
-                self.occupied &= !(1 << position.0);
-            }
+        match next {
+            NONE => ends.1 = previous,
+            next => self.links[next as usize].previous = previous,
+        }
+        if ends.0 == NONE {
+            self.occupied &= !(1 << position.0);
         }
         self.links[slot.index()].list = WINDOW_MAX as u8;
     }
 
     fn slots(&self, position: WindowPosition) -> impl Iterator<Item = Slot> {
-        let first = self.first[usize::from(position.0)];
+        let (first, _) = self.ends[usize::from(position.0)];
         let following = |&slot: &u32| Some(self.links[slot as usize].next).filter(|&next| next != NONE);
         std::iter::successors(Some(first).filter(|&first| first != NONE), following).map(Slot)
     }
@@ -85,36 +90,37 @@ impl UseLists {
 pub(super) struct WindowBelady {
     uses: UseLists,
     beyond: Lfu,
+    /// Candidates by their next use, while they are put in order.
+    order: Vec<(u32, NodeId)>,
 }
 
 impl WindowBelady {
     pub(super) fn new(config: &LfuConfig, slots: u32, hints: &BufferHints) -> Result<Self> {
-        Ok(Self { uses: UseLists::new(slots), beyond: Lfu::new(config, slots, hints)? })
+        Ok(Self { uses: UseLists::new(slots), beyond: Lfu::new(config, slots, hints)?, order: Vec::new() })
     }
 
-    /// Puts a slot that is nowhere where its next use, or its count, belongs.
+    /// Puts a slot that is nowhere where its next use, or its count, belongs; one that is filling can wait, it is no victim.
     fn place(&mut self, slot: Slot, node: NodeId, view: &View) {
+        if !view.is_ready(slot) {
+            return;
+        }
         match view.window.next_use(node) {
-            Some(distance) => self.uses.insert(slot, view.window.at(distance)),
-            None if view.is_ready(slot) => self.beyond.rank(slot),
-            None => {}
+            Some(distance) => self.uses.append(slot, view.window.at(distance)),
+            None => self.beyond.rank(slot),
         }
     }
 
     /// A slot that can go and whose next use is farther than a distance, the farthest first.
     fn farther_than(&self, distance: u32, view: &View) -> Option<Slot> {
         let mut lists = view.window.by_distance(self.uses.occupied);
-        let mut steps = STEPS;
         while lists != 0 {
             let farthest = 63 - lists.leading_zeros();
             if farthest <= distance {
                 return None;
             }
-            for slot in self.uses.slots(view.window.at(farthest)) {
-                if view.is_evictable(slot) {
-                    return Some(slot);
-                }
-                steps = steps.checked_sub(1)?;
+            let mut slots = self.uses.slots(view.window.at(farthest)).take(STEPS);
+            if let Some(slot) = slots.find(|&slot| view.is_evictable(slot)) {
+                return Some(slot);
             }
             lists &= !(1 << farthest);
         }
@@ -146,9 +152,25 @@ impl ReplacementPolicy for WindowBelady {
         self.beyond.lowest_below(f64::INFINITY, view).or_else(|| self.farther_than(distance, view))
     }
 
-    fn insert(&mut self, slot: Slot, node: NodeId, _origin: Origin, view: &View) {
+    /// The sooner the next use the earlier: a row that is on its way in is not given up for a better one that comes after it.
+    fn prefer(&mut self, candidates: &mut [NodeId], view: &View) {
+        self.order.clear();
+        let distance = |node| view.window.next_use(node).unwrap_or(WINDOW_MAX as u32);
+        self.order.extend(candidates.iter().map(|&node| (distance(node), node)));
+        let mut soon = 0;
+        for at in 0..self.order.len() {
+            if self.order[at].0 < WINDOW_MAX as u32 {
+                self.order.swap(soon, at);
+                soon += 1;
+            }
+        }
+        // The others are ranked by count one by one: most of them are not worth being put in order.
+        self.order[..soon].sort_unstable();
+        candidates.iter_mut().zip(&self.order).for_each(|(candidate, (_, node))| *candidate = *node);
+    }
+
+    fn insert(&mut self, slot: Slot, node: NodeId, _origin: Origin, _view: &View) {
         self.beyond.adopt(slot, node);
-        self.place(slot, node, view);
     }
 
     fn remove(&mut self, slot: Slot, node: NodeId) {
@@ -156,9 +178,9 @@ impl ReplacementPolicy for WindowBelady {
         self.beyond.remove(slot, node);
     }
 
-    fn filled(&mut self, slot: Slot, _view: &View) {
-        if self.uses.list_of(slot).is_none() {
-            self.beyond.rank(slot);
+    fn filled(&mut self, slot: Slot, view: &View) {
+        if let Some(node) = view.slots.node(slot) {
+            self.place(slot, node, view);
         }
     }
 
@@ -185,6 +207,6 @@ impl ReplacementPolicy for WindowBelady {
     }
 
     fn bytes(&self) -> usize {
-        self.uses.bytes() + self.beyond.bytes()
+        self.uses.bytes() + self.beyond.bytes() + self.order.capacity() * size_of::<(u32, NodeId)>()
     }
 }

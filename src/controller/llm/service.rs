@@ -11,6 +11,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -181,6 +182,10 @@ fn listen(socket: &Path) -> Result<UnixListener> {
     if socket.exists() {
         if UnixStream::connect(socket).is_ok() {
             return Err(refuse("another service listens there".into()));
+        }
+        let kind = std::fs::symlink_metadata(socket).map(|entry| entry.file_type());
+        if !kind.is_ok_and(|kind| kind.is_socket()) {
+            return Err(refuse("something that is no socket is there; name another path".into()));
         }
         // Left by one that was killed.
         std::fs::remove_file(socket).map_err(|cause| refuse(format!("cannot remove a stale socket: {cause}")))?;

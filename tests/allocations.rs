@@ -1,0 +1,136 @@
+//! Goal: after warm-up, a minibatch allocates nothing, on the asker's side and on the owner's.
+//! Method: a counting allocator over a job of two ranks; the ranks agree on when the counted part begins and ends.
+
+use rudder::bootstrap::{Bootstrap, local};
+use rudder::buffer::PolicyConfig;
+use rudder::controller::ControllerConfig;
+use rudder::transport::{TransportConfig, open};
+use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, Rank, StreamId, TableId, TableSpec};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+struct Counting;
+
+static COUNTED: AtomicBool = AtomicBool::new(false);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if COUNTED.load(Ordering::Relaxed) {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const TABLE: TableId = TableId(0);
+const ROW_BYTES: usize = 64;
+const NODES: u64 = 4000;
+
+/// Minibatches that repeat after 32: the warm-up has seen every one.
+fn minibatch(at: u64) -> Vec<NodeId> {
+    (0..500).map(|i| NodeId((i * i * 7 + (at % 32) * 97 + i * 31) % NODES)).collect()
+}
+
+fn train(engine: &Engine, minibatches: &[Vec<NodeId>], ahead: usize, turns: std::ops::Range<usize>) {
+    let announce = |at: usize| {
+        let nodes = &minibatches[at % minibatches.len()];
+        (ahead > 0).then(|| engine.announce(StreamId(0), &[TABLE], nodes).unwrap())
+    };
+    let mut tickets = [None; 8];
+    for at in turns.start..turns.start + ahead {
+        tickets[at % 8] = announce(at);
+    }
+    for at in turns.clone() {
+        if at + ahead < turns.end {
+            tickets[(at + ahead) % 8] = announce(at + ahead);
+        }
+        let nodes = &minibatches[at % minibatches.len()];
+        let rows = engine.rows(TABLE, nodes.len()).unwrap();
+        let rows = engine.start(TABLE, nodes, tickets[at % 8].take(), rows).unwrap().wait().unwrap();
+        assert_eq!(rows.as_bytes().len(), nodes.len() * ROW_BYTES);
+    }
+    assert!(tickets.iter().all(Option::is_none));
+}
+
+fn allocations(transport: &str, policy: &str, controller: ControllerConfig, ahead: usize) -> u64 {
+    let config = Config {
+        policy: PolicyConfig::named(policy).unwrap(),
+        controller,
+        buffer: BufferSize::Halo(0.2),
+        map_host_rows: false,
+        rows_max: 1024,
+        observations: 64,
+        ..Config::default()
+    };
+    let both = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for bootstrap in local::ranks(2) {
+            let (config, both) = (config.clone(), &both);
+            scope.spawn(move || {
+                let rank = bootstrap.rank();
+                let book = PartitionBook::from_starts(vec![0, NODES / 2, NODES]).unwrap();
+                let other = book.range(PartitionId(1 - rank.0));
+                let halo = other.clone().map(NodeId).collect();
+                let degree = other.map(|node| node as u32 % 31).collect();
+                let spec = TableSpec { halo, degree, ..TableSpec::new(TABLE, book, PartitionId(rank.0), ROW_BYTES) };
+                let transport = open(transport, &TransportConfig::new(rank, 2)).unwrap();
+                let engine = Engine::builder(config, Arc::new(bootstrap))
+                    .transport(transport)
+                    .table(spec, |_| ())
+                    .start()
+                    .unwrap();
+                let minibatches: Vec<_> = (0..32).map(|at| minibatch(at + 5 * u64::from(rank.0))).collect();
+                train(&engine, &minibatches, ahead, 0..200);
+                both.wait();
+                COUNTED.store(true, Ordering::SeqCst);
+                train(&engine, &minibatches, ahead, 0..100);
+                COUNTED.store(false, Ordering::SeqCst);
+                both.wait();
+                engine.shutdown().unwrap();
+            });
+        }
+    });
+    ALLOCATIONS.swap(0, Ordering::SeqCst)
+}
+
+#[test]
+fn a_warm_data_path_allocates_nothing() {
+    let mut found = Vec::new();
+    for transport in ["shm", "tcp"] {
+        for (policy, controller, ahead) in [
+            ("off", ControllerConfig::Off, 0),
+            ("degree", ControllerConfig::Fixed, 0),
+            ("lfu", ControllerConfig::Off, 0),
+            ("rudder", ControllerConfig::Periodic { delta: 8 }, 0),
+            ("lfu", ControllerConfig::Off, 4),
+            ("window", ControllerConfig::Off, 4),
+        ] {
+            let count = allocations(transport, policy, controller, ahead);
+            if count > 0 {
+                found.push(format!("{transport} {policy} ahead {ahead}: {count}"));
+            }
+        }
+    }
+    // 100 minibatches of each rank were counted.
+    assert!(found.is_empty(), "allocations after warm-up: {found:#?}");
+}
+
+#[test]
+fn the_counter_counts() {
+    COUNTED.store(true, Ordering::SeqCst);
+    std::hint::black_box(vec![Rank(0); 100]);
+    COUNTED.store(false, Ordering::SeqCst);
+    assert!(ALLOCATIONS.swap(0, Ordering::SeqCst) > 0);
+}
