@@ -54,8 +54,8 @@ lint: ## Check format, clippy's lints and the shell scripts
 
 .PHONY: doc
 doc: ## Build the library's documentation without warnings, and run its examples
-	RUSTDOCFLAGS='-D warnings' cargo doc --package rudder --no-deps --locked
-	cargo test --package rudder --doc --locked
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --lib --no-deps --locked
+	cargo test --workspace --doc --locked
 
 .PHONY: model
 model: ## Fetch the small language model (98 MB) into ~/.cache/rudder

@@ -15,7 +15,8 @@ fail() {
     exit 1
 }
 
-cargo build --locked --package rudder-bench
+# Asked for in this way, it shares every dependency with the build of the tests.
+cargo build --workspace --locked --bins --tests
 "$target/debug/rudder" train --graph sbm:nodes=4000,degree=12,communities=8,dim=16 --ranks 2 --epochs 2 --batch 128 \
     --transport tcp --controller off,lfu --json "$document" --report "$report" </dev/null
 
