@@ -32,5 +32,5 @@ done
 cargo test --workspace --locked --lib --bins "${tests[@]}"
 if $with_model; then
     # Each of these loads the model: one at a time.
-    cargo test --package rudder --locked --test llm -- --test-threads=1
+    cargo test --workspace --locked --test llm -- --test-threads=1
 fi
