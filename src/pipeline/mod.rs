@@ -534,11 +534,9 @@ impl Pipeline {
             let (partition, row) = lane.table.book.locate(node).expect("split has located it");
             let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Rows(request, place));
             lane.flights.insert(node, flight);
-            if observed && let Some(buffer) = &mut lane.table.buffer {
-                self.flights.get_mut(flight).admitted = buffer.admit(node);
-            }
             self.wanted.push(Wanted { owner: partition.0, row, flight });
         }
+        self.admit(table);
         let stats = &mut self.lanes[table].stats;
         stats.demand_rows += self.wanted.len() as u64;
         if observed {
@@ -547,6 +545,20 @@ impl Pipeline {
             stats.hits += hits;
         }
         self.requests.get_mut(request).expect("it was just opened").missing = missing;
+    }
+
+    /// Free admission: rows that are fetched anyway get slots where they are worth one.
+    fn admit(&mut self, table: usize) {
+        let lane = &mut self.lanes[table];
+        let Some(buffer) = &mut lane.table.buffer else { return };
+        // A slot that this minibatch hits may go too: its old row is copied out while the new one flies (see `land`).
+        buffer.admit_missed(true, &mut lane.fetches);
+        for (node, slot) in lane.fetches.drain(..) {
+            match lane.flights.get(&node) {
+                Some(&flight) => self.flights.get_mut(flight).admitted = Some(slot),
+                None => buffer.abandon(slot),
+            }
+        }
     }
 
     /// A row that is prefetched and now wanted goes with the demand.

@@ -5,7 +5,7 @@ use super::flight::{FlightId, Landing};
 use super::request::Outcome;
 use super::{BLOCKED, Copy, Pipeline, Place, RequestId, Settled, Transmit, Wanted};
 use crate::error::{Error, Result, TransferError};
-use crate::id::Rank;
+use crate::id::{PartitionId, Rank, Slot};
 use crate::transport::{BatchId, Completion};
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ impl Pipeline {
     fn is_pinned(&self, batch: u32) -> bool {
         let batch = self.batches.get(batch);
         let Some(buffer) = &self.lanes[batch.table].table.buffer else { return false };
-        batch.places.iter().any(|&slot| buffer.is_pinned(crate::id::Slot(slot)))
+        batch.places.iter().any(|&slot| buffer.is_pinned(Slot(slot)))
     }
 
     fn transmit(&mut self, at: u32, now: Duration) -> Transmit {
@@ -206,13 +206,23 @@ impl Pipeline {
             (Landing::Rows(request, place), _) => self.copy_to(table, request, place, from, copies),
         }
         if let (Landing::Rows(..), Some(slot)) = (flight.landing, flight.admitted) {
-            copies.push(Copy { table, from, to: Place { area: Area::Slots(table), index: slot.0 } });
-            self.settled.push(Settled::Filled(table, slot));
+            self.keep(table, slot, from, copies);
         }
         while let Some((request, place)) = self.flights.pop_waiter(id) {
             self.copy_to(table, request, place, from, copies);
         }
         self.end_flight(id);
+    }
+
+    /// Copies an admitted row to its slot, unless somebody still copies the old row out: then it is not worth waiting for.
+    fn keep(&mut self, table: usize, slot: Slot, from: Place, copies: &mut Vec<Copy>) {
+        let Some(buffer) = &mut self.lanes[table].table.buffer else { return };
+        if buffer.is_pinned(slot) {
+            buffer.abandon(slot);
+            return;
+        }
+        copies.push(Copy { table, from, to: Place { area: Area::Slots(table), index: slot.0 } });
+        self.settled.push(Settled::Filled(table, slot));
     }
 
     fn copy_to(&mut self, table: usize, id: RequestId, place: u32, from: Place, copies: &mut Vec<Copy>) {
@@ -341,7 +351,7 @@ impl Pipeline {
         let cause = || Error::Get {
             peer: region.peer,
             table: table_id,
-            partition: crate::id::PartitionId(flight.owner),
+            partition: PartitionId(flight.owner),
             rows: flight.row..last.row + 1,
             source: error.clone(),
         };
@@ -391,7 +401,7 @@ impl Pipeline {
         self.end_flight(id);
     }
 
-    fn abandon(&mut self, table: usize, slot: crate::id::Slot) {
+    fn abandon(&mut self, table: usize, slot: Slot) {
         if let Some(buffer) = &mut self.lanes[table].table.buffer {
             buffer.abandon(slot);
         }
@@ -550,7 +560,7 @@ impl Pipeline {
         let cause = || Error::Get {
             peer,
             table,
-            partition: crate::id::PartitionId(flight.owner),
+            partition: PartitionId(flight.owner),
             rows: flight.row..flight.row + 1,
             source: TransferError::Aborted,
         };
