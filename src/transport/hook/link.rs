@@ -39,7 +39,8 @@ impl Link {
 }
 
 const RATES: [(&str, f64); 4] = [("gbit", 1e9), ("mbit", 1e6), ("kbit", 1e3), ("bit", 1.0)];
-const LATENCIES: [(&str, f64); 4] = [("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3), ("s", 1.0)];
+// What is written out has the sign of micro, and must be read again.
+const LATENCIES: [(&str, f64); 5] = [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)];
 /// A second: beyond it a latency is a mistake.
 const LATENCY_MAX_S: f64 = 1.0;
 

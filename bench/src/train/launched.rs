@@ -1,0 +1,153 @@
+//! Ranks that a launcher has started: Slurm or an MPI launcher says which rank each process is.
+//!
+//! Rank 0 leaves the job's unique id in a file that all ranks see, readable by their user alone, and takes it away once they have met. The
+//! set-ups run one after another in the same processes, since a launcher does not start them anew.
+
+use super::job::Job;
+use super::record::{Document, RankRecord, Run};
+use super::{Model, Plan, rank};
+use crate::graph::Prepared;
+use crate::progress::Progress;
+use anyhow::{Context, Result, ensure};
+use rudder::Rank;
+use rudder::bootstrap::{Bootstrap, Environment, TcpBootstrap, UniqueId};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often a rank looks for the file.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Runs every set-up as one rank of a launched job; the document, on rank 0.
+///
+/// # Errors
+/// The ranks do not meet, or as [`Plan::run`].
+pub fn run(plan: &Plan, place: &Environment, meeting: &Path, listen: IpAddr) -> Result<Option<Document>> {
+    let plan = Plan { job: Job { ranks: place.size, map_host_rows: true, listen, ..plan.job.clone() }, ..plan.clone() };
+    plan.check()?;
+    let began = Instant::now();
+    let bootstrap = meet(place, meeting, listen, plan.job.patience())?;
+    let directory = meeting.with_extension("graph");
+    let lead = place.rank == Rank(0);
+    // One rank prepares the graph for all; the others hear where it is, or that it could not be.
+    let prepared =
+        if lead { plan.prepare(&directory).map_err(|error| format!("{error:#}")) } else { Ok(PathBuf::new()) };
+    let told = bootstrap.all_gather(&serde_json::to_vec(&prepared)?, plan.job.patience())?;
+    let graph: Result<PathBuf, String> = serde_json::from_slice(&told[0]).context("what rank 0 says of the graph")?;
+    let graph = graph.map_err(|cause| anyhow::anyhow!("rank 0 could not prepare the graph: {cause}"))?;
+    let model = Host::of(&plan, &*bootstrap)?;
+    let runs = set_ups(&plan, &bootstrap, &graph, model.socket.as_deref());
+    let document = runs.and_then(|runs| match lead {
+        true => plan.document(&Prepared::open(&graph)?, model.served.as_ref(), runs, began).map(Some),
+        false => Ok(None),
+    });
+    if lead && graph.starts_with(&directory) {
+        std::fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))?;
+    }
+    document
+}
+
+fn set_ups(plan: &Plan, bootstrap: &Arc<dyn Bootstrap>, graph: &Path, model: Option<&Path>) -> Result<Vec<Run>> {
+    let mut progress = Progress::new();
+    let lead = bootstrap.rank() == Rank(0);
+    let mut runs = Vec::new();
+    for &(setup, lookahead) in &plan.cases {
+        let model = model.map(Path::to_owned);
+        let job = Job { setup, lookahead, graph: graph.to_owned(), model, ..plan.job.clone() };
+        if lead {
+            progress.begin(setup.name());
+        }
+        let record = rank::train(&job, bootstrap.clone(), &mut |event| {
+            if lead {
+                progress.at(event);
+            }
+        })?;
+        let records = bootstrap.all_gather(&serde_json::to_vec(&record)?, job.patience())?;
+        let records: Vec<RankRecord> = records
+            .iter()
+            .map(|record| serde_json::from_slice(record))
+            .collect::<Result<_, _>>()
+            .context("a rank's record")?;
+        runs.push(Run::merge(setup, lookahead, &records)?);
+        if lead {
+            progress.end(&format!("{:.2} s an epoch", runs[runs.len() - 1].epoch_s_median));
+        }
+    }
+    Ok(runs)
+}
+
+fn meet(place: &Environment, file: &Path, listen: IpAddr, patience: Duration) -> Result<Arc<dyn Bootstrap>> {
+    let until = Instant::now() + patience;
+    let id = match place.rank {
+        Rank(0) => {
+            let id = UniqueId::create(Some(SocketAddr::new(listen, 0)))?;
+            leave(file, &id.to_hex())?;
+            id
+        }
+        _ => loop {
+            if let Ok(text) = std::fs::read_to_string(file) {
+                break text.parse()?;
+            }
+            ensure!(
+                Instant::now() < until,
+                "rank 0 left no unique id in {} within {patience:?}; do all ranks see that file?",
+                file.display()
+            );
+            std::thread::sleep(LOOK);
+        },
+    };
+    let joined = TcpBootstrap::join(&id, place.rank, place.size, patience);
+    if place.rank == Rank(0) {
+        std::fs::remove_file(file).with_context(|| format!("removing {}", file.display()))?;
+    }
+    Ok(Arc::new(joined?))
+}
+
+/// Writes the secret under another name first, so that nobody reads half of it.
+fn leave(file: &Path, text: &str) -> Result<()> {
+    let partial = file.with_extension("partial");
+    let write = || -> std::io::Result<()> {
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+        out.write_all(text.as_bytes())?;
+        std::fs::rename(&partial, file)
+    };
+    write().with_context(|| format!("leaving the unique id in {}", file.display()))
+}
+
+/// The model of this host: the lowest of its ranks serves it to the others.
+struct Host {
+    socket: Option<PathBuf>,
+    served: Option<Model>,
+    _directory: Option<tempfile::TempDir>,
+}
+
+impl Host {
+    fn of(plan: &Plan, bootstrap: &dyn Bootstrap) -> Result<Self> {
+        if !plan.asks_model() {
+            return Ok(Self { socket: None, served: None, _directory: None });
+        }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let hosts = bootstrap.all_gather(host.as_bytes(), plan.job.patience())?;
+        let first = hosts.iter().position(|other| other == host.as_bytes()) == Some(bootstrap.rank().index());
+        let directory = if first { Some(super::run_directory()?) } else { None };
+        let served = directory.as_ref().map(|directory| plan.serve_model(directory.path()));
+        // A host whose model does not load says so to all, so that none waits for it.
+        let said: Result<Option<(String, PathBuf)>, String> = match &served {
+            Some(Ok(Some(model))) => Ok(Some((host.clone(), model.socket.clone()))),
+            Some(Err(error)) => Err(format!("{error:#}")),
+            _ => Ok(None),
+        };
+        let all = bootstrap.all_gather(&serde_json::to_vec(&said)?, plan.job.patience())?;
+        let mut socket = None;
+        for text in all {
+            let said: Result<Option<(String, PathBuf)>, String> = serde_json::from_slice(&text)?;
+            let found = said.map_err(|cause| anyhow::anyhow!("a host's model: {cause}"))?;
+            socket = socket.or(found.filter(|(other, _)| *other == host).map(|(_, socket)| socket));
+        }
+        Ok(Self { socket, served: served.transpose()?.flatten(), _directory: directory })
+    }
+}
