@@ -18,3 +18,8 @@ pub use error::{Error, Result, TransferError};
 pub use id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};
 pub use partition::PartitionBook;
 pub use pipeline::Ticket;
+
+// The front page's example is compiled and run with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct FrontPage;

@@ -20,10 +20,6 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if COUNTED.load(Ordering::Relaxed) {
             ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-                COUNTED.store(false, Ordering::SeqCst);
-                eprintln!("ALLOC {} {}", layout.size(), std::backtrace::Backtrace::force_capture());
-                COUNTED.store(true, Ordering::SeqCst);
-            }
         }
         // SAFETY: the caller's promise, passed on.
         unsafe { System.alloc(layout) }

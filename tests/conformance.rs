@@ -7,7 +7,8 @@ mod common;
 use common::{Landing, Make, Member, PATIENCE, byte, disturbed, fill, get_all, job, named, opened, simulated};
 use rudder::bootstrap::Bootstrap;
 use rudder::memory::{Access, Memory};
-use rudder::transport::{BatchId, Channel, Completion, RemoteRegion, RowBatch, Wait};
+use rudder::transport::hook::{FaultConfig, Faulty};
+use rudder::transport::{BatchId, Channel, Completion, RemoteRegion, RowBatch, Transport, Wait};
 use rudder::{Rank, Result, TransferError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,7 @@ macro_rules! transports {
                 a_dead_peer_is_an_error_or_right_rows,
                 regions_may_go_while_peers_hold_them,
                 a_table_of_a_file_is_served_where_it_can_be,
+                under_faults_each_row_is_right_or_an_error,
             }
         }
     )*};
@@ -51,10 +53,15 @@ macro_rules! checks {
 
 transports! {
     shm: |ranks| super::named("shm", ranks);
+    tcp: |ranks| super::named("tcp", ranks);
     sim: |ranks| super::simulated(ranks);
-    disturbed_shm: |ranks| super::disturbed(super::named("shm", ranks));
-    disturbed_sim: |ranks| super::disturbed(super::simulated(ranks));
     throttled_shm: |ranks| super::opened("shm", ranks, |config| config.link = "8gbit,20us".parse().unwrap());
+    throttled_tcp: |ranks| super::opened("tcp", ranks, |config| config.link = "8gbit,20us".parse().unwrap());
+    faultless_shm: |ranks| super::opened("shm", ranks, |config| config.faults = Some(Default::default()));
+    faultless_tcp: |ranks| super::opened("tcp", ranks, |config| config.faults = Some(Default::default()));
+    disturbed_shm: |ranks| super::disturbed(super::named("shm", ranks));
+    disturbed_tcp: |ranks| super::disturbed(super::named("tcp", ranks));
+    disturbed_sim: |ranks| super::disturbed(super::simulated(ranks));
 }
 
 const ROWS: u64 = 200;
@@ -469,4 +476,76 @@ fn a_table_of_a_file_is_served_where_it_can_be(make: Make) {
         check_get(&me, &mut *channel, regions[1 - me.rank.index()], &[0, 17, ROWS - 1]);
         me.barrier();
     });
+}
+
+fn under_faults_each_row_is_right_or_an_error(make: Make) {
+    job(make, 2, |me| {
+        let (_region, regions) = me.share(ROWS, ROW_BYTES);
+        for seed in 0..6 {
+            let faults = FaultConfig {
+                seed,
+                drop: 0.1,
+                fail: 0.2,
+                refuse: 0.2,
+                truncate: 0.3,
+                partial: 0.4,
+                delay: 0.4,
+                delay_polls_max: 5,
+                reorder: 0.5,
+            };
+            let landing = Landing::new(&*me.transport, ROWS as usize, ROW_BYTES, ROW_BYTES + 3);
+            let mut channel = Faulty::new(me.transport.clone(), faults).channel().unwrap();
+            let region = regions[1 - me.rank.index()];
+            let statuses = get_all_or_abort(&mut *channel, region, &landing);
+            let good: Vec<u64> = (0..ROWS).filter(|&row| statuses[row as usize].is_ok()).collect();
+            assert!(!good.is_empty() && good.len() < ROWS as usize, "seed {seed}: {} rows are good", good.len());
+            let places: Vec<u32> = good.iter().map(|&row| row as u32).collect();
+            landing.assert_rows(region.peer, &good, &places);
+            let all: Vec<u32> = (0..ROWS as u32).collect();
+            landing.assert_untouched_except(&all);
+        }
+        me.barrier();
+    });
+}
+
+/// Gets row `i` to place `i` for all rows, gives up on what does not end by itself, and says how each row ended.
+fn get_all_or_abort(
+    channel: &mut dyn Channel,
+    region: RemoteRegion,
+    landing: &Landing,
+) -> Vec<Result<(), TransferError>> {
+    let deadline = Instant::now() + PATIENCE;
+    let (mut starts, mut statuses) = (Vec::new(), vec![None; ROWS as usize]);
+    let mut next = 0;
+    while next < ROWS {
+        assert!(Instant::now() < deadline, "only {next} rows were accepted");
+        let rows: Vec<u64> = (next..ROWS.min(next + 10)).collect();
+        let places: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let id = BatchId(starts.len() as u64);
+        let accepted = post(channel, &RowBatch { id, ..batch(region, &rows, &places, landing) }).unwrap();
+        if accepted > 0 {
+            starts.push(next as usize);
+            next += accepted as u64;
+        }
+        note(channel, &starts, &mut statuses);
+    }
+    (0..20).for_each(|_| note(channel, &starts, &mut statuses));
+    channel.abort(region.peer).map(drop).expect("transports of this suite fence");
+    while statuses.iter().any(Option::is_none) {
+        assert!(Instant::now() < deadline, "rows that never ended: {statuses:?}");
+        note(channel, &starts, &mut statuses);
+    }
+    statuses.into_iter().flatten().collect()
+}
+
+/// Polls once and notes how rows ended; batch `n` began at row `starts[n]`.
+fn note(channel: &mut dyn Channel, starts: &[usize], statuses: &mut [Option<Result<(), TransferError>>]) {
+    let mut completions = Vec::new();
+    channel.poll(&mut completions, Wait::For(Duration::from_millis(1))).expect("the channel works");
+    for Completion { batch, first, count, status } in completions {
+        for row in first..first + count {
+            let row = starts[batch.0 as usize] + row as usize;
+            assert!(statuses[row].replace(status.clone()).is_none(), "row {row} ended twice");
+        }
+    }
 }

@@ -84,20 +84,23 @@ fn table() -> Vec<Golden> {
     let every = |minibatches| Plan { replace_every: Some(minibatches), ..Plan::default() };
     let rudder = |alpha, delta| PolicyConfig::Rudder(RudderConfig { alpha, delta, start: Start::Degree });
     let undecayed = PolicyConfig::Lfu(LfuConfig { half_life: 0, ..LfuConfig::default() });
+    let unshared = PolicyConfig::Lfu(LfuConfig { ahead: 1.0, ..LfuConfig::default() });
     let row = |name, policy, plan, fetched, hits| Golden { name, policy, plan, fetched, hits };
     vec![
         row("off", named("off"), Plan::default(), 46_578, 0),
         row("off, one ahead", named("off"), ahead(2, 1), 22_090, 46_578),
         row("degree", named("degree"), Plan::default(), 20_241, 26_859),
-        row("lfu", named("lfu"), Plan::default(), 19_525, 27_053),
-        row("lfu without decay", undecayed, Plan::default(), 19_494, 27_084),
-        row("lfu, two ahead", named("lfu"), ahead(4, 2), 27_449, 43_669),
+        row("lfu", named("lfu"), Plan::default(), 19_520, 27_058),
+        row("lfu without decay", undecayed, Plan::default(), 19_500, 27_078),
+        row("lfu, all of four ahead", named("lfu"), ahead(4, 4), 23_653, 44_411),
+        row("lfu, four ahead, no share", unshared, ahead(4, 4), 46_337, 37_616),
         row("rudder every 8", rudder(0.005, 8), every(8), 24_822, 23_167),
         row("rudder always", rudder(0.05, 1), every(1), 34_047, 25_789),
-        row("window 1", named("window"), ahead(1, 0), 19_525, 27_053),
-        row("window 4", named("window"), ahead(4, 0), 15_625, 30_953),
+        row("window 1", named("window"), ahead(1, 0), 19_522, 27_056),
+        row("window 4", named("window"), ahead(4, 0), 15_610, 30_968),
         row("window 16", named("window"), ahead(16, 0), 12_603, 33_975),
-        row("window 16, two ahead", named("window"), ahead(16, 2), 17_783, 46_578),
+        row("window 16, two ahead", named("window"), ahead(16, 2), 14_542, 46_578),
+        row("window 16, all of them ahead", named("window"), ahead(16, 16), 14_542, 46_578),
         row("window 64", named("window"), ahead(64, 0), 12_603, 33_975),
     ]
 }

@@ -118,7 +118,7 @@ struct Setting {
 ///
 /// # Errors
 /// A transport cannot be opened, the owner's process dies, or a row has wrong bytes.
-pub fn run(args: GetArgs) -> Result<()> {
+pub fn run(args: &GetArgs) -> Result<()> {
     if let Some(name) = &args.serve {
         return serve(name);
     }
@@ -137,14 +137,14 @@ pub fn run(args: GetArgs) -> Result<()> {
     for name in &args.transports {
         let mut asker = Asker::start(name)?;
         for &row_bytes in &args.row_bytes {
-            let table = asker.table(&args, row_bytes)?;
+            let table = asker.table(args, row_bytes)?;
             for &batch in &args.batches {
-                lines.push(asker.measure(&args, &table, batch)?);
+                lines.push(asker.measure(args, &table, batch)?);
             }
         }
     }
     println!("{}", Table::new(&lines));
-    write_files(&args, &setting, &lines)
+    write_files(args, &setting, &lines)
 }
 
 fn write_files(args: &GetArgs, setting: &Setting, lines: &[Line]) -> Result<()> {

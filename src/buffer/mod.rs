@@ -2,8 +2,9 @@
 //!
 //! A minibatch costs its own nodes, never the buffer's size: scores decay lazily, pins are stamps, and window positions are bits.
 //! The calls of a minibatch, in order: [`PrefetchBuffer::lookup`], then [`PrefetchBuffer::retire`] where it was announced, then
-//! [`PrefetchBuffer::admit_missed`] (or [`PrefetchBuffer::admit`], row by row) for the rows that it fetches, then [`PrefetchBuffer::end_minibatch`]. Bytes arrive whenever they do
-//! ([`PrefetchBuffer::filled`]), and a request that is over is released.
+//! [`PrefetchBuffer::admit_missed`] (or [`PrefetchBuffer::admit`], row by row) for the rows that it fetches, then
+//! [`PrefetchBuffer::end_minibatch`]. Bytes arrive whenever they do ([`PrefetchBuffer::filled`]), and a request that is over is
+//! released.
 //!
 //! ```
 //! use rudder::buffer::{BufferHints, Pin, PolicyConfig, PrefetchBuffer, Residency};
@@ -201,6 +202,8 @@ impl PrefetchBuffer {
         self.hits.clear();
         self.missed.clear();
         found.clear();
+        self.hits.reserve(nodes.len());
+        self.missed.reserve(nodes.len());
         for block in nodes.chunks(BLOCK) {
             self.index.warm(block);
             for &node in block {

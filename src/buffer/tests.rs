@@ -357,8 +357,8 @@ fn the_window_never_gives_up_a_nearer_use_for_a_farther_one() {
     let config = LfuConfig::default();
     let mut buffer = PrefetchBuffer::new(2, &PolicyConfig::Window(config), hints()).unwrap();
     gather(&mut buffer, &[1, 2], None);
-    let uses: Vec<_> = [1u64, 3, 2].iter().map(|&node| buffer.announce(&[NodeId(node)]).unwrap()).collect();
-    assert!(matches!(buffer.reserve(NodeId(3), uses[1]), Reserve::Slot(_)));
+    let uses: Vec<_> = [3u64, 1, 2].iter().map(|&node| buffer.announce(&[NodeId(node)]).unwrap()).collect();
+    assert!(matches!(buffer.reserve(NodeId(3), uses[0]), Reserve::Slot(_)));
     assert_eq!(buffer.residency(NodeId(2)), Residency::Absent, "its use was the farthest");
     assert_eq!(buffer.reserve(NodeId(2), uses[2]), Reserve::NoRoom);
     for _ in 0..10 {
@@ -368,12 +368,46 @@ fn the_window_never_gives_up_a_nearer_use_for_a_farther_one() {
 }
 
 #[test]
+fn a_row_fetched_long_before_its_use_costs_no_announced_row() {
+    let mut buffer = PrefetchBuffer::new(2, &PolicyConfig::Window(LfuConfig::default()), hints()).unwrap();
+    gather(&mut buffer, &[1, 2], None);
+    let uses: Vec<_> = [1u64, 3, 2].iter().map(|&node| buffer.announce(&[NodeId(node)]).unwrap()).collect();
+    assert_eq!(buffer.reserve(NodeId(3), uses[1]), Reserve::NoRoom, "2 is wanted later, but 3 can wait");
+    gather(&mut buffer, &[1], None);
+    buffer.retire(uses[0], &[NodeId(1)]);
+    assert!(matches!(buffer.reserve(NodeId(3), uses[1]), Reserve::Slot(_)));
+    assert_ne!(buffer.residency(NodeId(2)), Residency::Absent);
+}
+
+#[test]
+fn rows_fetched_ahead_hold_no_more_than_their_share_of_an_lfu() {
+    for (ahead, most) in [(0.0, 0), (0.25, 2), (1.0, 8)] {
+        let config = LfuConfig { ahead, ..LfuConfig::default() };
+        let mut buffer = PrefetchBuffer::new(8, &PolicyConfig::Lfu(config), hints()).unwrap();
+        let coming: Vec<_> = (20..40).map(NodeId).collect();
+        let position = buffer.announce(&coming).unwrap();
+        let mut reserve = |nodes: &[NodeId]| {
+            let reserved = nodes.iter().filter(|node| buffer.reserve(**node, position) != Reserve::NoRoom);
+            reserved.count()
+        };
+        assert_eq!(reserve(&coming), most);
+        gather(&mut buffer, &[20, 21, 22], None);
+        let reserved = coming.iter().filter(|node| matches!(buffer.reserve(**node, position), Reserve::Slot(_)));
+        assert_eq!(reserved.count(), most.min(3).min(8 - most), "rows that have served make room for others");
+    }
+}
+
+#[test]
 fn hints_and_settings_that_cannot_be_are_refused() {
     let short = BufferHints { degree: vec![1], ..hints() };
     assert!(PrefetchBuffer::new(4, &PolicyConfig::Degree, short).is_err());
     for (alpha, delta) in [(0.0, 4), (1.0, 4), (f64::NAN, 4), (0.1, 0)] {
         let config = PolicyConfig::Rudder(RudderConfig { alpha, delta, start: Start::Empty });
         assert!(PrefetchBuffer::new(4, &config, hints()).is_err());
+    }
+    for ahead in [-0.1, 1.1, f64::NAN] {
+        let config = LfuConfig { ahead, ..LfuConfig::default() };
+        assert!(PrefetchBuffer::new(4, &PolicyConfig::Lfu(config), hints()).is_err());
     }
     assert!(PolicyConfig::named("best").is_err_and(|error| error.to_string().contains("off, degree, lfu")));
     for name in PolicyConfig::NAMES {

@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 mod account;
+mod available;
 pub mod copy;
 mod owned;
 mod region;
@@ -62,10 +63,10 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Fresh zeroed memory, really allocated: where there is none left this is an error, never a SIGBUS later.
+    /// Fresh zeroed memory, really allocated: where there is not enough left this is an error, never a SIGBUS later.
     ///
     /// # Errors
-    /// The system refuses; the message says what to do.
+    /// The machine or a control group has less left, or the system refuses; the message says what to do.
     pub fn allocate(bytes: usize) -> Result<Self> {
         Self::allocate_with(bytes, Pages::default())
     }

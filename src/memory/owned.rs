@@ -1,11 +1,14 @@
 //! Our own memory: sealed memory files, so that same-host peers can map it and nobody can shrink it under them.
 
 use super::account;
+use super::available::available;
 use crate::error::{Error, Result};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, munmap};
 use std::ffi::c_void;
+use std::io;
 use std::ptr::NonNull;
 use std::sync::{Arc, Once};
 
@@ -78,17 +81,16 @@ pub(super) fn allocate(bytes: usize, pages: Pages) -> Result<(NonNull<u8>, Mappi
 }
 
 fn map(bytes: usize, page: usize, kind: MemfdFlags) -> Result<Mapping> {
-    let failed = |operation, source: rustix::io::Errno| Error::Memory {
-        operation,
-        bytes,
-        remedy: "free memory, ask for less, or raise the job's memory limit (cgroup memory.max, ulimit -v)",
-        source: source.into(),
-    };
+    let failed = |operation, source: Errno| refused(operation, bytes, source.into());
     let mapped = bytes
         .max(1)
         .checked_next_multiple_of(page)
         .filter(|mapped| isize::try_from(*mapped).is_ok())
-        .ok_or_else(|| failed("allocate", rustix::io::Errno::OVERFLOW))?;
+        .ok_or_else(|| failed("allocate", Errno::OVERFLOW))?;
+    if page == SMALL_PAGE {
+        // Reserved huge pages are a store of their own, which refuses by itself.
+        check_available(mapped).map_err(|source| refused("allocate", bytes, source))?;
+    }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind;
     let file = memfd_create("rudder", flags).map_err(|e| failed("create", e))?;
     ftruncate(&file, mapped as u64).map_err(|e| failed("allocate", e))?;
@@ -107,6 +109,20 @@ fn map(bytes: usize, page: usize, kind: MemfdFlags) -> Result<Mapping> {
     fcntl_add_seals(&*mapping.file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)
         .map_err(|e| failed("seal", e))?;
     Ok(mapping)
+}
+
+fn refused(operation: &'static str, bytes: usize, source: io::Error) -> Error {
+    let remedy = "free memory, ask for less, or raise the job's memory limit (cgroup memory.max, ulimit -v)";
+    Error::Memory { operation, bytes, remedy, source }
+}
+
+fn check_available(bytes: usize) -> io::Result<()> {
+    match available() {
+        Some(left) if left.bytes < bytes as u64 => {
+            Err(io::Error::new(io::ErrorKind::OutOfMemory, format!("{} has {} bytes left", left.by, left.bytes)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn ask_for_transparent_huge_pages(mapping: &Mapping) {

@@ -41,14 +41,42 @@ pub(super) struct Batch {
     pub posted_at: Duration,
 }
 
+/// Batches that exist from the start: more than are open at once in a steady job, so that it allocates none.
+const WARM: u32 = 64;
+
 /// The arena of batches; vectors keep their capacity from one use to the next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Batches {
     batches: Vec<Batch>,
     free: Vec<u32>,
+    rows: usize,
 }
 
 impl Batches {
+    /// An arena whose batches have room for so many rows each.
+    pub fn new(rows: usize) -> Self {
+        let mut batches = Self { batches: Vec::new(), free: (0..WARM).rev().collect(), rows };
+        (0..WARM).for_each(|_| batches.grow());
+        batches
+    }
+
+    fn grow(&mut self) {
+        self.batches.push(Batch {
+            generation: 0,
+            state: BatchState::Free,
+            table: 0,
+            owner: 0,
+            area: Area::Slots(0),
+            request: None,
+            flights: Vec::with_capacity(self.rows),
+            rows: Vec::with_capacity(self.rows),
+            places: Vec::with_capacity(self.rows),
+            open: 0,
+            not_before: Duration::ZERO,
+            posted_at: Duration::ZERO,
+        });
+    }
+
     pub fn open(
         &mut self,
         table: usize,
@@ -58,20 +86,7 @@ impl Batches {
         not_before: Duration,
     ) -> u32 {
         let at = self.free.pop().unwrap_or_else(|| {
-            self.batches.push(Batch {
-                generation: 0,
-                state: BatchState::Free,
-                table,
-                owner,
-                area,
-                request,
-                flights: Vec::new(),
-                rows: Vec::new(),
-                places: Vec::new(),
-                open: 0,
-                not_before,
-                posted_at: Duration::ZERO,
-            });
+            self.grow();
             (self.batches.len() - 1) as u32
         });
         let batch = self.get_mut(at);

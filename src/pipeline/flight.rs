@@ -67,7 +67,7 @@ impl Hasher for NodeHasher {
 pub(super) type NodeMap<V> = HashMap<NodeId, V, BuildHasherDefault<NodeHasher>>;
 
 /// Every flight of a pipeline, and who waits for it. Places are reused, so that a warm arena allocates nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Flights {
     flights: Vec<Flight>,
     free: Vec<u32>,
@@ -76,6 +76,15 @@ pub(super) struct Flights {
 }
 
 impl Flights {
+    pub fn with_capacity(flights: usize) -> Self {
+        Self {
+            flights: Vec::with_capacity(flights),
+            free: Vec::with_capacity(flights),
+            waiters: Vec::with_capacity(flights),
+            free_waiter: None,
+        }
+    }
+
     pub fn insert(&mut self, table: u32, node: NodeId, owner: u32, row: u64, landing: Landing) -> FlightId {
         let flight =
             Flight { table, node, owner, row, landing, admitted: None, waiters: NONE, attempts: 0, batch: NONE };

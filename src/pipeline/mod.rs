@@ -94,11 +94,6 @@ impl RowList {
         self.rows.push(row);
         self.places.push(place);
     }
-
-    fn clear(&mut self) {
-        self.rows.clear();
-        self.places.clear();
-    }
 }
 
 /// What the starter of a request copies itself while the missing rows fly. Reused from request to request.
@@ -114,10 +109,16 @@ pub struct CopyPlan {
 }
 
 impl CopyPlan {
-    fn clear(&mut self) {
-        self.local.clear();
-        self.mapped.iter_mut().for_each(RowList::clear);
-        self.ready.clear();
+    /// Empties it and makes room for a minibatch of so many nodes, however they will be split.
+    fn reset(&mut self, nodes: usize) {
+        for list in self.mapped.iter_mut().chain([&mut self.local, &mut self.ready]) {
+            list.rows.clear();
+            list.places.clear();
+        }
+        for list in [&mut self.local, &mut self.ready] {
+            list.rows.reserve(nodes);
+            list.places.reserve(nodes);
+        }
         self.pin = None;
     }
 }
@@ -261,9 +262,9 @@ impl Pipeline {
             .map(|table| Lane {
                 table,
                 flights: NodeMap::default(),
-                planning: VecDeque::new(),
+                planning: VecDeque::with_capacity(limits.tickets),
                 fetches: Vec::new(),
-                copying: VecDeque::new(),
+                copying: VecDeque::with_capacity(limits.requests),
                 stats: TableStats::default(),
                 observed: TableStats::default(),
                 replaced_rows: 0,
@@ -274,16 +275,15 @@ impl Pipeline {
             .collect();
         Self {
             staging: (0..limits.staging_chunks).collect(),
-            limits,
             lanes,
             requests: Requests::default(),
             tickets: Tickets::default(),
-            flights: Flights::default(),
-            batches: Batches::default(),
-            demand: VecDeque::new(),
-            prefetch: VecDeque::new(),
+            flights: Flights::with_capacity(4 * limits.batch_rows),
+            batches: Batches::new(limits.batch_rows),
+            demand: VecDeque::with_capacity(64),
+            prefetch: VecDeque::with_capacity(64),
             prefetch_rows: 0,
-            settled: Vec::new(),
+            settled: Vec::with_capacity(4 * limits.batch_rows),
             blocked_until: None,
             next_pin: 1,
             announced_nodes: 0,
@@ -293,6 +293,7 @@ impl Pipeline {
             wanted: Vec::new(),
             failed: Vec::new(),
             segments: Vec::new(),
+            limits,
         }
     }
 
@@ -354,7 +355,7 @@ impl Pipeline {
         plan: &mut CopyPlan,
         decide: &mut dyn FnMut(&Observation) -> Decision,
     ) -> Result<RequestId> {
-        plan.clear();
+        plan.reset(nodes.len());
         self.split(table, nodes, Some(plan))?;
         let part = options.ticket.map(|ticket| self.redeem(ticket, table)).transpose()?;
         let deadline = now + options.timeout;
@@ -515,6 +516,8 @@ impl Pipeline {
     /// Turns what was found into copies, joins and new flights (left in `wanted`).
     fn want_missing(&mut self, table: usize, request: RequestId, observed: bool, plan: &mut CopyPlan) {
         self.wanted.clear();
+        self.wanted.reserve(self.remote.len());
+        self.lanes[table].flights.reserve(self.remote.len());
         let (mut hits, mut missing) = (0, 0);
         for at in 0..self.remote.len() {
             let (node, place) = (self.remote[at], self.remote_places[at]);
@@ -554,9 +557,11 @@ impl Pipeline {
         // A slot that this minibatch hits may go too: its old row is copied out while the new one flies (see `land`).
         buffer.admit_missed(true, &mut lane.fetches);
         for (node, slot) in lane.fetches.drain(..) {
-            match lane.flights.get(&node) {
-                Some(&flight) => self.flights.get_mut(flight).admitted = Some(slot),
-                None => buffer.abandon(slot),
+            match lane.flights.get(&node).map(|&flight| self.flights.get_mut(flight)) {
+                Some(flight) if flight.admitted.is_none() && matches!(flight.landing, Landing::Rows(..)) => {
+                    flight.admitted = Some(slot);
+                }
+                _ => buffer.abandon(slot),
             }
         }
     }

@@ -27,20 +27,24 @@ pub struct LfuConfig {
     pub remembered: Option<u32>,
     /// Counts to start from, such as those of sampled warm-up minibatches.
     pub warm_up: Vec<(NodeId, u32)>,
+    /// Most of the slots that rows fetched ahead and not yet used may hold, as a share between 0 and 1. Policy lfu only: a buffer
+    /// smaller than what is announced would otherwise hold nothing but announced rows, and no count would matter.
+    pub ahead: f64,
     /// Tracks misses by cohort and obeys quotas.
     pub cohorts: bool,
 }
 
 impl Default for LfuConfig {
     fn default() -> Self {
-        Self { half_life: 512, remembered: None, warm_up: Vec::new(), cohorts: false }
+        Self { half_life: 512, remembered: None, warm_up: Vec::new(), ahead: 0.25, cohorts: false }
     }
 }
 
 /// Where the policy has a slot.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Standing {
     /// Not to be given away: empty, its bytes to come, or fetched ahead and not yet used.
+    #[default]
     Kept,
     /// In the queue.
     Ranked,
@@ -48,13 +52,22 @@ enum Standing {
     Aside,
 }
 
+/// A slot as the policy sees it; in one place, since a slot that changes hands has all of it read and written.
+#[derive(Clone, Copy, Default)]
+struct Resident {
+    count: Count,
+    standing: Standing,
+    /// Fetched ahead and not yet used.
+    guarded: bool,
+}
+
 pub(super) struct Lfu {
     decay: Decay,
     now: u32,
-    counts: Vec<Count>,
-    standing: Vec<Standing>,
-    /// Fetched ahead and not yet used.
-    guarded: Vec<bool>,
+    residents: Vec<Resident>,
+    /// Residents that are guarded, and the most that may be.
+    guarded: u32,
+    guarded_max: u32,
     queue: SlotQueue,
     aside: Vec<Slot>,
     others: FrequencyTable,
@@ -70,6 +83,9 @@ impl Lfu {
                 "policy lfu cannot work with 0 remembered nodes; leave `remembered` out for the default",
             ));
         }
+        if !(0.0..=1.0).contains(&config.ahead) {
+            return Err(Error::config(format!("policy lfu: ahead {} is not a share between 0 and 1", config.ahead)));
+        }
         let mut others = FrequencyTable::with_capacity(remembered);
         for &(node, count) in &config.warm_up {
             others.set(node, Count { score: count as f32, minibatch: 0 }, &decay);
@@ -78,9 +94,9 @@ impl Lfu {
         Ok(Self {
             decay,
             now: 0,
-            counts: vec![Count::default(); each],
-            standing: vec![Standing::Kept; each],
-            guarded: vec![false; each],
+            residents: vec![Resident::default(); each],
+            guarded: 0,
+            guarded_max: (f64::from(slots) * config.ahead).ceil() as u32,
             queue: SlotQueue::new(slots),
             aside: Vec::with_capacity(each),
             others,
@@ -89,16 +105,17 @@ impl Lfu {
 
     /// Makes the slot one that may be given away.
     pub(super) fn rank(&mut self, slot: Slot) {
-        if self.standing[slot.index()] == Standing::Kept {
-            self.standing[slot.index()] = Standing::Ranked;
-            self.queue.push(coarse(self.decay.key(self.counts[slot.index()])), slot);
+        let resident = &mut self.residents[slot.index()];
+        if resident.standing == Standing::Kept {
+            resident.standing = Standing::Ranked;
+            self.queue.push(coarse(self.decay.key(resident.count)), slot);
         }
     }
 
     /// Makes the slot one that is not given away.
     pub(super) fn keep(&mut self, slot: Slot) {
         self.queue.remove(slot);
-        self.standing[slot.index()] = Standing::Kept;
+        self.residents[slot.index()].standing = Standing::Kept;
     }
 
     /// The key of a node that is not resident.
@@ -112,10 +129,10 @@ impl Lfu {
         let mut best: Option<(i64, Slot)> = None;
         for _ in 0..STEPS {
             let (floor, slot) = self.queue.peek().filter(|(floor, _)| *floor < key)?;
-            let current = coarse(self.decay.key(self.counts[slot.index()]));
+            let current = coarse(self.decay.key(self.residents[slot.index()].count));
             if !view.is_evictable(slot) {
                 self.queue.remove(slot);
-                self.standing[slot.index()] = Standing::Aside;
+                self.residents[slot.index()].standing = Standing::Aside;
                 self.aside.push(slot);
             } else if current <= floor {
                 return Some(slot);
@@ -132,12 +149,20 @@ impl Lfu {
 
     /// The counting part of an insertion.
     pub(super) fn adopt(&mut self, slot: Slot, node: NodeId) {
-        self.counts[slot.index()] = self.others.take(node).unwrap_or(Count { score: 0.0, minibatch: self.now });
+        let count = self.others.take(node).unwrap_or(Count { score: 0.0, minibatch: self.now });
+        self.residents[slot.index()].count = count;
+    }
+
+    /// Ends a slot's guard; whether it had one.
+    fn unguard(&mut self, slot: Slot) -> bool {
+        let was = std::mem::take(&mut self.residents[slot.index()].guarded);
+        self.guarded -= u32::from(was);
+        was
     }
 
     pub(super) fn count_hits(&mut self, hits: &[(Slot, NodeId)]) {
         for (slot, _) in hits {
-            let count = &mut self.counts[slot.index()];
+            let count = &mut self.residents[slot.index()].count;
             *count = self.decay.touched(*count, self.now);
         }
     }
@@ -148,8 +173,9 @@ impl ReplacementPolicy for Lfu {
         self.now += 1;
         while let Some(slot) = self.aside.pop() {
             // It may have been kept, and even set aside again, since it was put there.
-            if self.standing[slot.index()] == Standing::Aside {
-                self.standing[slot.index()] = Standing::Kept;
+            let standing = &mut self.residents[slot.index()].standing;
+            if *standing == Standing::Aside {
+                *standing = Standing::Kept;
                 self.rank(slot);
             }
         }
@@ -158,7 +184,7 @@ impl ReplacementPolicy for Lfu {
     fn touch(&mut self, hits: &[(Slot, NodeId)], view: &View) {
         self.count_hits(hits);
         for &(slot, _) in hits {
-            if std::mem::take(&mut self.guarded[slot.index()]) && view.is_ready(slot) {
+            if self.unguard(slot) && view.is_ready(slot) {
                 self.rank(slot);
             }
         }
@@ -174,7 +200,11 @@ impl ReplacementPolicy for Lfu {
     }
 
     fn accepts(&self, origin: Origin) -> bool {
-        origin != Origin::Initial && origin != Origin::Replacement
+        match origin {
+            Origin::Demand | Origin::Quota => true,
+            Origin::Ahead => self.guarded < self.guarded_max,
+            Origin::Initial | Origin::Replacement => false,
+        }
     }
 
     fn victim(&mut self, candidate: NodeId, origin: Origin, view: &View) -> Option<Slot> {
@@ -185,32 +215,31 @@ impl ReplacementPolicy for Lfu {
 
     fn insert(&mut self, slot: Slot, node: NodeId, origin: Origin, _view: &View) {
         self.adopt(slot, node);
-        self.guarded[slot.index()] = origin == Origin::Ahead;
+        if origin == Origin::Ahead {
+            self.residents[slot.index()].guarded = true;
+            self.guarded += 1;
+        }
     }
 
     fn remove(&mut self, slot: Slot, node: NodeId) {
         self.keep(slot);
-        self.guarded[slot.index()] = false;
-        let count = std::mem::take(&mut self.counts[slot.index()]);
+        self.unguard(slot);
+        let count = std::mem::take(&mut self.residents[slot.index()].count);
         if count.score > 0.0 {
             self.others.set(node, count, &self.decay);
         }
     }
 
     fn filled(&mut self, slot: Slot, _view: &View) {
-        if !self.guarded[slot.index()] {
+        if !self.residents[slot.index()].guarded {
             self.rank(slot);
         }
     }
 
     fn retired(&mut self, _position: WindowPosition, resident: &[(Slot, NodeId)], view: &View) {
         for &(slot, node) in resident {
-            let guarded = &mut self.guarded[slot.index()];
-            if *guarded && view.window.next_use(node).is_none() {
-                *guarded = false;
-                if view.is_ready(slot) {
-                    self.rank(slot);
-                }
+            if view.window.next_use(node).is_none() && self.unguard(slot) && view.is_ready(slot) {
+                self.rank(slot);
             }
         }
     }
@@ -225,9 +254,7 @@ impl ReplacementPolicy for Lfu {
 
     fn bytes(&self) -> usize {
         self.decay.bytes()
-            + self.counts.capacity() * size_of::<Count>()
-            + self.standing.capacity() * size_of::<Standing>()
-            + self.guarded.capacity()
+            + self.residents.capacity() * size_of::<Resident>()
             + self.queue.bytes()
             + self.aside.capacity() * size_of::<Slot>()
             + self.others.bytes()

@@ -14,6 +14,10 @@ use crate::id::{NodeId, Slot};
 /// Most slots of one list that a search for a far victim looks at.
 const STEPS: usize = 8;
 
+/// The nearest minibatches whose rows, fetched ahead, may cost a row with a farther use. What is fetched earlier than it must be holds a
+/// slot for longer, and the row it displaces is fetched once more: for the rest of the window only slots without announced uses go.
+const DISPLACING: u32 = 1;
+
 const NONE: u32 = u32::MAX;
 
 /// A slot's neighbours in the list of its next use.
@@ -141,15 +145,18 @@ impl ReplacementPolicy for WindowBelady {
         self.beyond.miss(nodes, view);
     }
 
+    /// Rows fetched ahead are not guarded here: among announced rows the nearer use decides.
     fn accepts(&self, origin: Origin) -> bool {
-        self.beyond.accepts(origin)
+        self.beyond.accepts(origin) || origin == Origin::Ahead
     }
 
     fn victim(&mut self, candidate: NodeId, origin: Origin, view: &View) -> Option<Slot> {
         let Some(distance) = view.window.next_use(candidate) else {
             return self.beyond.victim(candidate, origin, view);
         };
-        self.beyond.lowest_below(f64::INFINITY, view).or_else(|| self.farther_than(distance, view))
+        let lowest = self.beyond.lowest_below(f64::INFINITY, view);
+        let displaces = origin != Origin::Ahead || distance < DISPLACING;
+        lowest.or_else(|| self.farther_than(distance, view).filter(|_| displaces))
     }
 
     /// The sooner the next use the earlier: a row that is on its way in is not given up for a better one that comes after it.

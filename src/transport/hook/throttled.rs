@@ -146,18 +146,12 @@ unsafe impl Channel for ThrottledChannel {
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>, wait: Wait) -> Result<()> {
-        let known = completions.len();
+        // One inner poll only: a wake-up that it takes is not there for a second.
         let mut arrived = std::mem::take(&mut self.arrived);
-        self.inner.poll(&mut arrived, Wait::No)?;
+        self.inner.poll(&mut arrived, self.bounded(wait))?;
         arrived.drain(..).for_each(|completion| self.hold(completion));
-        self.release(completions);
-        if completions.len() == known && wait != Wait::No {
-            // One wait only: whatever ends it early may have been a wake-up, which the inner channel has taken.
-            self.inner.poll(&mut arrived, self.bounded(wait))?;
-            arrived.drain(..).for_each(|completion| self.hold(completion));
-            self.release(completions);
-        }
         self.arrived = arrived;
+        self.release(completions);
         Ok(())
     }
 
@@ -227,9 +221,9 @@ mod tests {
 
     #[test]
     fn the_rate_holds() {
-        // 25 MB at 1 Gbit/s: a fifth of a second.
-        let took = timed("1gbit,50us", 100, 250, 4).as_secs_f64();
-        assert!((0.194..0.215).contains(&took), "{took} s instead of 0.2 s");
+        // 12.5 MB at 1 Gbit/s: a tenth of a second, never less. The best of some, as the machine may be busy.
+        let took = (0..4).map(|_| timed("1gbit,50us", 100, 125, 32).as_secs_f64()).reduce(f64::min).unwrap();
+        assert!((0.0995..0.11).contains(&took), "{took} s instead of 0.1 s");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::connection::{Batches, Connection, Part};
 use super::wire::{Address, REQUEST_ROWS_MAX};
-use super::{Peers, failure};
+use super::{Import, Peers, failure};
 use crate::error::{Error, Result, TransferError};
 use crate::id::Rank;
 use crate::transport::{Channel, Completion, Fenced, RemoteRegion, RowBatch, Wait, Waker};
@@ -36,7 +36,7 @@ pub struct TcpChannel {
     links: Vec<Option<Link>>,
     batches: Batches,
     /// Our copy of the transport's imports, so that posting takes its lock only for a region it has not seen.
-    imports: Vec<(Rank, u64)>,
+    imports: Vec<Import>,
     /// What ended outside `poll`, to be reported by the next.
     pending: Vec<Completion>,
     /// Links in their handshake: while there are any, waits are cut to their deadlines.
@@ -73,7 +73,8 @@ impl TcpChannel {
             self.imports.extend_from_slice(&known[self.imports.len()..]);
         }
         match self.imports.get(index) {
-            Some(&(peer, number)) if peer == region.peer => Ok(number),
+            // The size is the owner's word, not that of whoever built the batch.
+            Some(import) if import.peer == region.peer && import.token.bytes == region.bytes => Ok(import.token.region),
             _ => Err(Error::argument(format!("region {index} of {} was not imported by this transport", region.peer))),
         }
     }

@@ -37,6 +37,9 @@ pub struct Posted {
     open_parts: usize,
 }
 
+/// Rows of a usual batch: room for them is made at the start.
+const PLACES_WARM: usize = 4096;
+
 /// The batches of a channel. Their buffers are kept for the next batch, so that posting allocates nothing once they have grown.
 pub struct Batches {
     posted: Vec<Posted>,
@@ -47,7 +50,7 @@ impl Batches {
     pub fn new(in_flight_max: usize) -> Self {
         let unused = || Posted {
             id: BatchId::default(),
-            places: Vec::new(),
+            places: Vec::with_capacity(PLACES_WARM),
             destination: Destination { base: std::ptr::null_mut(), stride: 0, places: 0 },
             row_bytes: 1,
             region: 0,
@@ -169,7 +172,7 @@ impl Connection {
             asked: VecDeque::new(),
             asked_bytes: 0,
             sequence: 0,
-            outbox: Vec::new(),
+            outbox: Vec::with_capacity(8 * PLACES_WARM),
             sent: 0,
             inbox: vec![0; INBOX_BYTES].into_boxed_slice(),
             start: 0,

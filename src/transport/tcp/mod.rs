@@ -105,12 +105,19 @@ impl TcpConfig {
     }
 }
 
+/// A region of a peer, under the peer's own number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Import {
+    peer: Rank,
+    token: Token,
+}
+
 /// What the transport and its channels know of the peers.
 struct Peers {
     config: TcpConfig,
     addresses: OnceLock<Vec<Address>>,
-    /// Imported regions: the peer and its own number for the region, by our index.
-    imports: RwLock<Vec<(Rank, u64)>>,
+    /// Imported regions, by our index.
+    imports: RwLock<Vec<Import>>,
 }
 
 /// The `tcp` transport of one rank: a listener, the threads that serve its connections, and the way to the peers.
@@ -207,9 +214,10 @@ impl Transport for TcpTransport {
             .ok_or_else(|| refused(format!("there is no such rank: {} addresses are known", addresses.len())))?;
         let token = Token::decode(token, &address.secret).map_err(refused)?;
         let mut imports = self.peers.imports.write().unwrap_or_else(PoisonError::into_inner);
-        let known = imports.iter().position(|&import| import == (peer, token.region));
+        let import = Import { peer, token };
+        let known = imports.iter().position(|&known| known == import);
         let index = known.unwrap_or_else(|| {
-            imports.push((peer, token.region));
+            imports.push(import);
             imports.len() - 1
         });
         Ok(RemoteRegion { peer, index: index as u32, bytes: token.bytes })
@@ -217,5 +225,45 @@ impl Transport for TcpTransport {
 
     fn channel(&self) -> Result<Box<dyn Channel>> {
         Ok(Box::new(channel::TcpChannel::new(Arc::clone(&self.peers))?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: an owner trusts no asker: it refuses rows that the asker's own checks should have refused.
+    //! Method: the asker is made to believe that the region is larger than it is.
+
+    use super::*;
+    use crate::error::TransferError;
+    use crate::transport::{BatchId, Destination, RowBatch, Wait};
+
+    #[test]
+    fn rows_outside_the_region_are_refused_by_the_owner() {
+        let transport = TcpTransport::new(TcpConfig::new(JobSecret([1; 32]))).unwrap();
+        transport.connect(&[transport.address()]).unwrap();
+        let region = transport.allocate(6400, Access::RemoteRead).unwrap();
+        transport.import(Rank(0), region.token()).unwrap();
+        transport.peers.imports.write().unwrap()[0].token.bytes = 1 << 20;
+        let mut channel = transport.channel().unwrap();
+        let mut landing = [0xEE; 128];
+        let destination = Destination { base: landing.as_mut_ptr(), stride: 64, places: 2 };
+        let batch = RowBatch {
+            id: BatchId(1),
+            region: RemoteRegion { peer: Rank(0), index: 0, bytes: 1 << 20 },
+            version: 0,
+            row_bytes: 64,
+            rows: &[5, 100],
+            places: &[0, 1],
+            destination,
+        };
+        // SAFETY: the landing lives until the channel has reported both rows.
+        assert_eq!(unsafe { channel.post(&batch) }.unwrap(), 2);
+        let mut completions = Vec::new();
+        while completions.is_empty() {
+            channel.poll(&mut completions, Wait::For(Duration::from_secs(20))).unwrap();
+        }
+        assert_eq!(completions[0].status, Err(TransferError::OutOfRegion { region_rows: 100 }));
+        assert_eq!((completions[0].first, completions[0].count), (0, 2));
+        assert_eq!(landing, [0xEE; 128]);
     }
 }

@@ -11,7 +11,7 @@ use super::wire::{
 };
 use super::{JobSecret, TcpConfig, failure};
 use crate::error::Result;
-use crate::memory::{Memory, Version};
+use crate::memory::{Memory, Version, copy};
 use crate::transport::Waker;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
@@ -410,12 +410,14 @@ impl Source<'_> {
 /// Sends replies: by way of a staging buffer where rows are small, in place where they are large.
 struct Packer {
     staging: Vec<u8>,
+    /// 0, 1, 2, …: where packed rows go.
+    order: Vec<u32>,
     pieces: Pieces,
 }
 
 impl Packer {
     fn new() -> Self {
-        Self { staging: vec![0; STAGING_BYTES], pieces: Pieces::new() }
+        Self { staging: vec![0; STAGING_BYTES], order: (0..REQUEST_ROWS_MAX as u32).collect(), pieces: Pieces::new() }
     }
 
     fn send_head(&mut self, socket: &OwnedFd, mut head: [u8; REPLY_BYTES]) -> rustix::io::Result<()> {
@@ -457,14 +459,13 @@ impl Packer {
         let mut filled = REPLY_BYTES;
         while !rows.is_empty() {
             let (now, later) = rows.split_at(rows.len().min((self.staging.len() - filled) / row_bytes));
-            for &row in now {
-                // SAFETY: the row lies within the source; the buffer has room for as many rows as were split off.
-                unsafe {
-                    let to = self.staging.as_mut_ptr().add(filled);
-                    std::ptr::copy_nonoverlapping(source.row(row), to, row_bytes);
-                }
-                filled += row_bytes;
+            // SAFETY: the rows lie within the source; the buffer has room for as many as were split off, one after the other.
+            unsafe {
+                let base = source.exported.memory.base();
+                let to = self.staging.as_mut_ptr().add(filled);
+                copy::gather(base, row_bytes, now, &self.order, to, row_bytes);
             }
+            filled += now.len() * row_bytes;
             source.check()?;
             self.pieces.clear();
             self.pieces.push(self.staging.as_mut_ptr(), filled);

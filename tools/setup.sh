@@ -1,0 +1,162 @@
+#!/usr/bin/env bash
+# Checks the tools that a purpose needs and, where it may, installs what is missing from Debian's packages.
+#
+#   tools/setup.sh [--check] [all|build|test|model|demo]
+#
+# It installs as root or by sudo without a password; anyone else is told the line to run. With --check it never installs.
+# Rust itself is yours to install: what Debian 12 carries is too old.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+may_install=true
+if [[ ${1:-} == --check ]]; then
+    may_install=false
+    shift
+fi
+purpose=${1:-all}
+
+# The versions that Debian 12 (bookworm) had when this was written; other releases give their own.
+release_of_versions=bookworm
+declare -A version=(
+    [gcc]=4:12.2.0-3
+    [libc6-dev]=2.36-9+deb12u14
+    [shellcheck]=0.9.0-1
+    [python3]=3.11.2-1+b1
+    [python3-pip]=23.0.1+dfsg-1
+)
+
+say() { echo "setup: $*" >&2; }
+
+# One check a tool. METIS and zstd are compiled from the C sources that their crates carry.
+have_cc() { command -v cc && echo '#include <stdio.h>' | cc -E -; }
+have_shellcheck() { command -v shellcheck; }
+have_pip() { command -v python3 && python3 -m pip --version; }
+
+have_rust() {
+    local least found
+    least=$(sed -nE 's/^rust-version = "(.*)"/\1/p' Cargo.toml)
+    if ! command -v cargo >/dev/null; then
+        say "cargo is missing: install Rust $least or later from https://rustup.rs, then open a new shell"
+        return 1
+    fi
+    if ! found=$(cargo --version 2>&1); then
+        say "cargo does not run: ${found%%$'\n'*}"
+        return 1
+    fi
+    found=${found#cargo }
+    found=${found%% *}
+    if [[ $(printf '%s\n' "$least" "$found" | sort --version-sort | head -n 1) != "$least" ]]; then
+        say "cargo is version $found, and $least or later is needed: rustup update"
+        return 1
+    fi
+}
+
+have_lints() {
+    local part wanting=0
+    for part in fmt clippy; do
+        if ! cargo "$part" --version >/dev/null 2>&1; then
+            say "cargo $part is missing: rustup component add rustfmt clippy"
+            wanting=1
+        fi
+    done
+    if ! cargo nextest --version >/dev/null 2>&1; then
+        say "cargo nextest is not installed; 'cargo test' takes its place"
+    fi
+    return "$wanting"
+}
+
+# packages_of TOOL: the packages that bring it.
+packages_of() {
+    case $1 in
+        cc) echo gcc libc6-dev ;;
+        shellcheck) echo shellcheck ;;
+        pip) echo python3 python3-pip ;;
+    esac
+}
+
+needed=()
+wanted=()
+case $purpose in
+    build) needed=(cc) ;;
+    test) needed=(cc shellcheck) ;;
+    model) needed=(pip) ;;
+    demo) needed=(cc) wanted=(pip) ;;
+    all) needed=(cc shellcheck pip) ;;
+    *)
+        say "there is no purpose '$purpose'; there are all, build, test, model, demo"
+        exit 2
+        ;;
+esac
+
+failed=false
+if [[ $purpose != model ]]; then
+    have_rust || failed=true
+fi
+if [[ $purpose == all || $purpose == test ]] && command -v cargo >/dev/null; then
+    have_lints || failed=true
+fi
+
+missing_packages() {
+    local tool
+    for tool in "$@"; do
+        "have_$tool" >/dev/null 2>&1 || packages_of "$tool"
+    done | tr ' ' '\n'
+}
+
+as_root() {
+    if [[ $(id -u) == 0 ]]; then
+        "$@"
+    else
+        sudo --non-interactive "$@"
+    fi
+}
+
+# apt_install NAME[=VERSION]...
+apt_install() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends \
+        -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 "$@" </dev/null >&2
+}
+
+install() {
+    local release pinned=() package
+    as_root apt-get update --quiet=2 -o DPkg::Lock::Timeout=120 </dev/null >&2 ||
+        say "apt-get update failed, so packages come from the lists as they are"
+    # shellcheck source=/dev/null
+    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    if [[ $release == "$release_of_versions" ]]; then
+        for package in "$@"; do
+            pinned+=("$package=${version[$package]}")
+        done
+        say "installing ${pinned[*]}"
+        apt_install "${pinned[@]}" && return
+        say "these versions cannot be had any more; taking the ones that Debian $release offers now"
+    fi
+    say "installing $*"
+    apt_install "$@"
+}
+
+mapfile -t missing < <(missing_packages "${needed[@]}" "${wanted[@]}")
+if ((${#missing[@]})); then
+    if ! command -v apt-get >/dev/null; then
+        say "missing here, by the names of Debian's packages: ${missing[*]}; install them by this system's own means"
+    elif ! $may_install; then
+        say "missing: ${missing[*]}; 'make setup' installs them where it may"
+    elif [[ $(id -u) != 0 ]] && ! sudo --non-interactive true 2>/dev/null; then
+        say "missing, and only root may install them: sudo apt-get install ${missing[*]}"
+    elif ! install "${missing[@]}"; then
+        say "apt-get could not install ${missing[*]}; its reason is above"
+    fi
+    mapfile -t missing < <(missing_packages "${needed[@]}")
+    if ((${#missing[@]})); then
+        say "still missing: ${missing[*]}"
+        failed=true
+    fi
+fi
+
+if $failed; then
+    say "not ready for '$purpose'; see above"
+    exit 1
+fi
+if $may_install; then
+    say "ready for '$purpose'"
+fi
