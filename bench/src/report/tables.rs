@@ -97,9 +97,9 @@ const COLUMNS: [Column; 15] = [
     },
     Column { head: "test acc.", meaning: "accuracy on test nodes at the end", cell: |c| percent(c.run.test_accuracy) },
     Column {
-        head: "decisions",
+        head: "decisions / replace",
         meaning: "decisions of all ranks, and how many of them were to replace",
-        cell: |c| dash(c.run.decisions > 0, || format!("{} ({} replace)", c.run.decisions, c.run.decisions_acted)),
+        cell: |c| dash(c.run.decisions > 0, || format!("{} / {}", c.run.decisions, c.run.decisions_acted)),
     },
     Column {
         head: "late",
