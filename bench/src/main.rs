@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Train(args) => train::run(&args),
         Command::Demo(args) => demo::run(&args),
-        Command::Get(args) => get::run(*args),
+        Command::Get(args) => get::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Rank => train::rank::run_from_stdin(),
     };

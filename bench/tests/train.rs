@@ -23,9 +23,11 @@ fn rudder(args: &[&str]) -> Command {
 
 fn train(more: &[&str]) -> Command {
     let mut args = vec!["train", "--batch", "64", "--fanout", "4,6", "--patience", "20"];
-    let default = |name: &str, value| if more.contains(&name) { vec![] } else { vec![name, value] };
-    args.extend(default("--graph", GRAPH));
-    args.extend(default("--ranks", "2"));
+    for default in [["--graph", GRAPH], ["--ranks", "2"]] {
+        if !more.contains(&default[0]) {
+            args.extend(default);
+        }
+    }
     args.extend(more);
     rudder(&args)
 }
@@ -120,19 +122,20 @@ fn ranks_of_a_host_share_a_partition() {
 
 /// A run that would last far too long, and its ranks' process ids.
 fn endless(temporary: &Path) -> (Child, Vec<Pid>) {
-    let parent = train(&["--controller", "lfu", "--epochs", "10000"])
-        .env("TMPDIR", temporary)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = train(&["--controller", "lfu", "--epochs", "10000"]);
+    let parent = command.env("TMPDIR", temporary).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let ranks = both_ranks(parent.id());
+    (parent, ranks)
+}
+
+fn both_ranks(parent: u32) -> Vec<Pid> {
     let until = Instant::now() + PATIENCE;
     loop {
-        let ranks = children(parent.id());
+        let ranks = children(parent);
         if ranks.len() == 2 {
             // Both are well into the training: past start-up, whose errors are others.
             std::thread::sleep(Duration::from_secs(2));
-            return (parent, ranks);
+            return ranks;
         }
         assert!(Instant::now() < until, "the ranks did not start");
         std::thread::sleep(Duration::from_millis(20));

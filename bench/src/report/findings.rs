@@ -67,10 +67,10 @@ fn best(block: &Block) -> Option<String> {
         names => format!(" ({} cannot be told from it by time)", names.join(", ")),
     };
     Some(format!(
-        "{title}, {} is the fastest{tied}: {} s an epoch against {} s of off, {:.2} times as long.",
+        "{title}, {} is the fastest{tied}: {:.2} s an epoch against {:.2} s of off, {:.2} times as long.",
         fastest.setup,
-        tidy(fastest.epoch_s_median),
-        tidy(base.epoch_s_median),
+        fastest.epoch_s_median,
+        base.epoch_s_median,
         fastest.epoch_s_median / base.epoch_s_median
     ))
 }
@@ -131,8 +131,9 @@ fn lookahead(blocks: &[Block], ranks: u32) -> Option<String> {
     let (block, window) = known;
     let plain = block.get(SetUp::Lfu)?;
     let (ahead, rows) = (block.lookahead, |run: &Run| run.steady.rows_per_minibatch(ranks));
+    let off = block.base().map_or(String::new(), |off| format!(", and no policy at all {}", tidy(rows(off))));
     Some(format!(
-        "With the same {ahead} minibatches announced, keeping what they want (window) fetches {} rows a minibatch and LFU {}.",
+        "With the same {ahead} minibatches announced, keeping what they want (window) fetches {} rows a minibatch, LFU {}{off}.",
         tidy(rows(window)),
         tidy(rows(plain))
     ))

@@ -98,7 +98,7 @@ pub fn html(document: &Document) -> String {
 
 const STYLE: &str = "
 body{margin:0;background:#f6f7f9;color:#202124;font:16px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans','DejaVu Sans',sans-serif}
-main{max-width:1080px;margin:0 auto;padding:32px 24px 64px}
+main{max-width:1140px;margin:0 auto;padding:32px 24px 64px}
 h1{font-size:29px;line-height:1.2;margin:0 0 6px}h2{font-size:19px;margin:0 0 10px}
 .lead{color:#4d5156;margin:0 0 22px;max-width:80ch}
 section,figure{background:#fff;border:1px solid #e3e6ea;border-radius:8px;margin:0 0 20px;padding:20px 24px;overflow-x:auto}
@@ -107,9 +107,9 @@ svg{display:block;width:100%;height:auto;font-family:inherit}
 .facts{display:flex;flex-wrap:wrap;gap:12px;margin:0 0 20px}
 .facts div{background:#fff;border:1px solid #e3e6ea;border-radius:8px;padding:10px 16px;flex:1 1 150px}
 .facts b{display:block;font-size:18px;font-weight:600}.facts span{color:#5f6368;font-size:13px}
-table{border-collapse:collapse;font-size:14px;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:6px 9px;text-align:right;border-bottom:1px solid #e3e6ea;white-space:nowrap}
-th{color:#5f6368;font-weight:600;border-bottom:2px solid #c6cbd1}
+table{border-collapse:collapse;font-size:13.5px;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:6px 7px;text-align:right;border-bottom:1px solid #e3e6ea;white-space:nowrap}
+th{white-space:normal;vertical-align:bottom;color:#5f6368;font-weight:600;border-bottom:2px solid #c6cbd1}
 th:first-child,td:first-child{text-align:left}
 .wide td{text-align:left;white-space:normal}.wide td:first-child{white-space:nowrap;color:#4d5156;width:1%;padding-right:24px}
 .dot{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:7px}
@@ -170,10 +170,10 @@ fn bar_lines(blocks: &[Block], bar: impl Fn(&Block, &Run) -> Line) -> Vec<Line> 
 }
 
 /// A value and how it compares with `off`.
-fn beside_off(value: f64, unit: &str, base: Option<f64>) -> String {
+fn beside_off(words: String, value: f64, base: Option<f64>) -> String {
     match base.filter(|&base| base > 0.0) {
-        Some(base) => format!("{}{unit}, {:.2} × off", tidy(value), value / base),
-        None => format!("{}{unit}", tidy(value)),
+        Some(base) => format!("{words}, {:.2} × off", value / base),
+        None => words,
     }
 }
 
@@ -182,7 +182,11 @@ fn epoch_bars(blocks: &[Block]) -> String {
         name: run.setup.to_string(),
         parts: vec![Part { value: run.epoch_s_median, colour: colour(run.setup), name: "median epoch, s" }],
         dots: run.epoch_s[usize::from(run.epoch_s.len() > 1)..].to_vec(),
-        note: beside_off(run.epoch_s_median, " s", block.base().map(|base| base.epoch_s_median)),
+        note: beside_off(
+            format!("{:.2} s", run.epoch_s_median),
+            run.epoch_s_median,
+            block.base().map(|base| base.epoch_s_median),
+        ),
     });
     Bars { label: "epoch time of every set-up".to_owned(), x: "seconds an epoch".to_owned(), lines }.svg()
 }
@@ -217,7 +221,7 @@ fn row_bars(blocks: &[Block], ranks: u32) -> String {
                 Part { value: run.steady.prefetched_rows as f64 / count, colour: "#e0b04a", name: "ahead" },
             ],
             dots: vec![],
-            note: beside_off(rows(run), "", block.base().map(rows)),
+            note: beside_off(tidy(rows(run)), rows(run), block.base().map(rows)),
         }
     });
     Bars { label: "rows fetched by every set-up".to_owned(), x: "rows a minibatch and rank".to_owned(), lines }.svg()
@@ -233,7 +237,7 @@ fn curve_figures(block: &Block, document: &Document) -> String {
         colour: colour(run.setup),
         values: moving_mean(&values, window),
     };
-    let keeping: Vec<&Run> = block.runs.iter().copied().filter(|run| run.setup.has_buffer()).collect();
+    let keeping: Vec<&Run> = block.runs.iter().copied().filter(|run| run.keeps_rows()).collect();
     let mut text = String::new();
     if !keeping.is_empty() {
         let hit_rate = |run: &Run| -> Vec<f64> {
@@ -256,7 +260,8 @@ fn curve_figures(block: &Block, document: &Document) -> String {
         }
         .svg();
         let caption = format!(
-            "Share of the remote input nodes whose rows were in the buffer, all ranks; higher is better.{mean}{marks}"
+            "Share of the remote input nodes whose rows were in the buffer or on their way there, all ranks; higher is better as long as fewer rows \
+             are fetched for it.{mean}{marks}"
         );
         text += &figure(&format!("Hit rate, {when}"), &svg, &caption);
     }

@@ -92,8 +92,8 @@ const COLUMNS: [Column; 15] = [
     },
     Column {
         head: "hits",
-        meaning: "share of the remote input nodes whose rows were in the buffer",
-        cell: |c| dash(c.run.setup.has_buffer(), || percent(c.run.hit_rate)),
+        meaning: "share of the remote input nodes whose rows were in the buffer or on their way there",
+        cell: |c| dash(c.run.keeps_rows(), || percent(c.run.hit_rate)),
     },
     Column { head: "test acc.", meaning: "accuracy on test nodes at the end", cell: |c| percent(c.run.test_accuracy) },
     Column {

@@ -341,6 +341,11 @@ pub struct Run {
 }
 
 impl Run {
+    /// Whether rows can be in place before they are wanted: kept by a policy, or fetched for an announced minibatch.
+    pub fn keeps_rows(&self) -> bool {
+        self.setup.has_buffer() || self.lookahead > 0
+    }
+
     /// The job's numbers from its ranks' records.
     ///
     /// # Errors
