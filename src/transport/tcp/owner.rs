@@ -248,13 +248,15 @@ impl Service {
         if !receive_by(socket, &mut proof, deadline) || !handshake.verify(Side::Asker, &proof) {
             return false;
         }
-        let admitted = self.served.fetch_add(1, Ordering::AcqRel) < self.connections_max;
+        // A place is taken only where there is one: who is turned away must not cost the next its place.
+        let taken = |served: usize| (served < self.connections_max).then_some(served + 1);
+        let admitted = self.served.fetch_update(Ordering::AcqRel, Ordering::Acquire, taken).is_ok();
         let verdict = if admitted { Verdict::Welcome } else { Verdict::Busy };
         let answered = send_small(socket, &verdict.encode(&handshake.proof(Side::Owner)))
             && socket::tune(socket, self.silence_timeout).is_ok()
             && set_socket_timeout(socket, Timeout::Recv, None).is_ok()
             && set_socket_timeout(socket, Timeout::Send, Some(self.silence_timeout)).is_ok();
-        if !(admitted && answered) {
+        if admitted && !answered {
             self.served.fetch_sub(1, Ordering::AcqRel);
         }
         admitted && answered
