@@ -135,6 +135,55 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The variables that [`Config::override_by`] knows, without their prefix `RUDDER_`.
+    pub const VARIABLES: [&'static str; 9] = [
+        "TRANSPORT",
+        "LISTEN",
+        "LINK",
+        "BUFFER",
+        "POLICY",
+        "CONTROLLER",
+        "GATHER_TIMEOUT",
+        "TRANSFER_TIMEOUT",
+        "COLLECTIVE_TIMEOUT",
+    ];
+
+    /// Takes settings from variables; an engine does so from its environment when it starts. Timeouts are in seconds.
+    ///
+    /// # Errors
+    /// Names the first variable that cannot be read, and why.
+    pub fn override_by(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
+        for name in Self::VARIABLES {
+            let variable_name = format!("RUDDER_{name}");
+            let Some(value) = variable(&variable_name) else { continue };
+            tracing::info!("{variable_name}={value} overrides the configuration");
+            self.set(name, &value).map_err(|error| Error::config(format!("{variable_name}={value}: {error}")))?;
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let seconds = || match value.parse::<f64>().map(Duration::try_from_secs_f64) {
+            Ok(Ok(seconds)) => Ok(seconds),
+            _ => Err(Error::config("expected seconds, such as `30` or `0.5`")),
+        };
+        match name {
+            "TRANSPORT" => self.transport = value.into(),
+            "LISTEN" => {
+                self.listen = value.parse().map_err(|_| Error::config("expected the address of an interface"))?;
+            }
+            "LINK" => self.link = value.parse()?,
+            "BUFFER" => self.buffer = value.parse()?,
+            "POLICY" => self.policy = PolicyConfig::named(value)?,
+            "CONTROLLER" => self.controller = value.parse()?,
+            "GATHER_TIMEOUT" => self.gather_timeout = seconds()?,
+            "TRANSFER_TIMEOUT" => self.transfer_timeout = seconds()?,
+            "COLLECTIVE_TIMEOUT" => self.collective_timeout = seconds()?,
+            other => return Err(Error::config(format!("{other} is no setting"))),
+        }
+        Ok(())
+    }
+
     /// Refuses settings that contradict each other or leave their bounds.
     ///
     /// # Errors
@@ -186,6 +235,28 @@ mod tests {
         assert_eq!("64MiB".parse::<BufferSize>().unwrap(), BufferSize::Bytes(64 << 20));
         for bad in ["", "2", "101%", "-1", "many", "3TiB"] {
             assert!(bad.parse::<BufferSize>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn variables_override_and_are_named_when_wrong() {
+        let mut config = Config::default();
+        let set = |name: &str| match name {
+            "RUDDER_BUFFER" => Some("25%".into()),
+            "RUDDER_GATHER_TIMEOUT" => Some("1.5".into()),
+            "RUDDER_POLICY" => Some("window".into()),
+            _ => None,
+        };
+        config.override_by(set).unwrap();
+        assert_eq!(config.buffer, BufferSize::Halo(0.25));
+        assert_eq!(config.gather_timeout, Duration::from_millis(1500));
+        assert_eq!(config.policy.name(), "window");
+        for name in Config::VARIABLES {
+            let variable = format!("RUDDER_{name}");
+            let wrong = config.override_by(|asked| (asked == variable).then(|| "-".into()));
+            // Any word may be a transport's name; the registry refuses it later.
+            assert_eq!(wrong.is_ok(), name == "TRANSPORT", "{variable}");
+            assert!(wrong.err().is_none_or(|error| error.to_string().contains(&variable)));
         }
     }
 

@@ -148,10 +148,8 @@ pub struct DemoArgs {
     pub batch: usize,
     /// Shape each rank's incoming rows to a link.
     ///
-    /// The ranks share this machine's cores and compute far slower than the accelerators of a job on 10 Gbit/s and more; the default slows the
-    /// link alike, so that computing and fetching keep their proportion. At `1gbit,50us` computing hides most fetching and set-ups differ
-    /// in rows only.
-    #[arg(long, value_name = "RATE,LATENCY", default_value = "100mbit,50us")]
+    /// On few cores computing hides what little such a link lets wait; `100mbit,50us` shows a job that its link holds back
+    #[arg(long, value_name = "RATE,LATENCY", default_value = "1gbit,50us")]
     pub link: Link,
     /// Where rudder-demo.json and rudder-demo.html go; else `target/` where there is one, else the current directory
     #[arg(long, value_name = "DIR")]

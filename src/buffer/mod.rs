@@ -47,6 +47,10 @@ use slots::{Occupancy, SlotTable};
 use window::Window;
 pub use window::{WINDOW_MAX, WindowPosition};
 
+/// Announced minibatches, from the nearest, whose rows may take slots from others. What is fetched earlier than its get takes holds a slot
+/// for longer, and rows wanted before it are fetched once more for want of that slot: farther ones wait for slots that nobody has.
+const NEAR: u32 = 2;
+
 /// Number of a request; ascending. A slot that a request is to be copied from is pinned until that request is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pin(pub u64);
@@ -366,7 +370,10 @@ impl PrefetchBuffer {
         if self.index.get(node).is_some() {
             return Reserve::Here;
         }
-        if !self.view.window.is_open(position) || self.view.window.next_use(node).is_none() {
+        let Some(distance) = self.view.window.next_use(node).filter(|_| self.view.window.is_open(position)) else {
+            return Reserve::NoRoom;
+        };
+        if distance >= NEAR && !self.view.slots.has_free() {
             return Reserve::NoRoom;
         }
         match self.settle_if_worth(node, Origin::Ahead) {

@@ -63,6 +63,11 @@ impl SlotTable {
         Some(self.free.swap_remove(at))
     }
 
+    /// Whether a slot has no node.
+    pub(super) fn has_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
     /// Gives a slot to a node whose bytes are still to come.
     pub(super) fn occupy(&mut self, slot: Slot, node: NodeId, unused: bool) {
         let state = &mut self.states[slot.index()];

@@ -353,14 +353,16 @@ fn without_retention_the_rows_that_served_give_way_first() {
 }
 
 #[test]
-fn the_window_never_gives_up_a_nearer_use_for_a_farther_one() {
+fn the_window_gives_up_the_farthest_use_for_a_row_in_hand_and_none_for_a_row_ahead() {
     let config = LfuConfig::default();
     let mut buffer = PrefetchBuffer::new(2, &PolicyConfig::Window(config), hints()).unwrap();
     gather(&mut buffer, &[1, 2], None);
-    let uses: Vec<_> = [3u64, 1, 2].iter().map(|&node| buffer.announce(&[NodeId(node)]).unwrap()).collect();
-    assert!(matches!(buffer.reserve(NodeId(3), uses[0]), Reserve::Slot(_)));
-    assert_eq!(buffer.residency(NodeId(2)), Residency::Absent, "its use was the farthest");
-    assert_eq!(buffer.reserve(NodeId(2), uses[2]), Reserve::NoRoom);
+    let uses: Vec<_> = [3u64, 1, 3, 2].iter().map(|&node| buffer.announce(&[NodeId(node)]).unwrap()).collect();
+    assert_eq!(buffer.reserve(NodeId(3), uses[0]), Reserve::NoRoom, "both residents are announced");
+    gather(&mut buffer, &[3], None);
+    assert_eq!(buffer.residency(NodeId(2)), Residency::Absent, "its use was the farthest, and node 3 was in hand");
+    assert!(matches!(buffer.residency(NodeId(1)), Residency::Ready(_)));
+    assert_eq!(buffer.reserve(NodeId(2), uses[3]), Reserve::NoRoom);
     for _ in 0..10 {
         gather(&mut buffer, &[7], None);
     }
@@ -368,15 +370,19 @@ fn the_window_never_gives_up_a_nearer_use_for_a_farther_one() {
 }
 
 #[test]
-fn a_row_fetched_long_before_its_use_costs_no_announced_row() {
+fn rows_of_far_minibatches_take_only_slots_that_nobody_has() {
     let mut buffer = PrefetchBuffer::new(2, &PolicyConfig::Window(LfuConfig::default()), hints()).unwrap();
-    gather(&mut buffer, &[1, 2], None);
-    let uses: Vec<_> = [1u64, 3, 2].iter().map(|&node| buffer.announce(&[NodeId(node)]).unwrap()).collect();
-    assert_eq!(buffer.reserve(NodeId(3), uses[1]), Reserve::NoRoom, "2 is wanted later, but 3 can wait");
     gather(&mut buffer, &[1], None);
-    buffer.retire(uses[0], &[NodeId(1)]);
-    assert!(matches!(buffer.reserve(NodeId(3), uses[1]), Reserve::Slot(_)));
-    assert_ne!(buffer.residency(NodeId(2)), Residency::Absent);
+    let uses: Vec<_> = [4u64, 5, 2, 3].iter().map(|&node| buffer.announce(&[NodeId(node)]).unwrap()).collect();
+    assert!(matches!(buffer.reserve(NodeId(2), uses[2]), Reserve::Slot(_)), "a slot is free");
+    assert_eq!(buffer.reserve(NodeId(3), uses[3]), Reserve::NoRoom, "it is too early to take the slot of node 1");
+    buffer.retire(uses[0], &[NodeId(4)]);
+    buffer.retire(uses[1], &[NodeId(5)]);
+    assert!(
+        matches!(buffer.reserve(NodeId(3), uses[3]), Reserve::Slot(_)),
+        "now it is near, and node 1 is not announced"
+    );
+    assert_eq!(buffer.residency(NodeId(1)), Residency::Absent);
 }
 
 #[test]

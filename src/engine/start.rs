@@ -129,7 +129,8 @@ impl<'a> EngineBuilder<'a> {
     /// Settings or tables that do not hold together or differ between ranks (named), memory or a transport that cannot be had, ranks that
     /// do not come within the deadline.
     pub fn start(self) -> Result<Engine> {
-        let Self { config, bootstrap, tables, transport } = self;
+        let Self { mut config, bootstrap, tables, transport } = self;
+        config.override_by(|name| std::env::var(name).ok())?;
         config.check()?;
         let (specs, fills): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
         specs.iter().try_for_each(TableSpec::check)?;

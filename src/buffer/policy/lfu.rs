@@ -36,7 +36,7 @@ pub struct LfuConfig {
 
 impl Default for LfuConfig {
     fn default() -> Self {
-        Self { half_life: 512, remembered: None, warm_up: Vec::new(), ahead: 0.25, cohorts: false }
+        Self { half_life: 512, remembered: None, warm_up: Vec::new(), ahead: 0.0625, cohorts: false }
     }
 }
 

@@ -14,10 +14,6 @@ use crate::id::{NodeId, Slot};
 /// Most slots of one list that a search for a far victim looks at.
 const STEPS: usize = 8;
 
-/// The nearest minibatches whose rows, fetched ahead, may cost a row with a farther use. What is fetched earlier than it must be holds a
-/// slot for longer, and the row it displaces is fetched once more: for the rest of the window only slots without announced uses go.
-const DISPLACING: u32 = 1;
-
 const NONE: u32 = u32::MAX;
 
 /// A slot's neighbours in the list of its next use.
@@ -155,8 +151,9 @@ impl ReplacementPolicy for WindowBelady {
             return self.beyond.victim(candidate, origin, view);
         };
         let lowest = self.beyond.lowest_below(f64::INFINITY, view);
-        let displaces = origin != Origin::Ahead || distance < DISPLACING;
-        lowest.or_else(|| self.farther_than(distance, view).filter(|_| displaces))
+        // A row fetched ahead of its minibatch costs no other announced row its slot: that one would be fetched once more. On demand it
+        // may, for then it is in hand.
+        lowest.or_else(|| self.farther_than(distance, view).filter(|_| origin != Origin::Ahead))
     }
 
     /// The sooner the next use the earlier: a row that is on its way in is not given up for a better one that comes after it.
