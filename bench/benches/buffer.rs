@@ -119,10 +119,13 @@ fn gather_quick_cache(cache: &mut Cache<u64, u32>, nodes: &[NodeId]) {
     }
 }
 
+/// Gathers the next minibatches of a trace.
+type Gather = Box<dyn FnMut(&[Vec<NodeId>])>;
+
 /// One way of keeping the books.
 struct Contender {
     name: &'static str,
-    gather: Box<dyn FnMut(&[Vec<NodeId>])>,
+    gather: Gather,
     ns_per_id: Vec<f64>,
 }
 

@@ -141,7 +141,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "GGUF")]
     pub model: Option<PathBuf>,
     /// Epochs of each run
-    #[arg(long, value_name = "E", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    #[arg(long, value_name = "E", default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub epochs: u32,
     /// Seeds a minibatch and rank
     #[arg(long, value_name = "B", default_value_t = 128, value_parser = positive)]

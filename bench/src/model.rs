@@ -73,13 +73,8 @@ impl GraphSage {
         Ok(model)
     }
 
-    /// The weights and biases, layer after layer: the order of the gradients too.
-    pub fn parameters(&self) -> &[f32] {
-        &self.parameters
-    }
-
     /// The mean cross-entropy of a minibatch, whose input features are `rows` in the order of its input nodes; its gradients go to
-    /// `gradients`, in the order of [`parameters`](Self::parameters).
+    /// `gradients`, layer after layer, weights before biases.
     ///
     /// # Errors
     /// The rows or labels are not those of the minibatch.
@@ -390,7 +385,7 @@ mod tests {
             let mut model = GraphSage::new(shape(4, layers), 0.01, 3).unwrap();
             let (mut gradients, mut unused) = (vec![], vec![]);
             model.loss_and_gradients(&minibatch, &rows, &graph.labels, &mut gradients).unwrap();
-            assert_eq!(gradients.len(), model.parameters().len());
+            assert_eq!(gradients.len(), model.parameters.len());
             let mut loss_at = |model: &mut GraphSage, at: usize, value: f32| {
                 model.parameters[at] = value;
                 model.load_parameters().unwrap();
@@ -426,8 +421,8 @@ mod tests {
         let minibatch = one_minibatch(&graph, &[3, 3]);
         let rows = rows(&graph, &minibatch.input_nodes);
         let [mut alone, mut averaged] = [4, 4].map(|seed| GraphSage::new(shape(8, 2), 0.01, seed).unwrap());
-        assert_eq!(alone.parameters(), averaged.parameters());
-        assert_ne!(alone.parameters(), GraphSage::new(shape(8, 2), 0.01, 5).unwrap().parameters());
+        assert_eq!(alone.parameters, averaged.parameters);
+        assert_ne!(alone.parameters, GraphSage::new(shape(8, 2), 0.01, 5).unwrap().parameters);
         let mut gradients = vec![];
         for _ in 0..3 {
             alone.loss_and_gradients(&minibatch, &rows, &graph.labels, &mut gradients).unwrap();
@@ -435,7 +430,7 @@ mod tests {
             alone.apply(&gradients).unwrap();
             averaged.apply(&average).unwrap();
         }
-        assert_eq!(alone.parameters(), averaged.parameters());
+        assert_eq!(alone.parameters, averaged.parameters);
     }
 
     #[test]

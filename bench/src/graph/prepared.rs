@@ -221,11 +221,6 @@ impl Prepared {
         &self.halos[partition.index()]
     }
 
-    /// The id of each node before partitioning.
-    pub fn original(&self) -> &[u32] {
-        &self.original
-    }
-
     /// A partition's feature rows, mapped, in node order.
     ///
     /// # Panics
@@ -356,7 +351,7 @@ mod tests {
         let prepared = Prepared::open(directory.path()).unwrap();
         assert_eq!((prepared.book(), prepared.edge_cut()), (&cut.book, cut.edge_cut));
         assert_eq!(prepared.labels(), &cut.graph.labels[..]);
-        assert_eq!(prepared.original(), cut.original);
+        assert_eq!(*prepared.original, cut.original);
         let mut row = [0.0; 3];
         for node in 0..cut.graph.nodes() as u32 {
             assert_eq!(prepared.topology().neighbours(node), cut.graph.topology.neighbours(node));
