@@ -17,9 +17,10 @@ impl RequestId {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Outcome {
     /// Rows may still arrive.
+    #[default]
     Live,
     /// It ended with an error; it is over once nothing can write its rows any more.
     Failed(Error),
@@ -27,7 +28,7 @@ pub(super) enum Outcome {
     Cancelled,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Request {
     pub generation: u32,
     pub used: bool,
@@ -68,34 +69,14 @@ impl Requests {
         let index = match self.requests.iter().position(|request| !request.used) {
             Some(index) => index,
             None if self.requests.len() < most => {
-                self.requests.push(Request {
-                    generation: 0,
-                    used: false,
-                    rows: 0,
-                    missing: 0,
-                    exposed: 0,
-                    started,
-                    deadline,
-                    outcome: Outcome::Live,
-                    leaked: false,
-                });
+                self.requests.push(Request::default());
                 self.requests.len() - 1
             }
             None => return None,
         };
         let request = &mut self.requests[index];
         let generation = request.generation.wrapping_add(1);
-        *request = Request {
-            generation,
-            used: true,
-            rows,
-            missing: 0,
-            exposed: 0,
-            started,
-            deadline,
-            outcome: Outcome::Live,
-            leaked: false,
-        };
+        *request = Request { generation, used: true, rows, started, deadline, ..Request::default() };
         Some(RequestId { index: index as u32, generation })
     }
 
