@@ -247,16 +247,44 @@ fn tables_of_different_widths_are_told_apart() {
 
 #[test]
 fn host_rows_are_copied_from_their_mapping() {
-    let config = Config { map_host_rows: true, ..config("lfu", ControllerConfig::Off, 0.2) };
-    job(plain("shm", 2), &[(TableId(0), 40)], &config, |engine, _| {
-        let minibatch: Vec<NodeId> = (0..NODES).map(NodeId).collect();
-        let mut rows = vec![0; minibatch.len() * 40];
-        engine.gather(TableId(0), &minibatch, None, &mut rows).unwrap();
-        check(TableId(0), &minibatch, &rows, 40);
-        let stats = engine.stats(TableId(0)).unwrap().pipeline;
-        assert_eq!((stats.demand_rows, stats.local_rows), (0, NODES));
-        engine.shutdown().unwrap();
-    });
+    for (policy, controller) in [
+        ("off", ControllerConfig::Off),
+        ("degree", ControllerConfig::Fixed),
+        ("lfu", ControllerConfig::Off),
+        ("rudder", ControllerConfig::Periodic { delta: 1 }),
+        ("window", ControllerConfig::Off),
+    ] {
+        let config = Config { map_host_rows: true, ..config(policy, controller, 0.2) };
+        job(plain("shm", 2), &[(TableId(0), 40)], &config, |engine, _| {
+            let minibatch: Vec<NodeId> = (0..NODES).map(NodeId).collect();
+            let ticket = engine.announce(StreamId(0), &[TableId(0)], &minibatch).unwrap();
+            let mut rows = vec![0; minibatch.len() * 40];
+            engine.gather(TableId(0), &minibatch, Some(ticket), &mut rows).unwrap();
+            check(TableId(0), &minibatch, &rows, 40);
+            let stats = engine.stats(TableId(0)).unwrap();
+            assert_eq!((stats.pipeline.demand_rows, stats.pipeline.local_rows, stats.slots), (0, NODES, 0));
+            engine.shutdown().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_buffer_keeps_within_its_bytes() {
+    for bytes in [1u64 << 12, 1 << 20, 1 << 22] {
+        let config =
+            Config { buffer: BufferSize::Bytes(bytes), tickets: 2, ..config("lfu", ControllerConfig::Off, 0.0) };
+        job(plain("tcp", 2), &[(TableId(0), 1000)], &config, |engine, _| {
+            let minibatch: Vec<NodeId> = (0..NODES).map(NodeId).collect();
+            let mut rows = vec![0; minibatch.len() * 1000];
+            for _ in 0..3 {
+                engine.gather(TableId(0), &minibatch, None, &mut rows).unwrap();
+                check(TableId(0), &minibatch, &rows, 1000);
+            }
+            let stats = engine.stats(TableId(0)).unwrap();
+            assert!(stats.buffer_bytes <= bytes, "{} bytes of {bytes}", stats.buffer_bytes);
+            engine.shutdown().unwrap();
+        });
+    }
 }
 
 #[test]

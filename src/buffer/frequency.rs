@@ -55,6 +55,11 @@ impl Decay {
         f64::from(count.score).log2() + f64::from(count.minibatch) * self.per_minibatch
     }
 
+    /// The score that a count of `now` has at a key.
+    pub(super) fn score_at(&self, key: f64, now: u32) -> f32 {
+        (key - f64::from(now) * self.per_minibatch).exp2() as f32
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.powers.capacity() * size_of::<f32>()
     }
@@ -122,11 +127,19 @@ impl FrequencyTable {
         bucket.minibatches[way] = count.minibatch;
     }
 
-    /// Counts one more want of a node.
+    /// Counts one more want of a node; its score now.
     #[inline]
-    pub(super) fn touch(&mut self, node: NodeId, now: u32, decay: &Decay) {
-        let count = decay.touched(self.get(node).unwrap_or_default(), now);
-        self.set(node, count, decay);
+    pub(super) fn touch(&mut self, node: NodeId, now: u32, decay: &Decay) -> f32 {
+        let (at, tag) = self.place(node);
+        let bucket = &mut self.buckets[at];
+        if let Some(way) = bucket.tags.iter().position(|&other| other == tag) {
+            let count = Count { score: bucket.scores[way], minibatch: bucket.minibatches[way] };
+            bucket.scores[way] = decay.touched(count, now).score;
+            bucket.minibatches[way] = now;
+            return bucket.scores[way];
+        }
+        self.set(node, Count { score: 1.0, minibatch: now }, decay);
+        1.0
     }
 
     /// Takes a node out.

@@ -95,7 +95,7 @@ pub struct Observation {
     pub bytes: u64,
     /// Time that callers waited for rows, since the minibatch before.
     pub stall: Duration,
-    /// Missed nodes by [`Cohort::index`]; empty unless the controller asks for cohorts.
+    /// Missed nodes of the minibatch before by [`Cohort::index`]; empty unless the policy tracks cohorts.
     pub cohort_misses: Vec<u32>,
 }
 

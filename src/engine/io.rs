@@ -6,6 +6,7 @@ use crate::id::Rank;
 use crate::pipeline::{Area, Copy, Place, Transmit};
 use crate::transport::{Channel, Completion, Destination, RowBatch, Wait};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -23,29 +24,40 @@ struct Move {
 }
 
 struct Io<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     channel: Box<dyn Channel>,
     completions: Vec<Completion>,
     copies: Vec<Copy>,
     moves: Vec<Move>,
     aborts: Vec<Rank>,
+    /// A transport may still write to memory of `shared`, which is kept for ever.
+    leaked: bool,
 }
 
 /// Runs until the engine stops; a panic or a dead channel closes the engine instead of the process.
-pub(super) fn run(shared: &Shared, channel: Box<dyn Channel>) {
-    let ended = catch_unwind(AssertUnwindSafe(|| {
-        let mut io =
-            Io { shared, channel, completions: Vec::new(), copies: Vec::new(), moves: Vec::new(), aborts: Vec::new() };
+pub(super) fn run(shared: &Arc<Shared>, channel: Box<dyn Channel>) {
+    let mut io = Io {
+        shared,
+        channel,
+        completions: Vec::with_capacity(256),
+        copies: Vec::with_capacity(2 * shared.config.batch_rows),
+        moves: Vec::with_capacity(2 * shared.config.batch_rows),
+        aborts: Vec::with_capacity(16),
+        leaked: false,
+    };
+    let turns = catch_unwind(AssertUnwindSafe(|| {
         while !shared.stop.load(Ordering::Acquire) {
             if let Err(error) = io.turn() {
                 tracing::error!("the channel is unusable: {error}");
                 break;
             }
         }
-        io.close();
     }));
-    if ended.is_err() {
+    if turns.is_err() {
         tracing::error!("the I/O thread panicked; the engine is closed");
+    }
+    if catch_unwind(AssertUnwindSafe(|| io.close())).is_err() {
+        tracing::error!("the I/O thread panicked while it ended");
     }
     shared.lock().closed = true;
     shared.io_ended.store(true, Ordering::Release);
@@ -62,14 +74,16 @@ impl Io<'_> {
             }
             let transmit = if self.aborts.is_empty() { state.pipeline.poll_transmit(now) } else { None };
             let destination = transmit.as_ref().and_then(|transmit| self.destination(&state, transmit));
-            (transmit.map(|transmit| (transmit, destination)), state.pipeline.poll_timeout())
+            (transmit.map(|transmit| (transmit, destination)), state.pipeline.poll_timeout(now))
         };
+        let aborted = !self.aborts.is_empty();
         self.abort();
         let wait = match transmit {
             Some((transmit, destination)) => {
                 self.post(transmit, destination)?;
                 Wait::No
             }
+            None if aborted => Wait::No,
             None => Wait::For(timeout.map_or(IDLE, |at| at.saturating_sub(now).min(IDLE))),
         };
         self.channel.poll(&mut self.completions, wait)?;
@@ -135,28 +149,30 @@ impl Io<'_> {
         if self.completions.is_empty() {
             return;
         }
-        {
-            let mut state = self.shared.lock();
-            state.pipeline.handle_completions(self.shared.now(), &self.completions, &mut self.copies);
+        // What failed may have ended requests that have nothing to settle.
+        let failed = self.completions.iter().any(|completion| completion.status.is_err());
+        let mut state = self.shared.lock();
+        state.pipeline.handle_completions(self.shared.now(), &self.completions, &mut self.copies);
+        if !self.copies.is_empty() {
             for copy in &self.copies {
                 let bytes = self.shared.tables[copy.table].row_bytes;
-                if let (Some(from), Some(to)) =
-                    (self.address(&state, copy.table, copy.from), self.address(&state, copy.table, copy.to))
-                {
-                    self.moves.push(Move { from, to, bytes });
-                }
+                let address = |place| self.address(&state, copy.table, place).expect("what is copied has memory");
+                self.moves.push(Move { from: address(copy.from), to: address(copy.to), bytes });
             }
+            drop(state);
+            for Move { from, to, bytes } in self.moves.drain(..) {
+                // SAFETY: `from` has landed and `to` is wanted by a request that is not over, or is a slot that is Filling; both are
+                // counted as exposed until `handle_copied`, so neither is freed or given away before. They are different memories.
+                unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
+            }
+            state = self.shared.lock();
         }
-        for Move { from, to, bytes } in self.moves.drain(..) {
-            // SAFETY: `from` has landed and `to` is wanted by a request that is not over, or is a slot that is Filling; both are counted
-            // as exposed until `handle_copied`, so neither is freed or given away before. They are different memories.
-            unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
-        }
+        let over = state.pipeline.handle_copied();
+        let idle = state.pipeline.is_idle();
+        drop(state);
         self.completions.clear();
         self.copies.clear();
-        let mut state = self.shared.lock();
-        let over = state.pipeline.handle_copied();
-        if over || state.pipeline.is_idle() {
+        if over || failed || idle {
             self.shared.changed.notify_all();
         }
     }
@@ -176,7 +192,10 @@ impl Io<'_> {
         for peer in aborts.drain(..) {
             if let Err(error) = self.channel.abort(peer) {
                 tracing::error!("gets from {peer} cannot be fenced ({error}); their memory is leaked");
-                self.shared.lock().pipeline.handle_unfenced(peer);
+                if !std::mem::replace(&mut self.leaked, true) {
+                    std::mem::forget(Arc::clone(self.shared));
+                }
+                self.shared.lock().pipeline.handle_lost(peer, false);
                 self.shared.changed.notify_all();
             }
         }
@@ -191,11 +210,14 @@ impl Io<'_> {
             state.closed = true;
             state.pipeline.close(&mut aborts);
         }
-        self.aborts = aborts;
+        self.aborts.clone_from(&aborts);
         self.abort();
-        if self.channel.poll(&mut self.completions, Wait::No).is_ok() {
-            self.book();
-        }
+        // A dead channel may have no completions to tell any more.
+        let _ = self.channel.poll(&mut self.completions, Wait::No);
+        self.book();
+        let mut state = self.shared.lock();
+        aborts.into_iter().for_each(|peer| state.pipeline.handle_lost(peer, true));
+        drop(state);
         self.shared.changed.notify_all();
     }
 }

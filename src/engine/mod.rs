@@ -209,7 +209,8 @@ impl Engine {
         let now = shared.now();
         let State { pipeline, plans, observations, paused, .. } = &mut *state;
         let mut plan = plans.pop().unwrap_or_else(|| pipeline.plan());
-        let options = StartOptions { ticket, observed: !*paused, timeout: shared.config.gather_timeout };
+        let observed = !*paused;
+        let options = StartOptions { ticket, observed, timeout: shared.config.gather_timeout };
         let started = pipeline
             .start(now, at, nodes, options, &mut plan, &mut |observation| shared.decide(observations, observation));
         let id = match started {
@@ -229,10 +230,13 @@ impl Engine {
         shared.waker.wake();
         shared.copy_plan(at, &plan, destination);
         let mut state = shared.lock();
-        state.pipeline.handle_plan_done(&plan);
+        let more = state.pipeline.handle_plan_done(&plan);
         state.plans.push(plan);
         drop(state);
-        Ok(Request::new(shared.clone(), id))
+        if more {
+            shared.waker.wake();
+        }
+        Ok(Request::new(shared.clone(), id, observed))
     }
 
     /// Gathers into the caller's memory and waits: `rows` takes `nodes.len()` rows, in order.
@@ -277,13 +281,16 @@ impl Engine {
     /// # Errors
     /// No table of that name.
     pub fn row_bytes(&self, table: TableId) -> Result<usize> {
+        self.shared.check_process()?;
         let at = self.shared.lock().pipeline.table(table)?;
         Ok(self.shared.tables[at].row_bytes)
     }
 
     /// While paused, gathers are served but the buffer and the controller learn nothing from them: for evaluation and inference.
     pub fn pause(&self, paused: bool) {
-        self.shared.lock().paused = paused;
+        if self.shared.check_process().is_ok() {
+            self.shared.lock().paused = paused;
+        }
     }
 
     /// Waits until nothing is on its way: the initial fill is in place, prefetches have landed.
@@ -291,6 +298,7 @@ impl Engine {
     /// # Errors
     /// It is not so within `timeout`.
     pub fn wait_idle(&self, timeout: Duration) -> Result<()> {
+        self.shared.check_process()?;
         let deadline = Instant::now() + timeout;
         let mut state = self.shared.lock();
         while !state.pipeline.is_idle() {
@@ -308,6 +316,9 @@ impl Engine {
 
     /// Takes the observations of the minibatches since the last call, oldest first.
     pub fn observations(&self) -> Vec<Observation> {
+        if self.shared.check_process().is_err() {
+            return Vec::new();
+        }
         self.shared.lock().observations.drain(..).collect()
     }
 
@@ -316,6 +327,7 @@ impl Engine {
     /// # Errors
     /// No table of that name.
     pub fn stats(&self, table: TableId) -> Result<Stats> {
+        self.shared.check_process()?;
         let state = self.shared.lock();
         let at = state.pipeline.table(table)?;
         let buffer = state.pipeline.tables().nth(at).and_then(|table| table.buffer.as_ref());

@@ -18,12 +18,13 @@ const CANCEL_GRACE: Duration = Duration::from_millis(200);
 pub struct Request {
     shared: Arc<Shared>,
     id: RequestId,
+    observed: bool,
     collected: bool,
 }
 
 impl Request {
-    pub(super) fn new(shared: Arc<Shared>, id: RequestId) -> Self {
-        Self { shared, id, collected: false }
+    pub(super) fn new(shared: Arc<Shared>, id: RequestId, observed: bool) -> Self {
+        Self { shared, id, observed, collected: false }
     }
 
     /// Whether [`wait`](Request::wait) would return at once.
@@ -35,7 +36,7 @@ impl Request {
         Ok(self.shared.lock().pipeline.is_over(self.id))
     }
 
-    /// Waits for the rows. The time spent counts as stall.
+    /// Waits for the rows. The time spent counts as stall, unless the engine was paused at the start.
     ///
     /// # Errors
     /// Names the rank, the range and the cause. Nothing will write to the rows any more; they are gone back to their owner.
@@ -43,7 +44,9 @@ impl Request {
         self.shared.check_process()?;
         let began = Instant::now();
         let result = self.finish(self.shared.config.gather_timeout + ABORT_GRACE);
-        self.shared.stall_ns.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        if self.observed {
+            self.shared.stall_ns.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        }
         result
     }
 
@@ -85,6 +88,7 @@ impl Drop for Request {
         let now = self.shared.now();
         self.shared.lock().pipeline.cancel(now, self.id, CANCEL_GRACE);
         self.shared.waker.wake();
+        self.shared.changed.notify_all();
         // An aborted gather has nothing to report.
         let _ = self.finish(CANCEL_GRACE + ABORT_GRACE);
     }

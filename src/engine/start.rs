@@ -311,7 +311,7 @@ fn assemble(
     for (at, (spec, local)) in specs.iter().zip(locals).enumerate() {
         let (sources, mapped) = sources(&config, me, &*transport, at, spec, exports)?;
         let staging_bytes = staging.as_ref().map_or(0, |staging| staging.memory().bytes()) / specs.len();
-        let (buffer, slots) = buffer(&config, spec, staging_bytes, &*transport)?;
+        let (buffer, slots) = buffer(&config, spec, &sources, staging_bytes, &*transport)?;
         slots_total += buffer.as_ref().map_or(0, PrefetchBuffer::slots);
         tables.push(Table {
             id: spec.id,
@@ -385,24 +385,25 @@ fn facts(config: &Config, specs: &[TableSpec], slots: u32) -> JobFacts {
     }
 }
 
-/// The buffer of a table and the memory of its slots.
+/// The buffer of a table and the memory of its slots. It is for rows that travel: mapped ones are as near as their slots would be.
 fn buffer(
     config: &Config,
     spec: &TableSpec,
+    sources: &[Source],
     staging_bytes: usize,
     transport: &dyn Transport,
 ) -> Result<(Option<PrefetchBuffer>, Option<Region>)> {
+    let travels = |partition: PartitionId| matches!(sources[partition.index()], Source::Remote(_));
+    let degree = |at: usize| spec.degree.get(at).copied().unwrap_or(0);
+    let halo = spec.halo.iter().enumerate().map(|(at, &node)| (node, degree(at)));
+    let halo = halo.filter(|&(node, _)| spec.book.locate(node).is_some_and(|(partition, _)| travels(partition)));
+    let (halo, degree): (Vec<NodeId>, Vec<u32>) = halo.unzip();
     let make = |slots: u32| {
-        let hints = BufferHints {
-            nodes: spec.book.nodes(),
-            halo: spec.halo.clone(),
-            degree: if spec.degree.is_empty() { vec![0; spec.halo.len()] } else { spec.degree.clone() },
-            owners: spec.book.clone(),
-        };
-        PrefetchBuffer::new(slots, &config.policy, hints)
+        let (halo, degree, owners) = (halo.clone(), degree.clone(), spec.book.clone());
+        PrefetchBuffer::new(slots, &config.policy, BufferHints { nodes: spec.book.nodes(), halo, degree, owners })
     };
     let slots = match config.buffer {
-        BufferSize::Halo(share) => (spec.halo.len() as f64 * share) as u32,
+        BufferSize::Halo(share) => (halo.len() as f64 * share) as u32,
         BufferSize::Bytes(bytes) => {
             // What is kept beside the rows grows with the slots: one trial tells how much it is for each.
             let ids = (config.tickets.min(16) * 8 * config.rows_max.min(1 << 16)) as u64;
@@ -412,8 +413,9 @@ fn buffer(
             (rows / (spec.row_bytes as u64 + metadata)).min(u64::from(u32::MAX) / 2) as u32
         }
     };
-    let remote_nodes =
-        spec.book.nodes() - (spec.book.range(spec.partition).end - spec.book.range(spec.partition).start);
+    let remote = (0..spec.book.partitions()).map(PartitionId).filter(|&partition| travels(partition));
+    let remote_nodes: u64 =
+        remote.map(|partition| spec.book.range(partition)).map(|range| range.end - range.start).sum();
     let slots = slots.min(remote_nodes.min(u64::from(u32::MAX) / 2) as u32);
     if slots == 0 {
         return Ok((None, None));

@@ -30,6 +30,8 @@ pub(super) struct Batch {
     pub table: usize,
     pub owner: u32,
     pub area: Area,
+    /// Whether it goes with the demand.
+    pub demand: bool,
     /// The request that a demand batch serves first.
     pub request: Option<RequestId>,
     pub flights: Vec<FlightId>,
@@ -39,6 +41,8 @@ pub(super) struct Batch {
     pub open: u32,
     pub not_before: Duration,
     pub posted_at: Duration,
+    /// Its place among the posted, while it is.
+    posted_index: usize,
 }
 
 /// Batches that exist from the start: more than are open at once in a steady job, so that it allocates none.
@@ -49,31 +53,34 @@ const WARM: u32 = 64;
 pub(super) struct Batches {
     batches: Vec<Batch>,
     free: Vec<u32>,
-    rows: usize,
+    posted: Vec<u32>,
 }
 
 impl Batches {
-    /// An arena whose batches have room for so many rows each.
+    /// An arena whose first batches have room for so many rows each.
     pub fn new(rows: usize) -> Self {
-        let mut batches = Self { batches: Vec::new(), free: (0..WARM).rev().collect(), rows };
-        (0..WARM).for_each(|_| batches.grow());
+        let (free, posted) = ((0..WARM).rev().collect(), Vec::with_capacity(WARM as usize));
+        let mut batches = Self { batches: Vec::new(), free, posted };
+        (0..WARM).for_each(|_| batches.grow(rows));
         batches
     }
 
-    fn grow(&mut self) {
+    fn grow(&mut self, rows: usize) {
         self.batches.push(Batch {
             generation: 0,
             state: BatchState::Free,
             table: 0,
             owner: 0,
             area: Area::Slots(0),
+            demand: false,
             request: None,
-            flights: Vec::with_capacity(self.rows),
-            rows: Vec::with_capacity(self.rows),
-            places: Vec::with_capacity(self.rows),
+            flights: Vec::with_capacity(rows),
+            rows: Vec::with_capacity(rows),
+            places: Vec::with_capacity(rows),
             open: 0,
             not_before: Duration::ZERO,
             posted_at: Duration::ZERO,
+            posted_index: 0,
         });
     }
 
@@ -86,7 +93,7 @@ impl Batches {
         not_before: Duration,
     ) -> u32 {
         let at = self.free.pop().unwrap_or_else(|| {
-            self.grow();
+            self.grow(0);
             (self.batches.len() - 1) as u32
         });
         let batch = self.get_mut(at);
@@ -96,7 +103,22 @@ impl Batches {
         at
     }
 
+    /// Counts a batch among the posted ones.
+    pub fn post(&mut self, at: u32, now: Duration) {
+        let index = self.posted.len();
+        let batch = self.get_mut(at);
+        (batch.state, batch.posted_at, batch.posted_index) = (BatchState::Posted, now, index);
+        self.posted.push(at);
+    }
+
     pub fn close(&mut self, at: u32) {
+        let Batch { state, posted_index, .. } = *self.get(at);
+        if state == BatchState::Posted {
+            self.posted.swap_remove(posted_index);
+            if let Some(&moved) = self.posted.get(posted_index) {
+                self.get_mut(moved).posted_index = posted_index;
+            }
+        }
         let batch = self.get_mut(at);
         batch.generation = batch.generation.wrapping_add(1);
         batch.state = BatchState::Free;
@@ -126,11 +148,14 @@ impl Batches {
         (batch.generation == (id.0 >> 32) as u32 && batch.state != BatchState::Free).then_some(at)
     }
 
+    /// The batches that are posted.
+    pub fn posted(&self) -> impl Iterator<Item = (u32, &Batch)> {
+        self.posted.iter().map(|&at| (at, self.get(at)))
+    }
+
+    /// All batches that are not free.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Batch)> {
-        self.batches
-            .iter()
-            .enumerate()
-            .filter(|(_, batch)| batch.state != BatchState::Free)
-            .map(|(at, batch)| (at as u32, batch))
+        let batches = self.batches.iter().enumerate().filter(|(_, batch)| batch.state != BatchState::Free);
+        batches.map(|(at, batch)| (at as u32, batch))
     }
 }

@@ -216,7 +216,8 @@ pub struct Pipeline {
     flights: Flights,
     batches: Batches,
     demand: VecDeque<u32>,
-    prefetch: VecDeque<u32>,
+    /// By name, since a batch that is promoted stays here until its turn.
+    prefetch: VecDeque<BatchId>,
     prefetch_rows: usize,
     staging: Vec<u32>,
     settled: Vec<Settled>,
@@ -230,6 +231,8 @@ pub struct Pipeline {
     found: Vec<Residency>,
     wanted: Vec<Wanted>,
     failed: Vec<(FlightId, TransferError)>,
+    /// Flights whose first asker is gone, to be batched for the next.
+    rehomed: Vec<(usize, RequestId, FlightId)>,
     segments: Vec<(usize, usize)>,
 }
 
@@ -292,6 +295,7 @@ impl Pipeline {
             found: Vec::new(),
             wanted: Vec::new(),
             failed: Vec::new(),
+            rehomed: Vec::new(),
             segments: Vec::new(),
             limits,
         }
@@ -338,7 +342,7 @@ impl Pipeline {
 
     /// Whether rows are on their way.
     pub fn is_idle(&self) -> bool {
-        self.flights.len() == 0
+        self.flights.len() == 0 && self.settled.is_empty()
     }
 
     /// Starts a gather: the plan says what the caller copies itself; the rest arrives. `decide` is shown what the minibatch found and
@@ -387,9 +391,9 @@ impl Pipeline {
         Ok(request)
     }
 
-    /// The caller has copied what the plan named.
-    pub fn handle_plan_done(&mut self, plan: &CopyPlan) {
-        let Some((table, pin)) = plan.pin else { return };
+    /// The caller has copied what the plan named. Returns whether there is something to post: slots are not pinned any more.
+    pub fn handle_plan_done(&mut self, plan: &CopyPlan) -> bool {
+        let Some((table, pin)) = plan.pin else { return false };
         let lane = &mut self.lanes[table];
         if let Some(entry) = lane.copying.iter_mut().find(|(other, _)| *other == pin) {
             entry.1 = true;
@@ -403,6 +407,7 @@ impl Pipeline {
         }
         // Slots that were pinned a moment ago may be room for announced rows now.
         self.plan_prefetch(table);
+        !self.demand.is_empty() || !self.prefetch.is_empty()
     }
 
     /// Announces a minibatch that will be gathered, from each of these tables.
@@ -540,12 +545,15 @@ impl Pipeline {
             self.wanted.push(Wanted { owner: partition.0, row, flight });
         }
         self.admit(table);
-        let stats = &mut self.lanes[table].stats;
+        let Lane { stats, observed: seen, .. } = &mut self.lanes[table];
         stats.demand_rows += self.wanted.len() as u64;
         if observed {
             stats.minibatches += 1;
             stats.remote_nodes += self.remote.len() as u64;
             stats.hits += hits;
+        } else {
+            // The next observation is not to speak of what nobody was to learn from.
+            seen.demand_rows += self.wanted.len() as u64;
         }
         self.requests.get_mut(request).expect("it was just opened").missing = missing;
     }
@@ -569,10 +577,8 @@ impl Pipeline {
     /// A row that is prefetched and now wanted goes with the demand.
     fn promote(&mut self, flight: FlightId) {
         let Flight { landing: Landing::Slot(_), batch, .. } = *self.flights.get(flight) else { return };
-        if self.batches.get(batch).state == BatchState::Queued
-            && let Some(at) = self.prefetch.iter().position(|&queued| queued == batch)
-        {
-            self.prefetch.remove(at);
+        let entry = self.batches.get_mut(batch);
+        if entry.state == BatchState::Queued && !std::mem::replace(&mut entry.demand, true) {
             self.demand.push_back(batch);
         }
     }
@@ -686,8 +692,10 @@ impl Pipeline {
             return;
         }
         part.gathered = true;
+        let table = part.table;
+        self.lanes[table].planning.retain(|&entry| entry != (ticket, at));
         self.announced_nodes -= part.nodes.len();
-        if let (Some(position), Some(buffer)) = (part.position.take(), &mut self.lanes[part.table].table.buffer) {
+        if let (Some(position), Some(buffer)) = (part.position.take(), &mut self.lanes[table].table.buffer) {
             buffer.retire(position, &part.nodes);
         }
         part.nodes.clear();
@@ -734,6 +742,10 @@ impl Pipeline {
     ) {
         let owner = self.wanted[wanted.start].owner;
         let at = self.batches.open(table, owner, area, request, not_before);
+        let batch = self.batches.get_mut(at);
+        batch.flights.reserve(wanted.len());
+        batch.rows.reserve(wanted.len());
+        batch.places.reserve(wanted.len());
         for wanted in &self.wanted[wanted] {
             let flight = self.flights.get_mut(wanted.flight);
             flight.batch = at;
@@ -746,7 +758,12 @@ impl Pipeline {
             batch.rows.push(wanted.row);
             batch.places.push(place);
         }
-        if demand { self.demand.push_back(at) } else { self.prefetch.push_back(at) }
+        self.batches.get_mut(at).demand = demand;
+        if demand {
+            self.demand.push_back(at);
+        } else {
+            self.prefetch.push_back(self.batches.id(at));
+        }
     }
 
     /// The partition and owner's region of a batch.

@@ -20,7 +20,14 @@ impl Pipeline {
             let batch = self.demand.remove(at).expect("it was just found");
             return Some(self.transmit(batch, now));
         }
-        let &batch = self.prefetch.front()?;
+        // Batches that were promoted or posted since are passed over.
+        let batch = loop {
+            let &name = self.prefetch.front()?;
+            match self.batches.find(name).filter(|&at| self.batches.get(at).state == BatchState::Queued) {
+                Some(at) if !self.batches.get(at).demand => break at,
+                _ => self.prefetch.pop_front(),
+            };
+        };
         if self.prefetch_rows >= self.limits.prefetch_rows_in_flight || !self.is_due(batch, now) {
             return None;
         }
@@ -56,8 +63,6 @@ impl Pipeline {
                 *place = chunk * chunk_rows + i as u32;
             }
         }
-        batch.state = BatchState::Posted;
-        batch.posted_at = now;
         batch.open = batch.rows.len() as u32;
         match batch.area {
             Area::Rows(request) => {
@@ -69,6 +74,7 @@ impl Pipeline {
             Area::Slots(_) => self.prefetch_rows += batch.rows.len(),
             Area::Staging(_) => {}
         }
+        self.batches.post(at, now);
         let batch = self.batches.get_mut(at);
         let transmit = Transmit {
             id: BatchId(0),
@@ -92,7 +98,7 @@ impl Pipeline {
             return;
         }
         self.blocked_until = Some(now + BLOCKED);
-        let (table, owner, area, request) = (batch.table, batch.owner, batch.area, batch.request);
+        let (table, owner, area, request, demand) = (batch.table, batch.owner, batch.area, batch.request, batch.demand);
         batch.open -= refused as u32;
         self.account(area, refused);
         let landing = match (area, request) {
@@ -117,9 +123,11 @@ impl Pipeline {
         if self.batches.get(at).open == 0 {
             self.close_batch(at);
         }
-        match landing {
-            Area::Slots(_) => self.prefetch.push_front(rest),
-            Area::Rows(_) | Area::Staging(_) => self.demand.push_front(rest),
+        self.batches.get_mut(rest).demand = demand;
+        if demand {
+            self.demand.push_front(rest);
+        } else {
+            self.prefetch.push_front(self.batches.id(rest));
         }
         if let Some(request) = request
             && !self.requests.get(request).is_some_and(|request| request.is_live())
@@ -173,7 +181,10 @@ impl Pipeline {
             let batch = self.batches.get(at);
             let flight = batch.flights[i as usize];
             let from = Place { area: batch.area, index: batch.places[i as usize] };
+            // The memory of a request that was collected early is somebody else's by now: its rows are had again by those who joined.
+            let gone = matches!(from.area, Area::Rows(request) if self.requests.get(request).is_none());
             match &completion.status {
+                Ok(()) if gone => self.failed.push((flight, TransferError::Aborted)),
                 Ok(()) => self.land(flight, from, copies),
                 Err(error) => {
                     if let Area::Rows(request) = from.area {
@@ -371,6 +382,7 @@ impl Pipeline {
                 Landing::Rows(..) => self.rehome(id),
             }
         }
+        self.enqueue_rehomed();
     }
 
     /// Ends a flight whose first asker is gone, or starts it anew for the next one who waits.
@@ -387,9 +399,7 @@ impl Pipeline {
             let entry = self.flights.get_mut(id);
             entry.landing = Landing::Rows(request, place);
             entry.attempts = 0;
-            self.wanted.clear();
-            self.wanted.push(Wanted { owner: flight.owner, row: flight.row, flight: id });
-            self.enqueue(table, Area::Rows(request), Some(request), true, Duration::ZERO);
+            self.rehomed.push((table, request, id));
             return;
         }
         if let Landing::Slot(slot) = flight.landing {
@@ -399,6 +409,27 @@ impl Pipeline {
             self.abandon(table, slot);
         }
         self.end_flight(id);
+    }
+
+    /// Batches the flights that were rehomed, those of a request together.
+    fn enqueue_rehomed(&mut self) {
+        while !self.rehomed.is_empty() {
+            let mut rehomed = std::mem::take(&mut self.rehomed);
+            rehomed.sort_by_key(|&(table, request, _)| (table, request.index, request.generation));
+            for group in rehomed.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+                let (table, request, _) = group[0];
+                if !self.requests.get(request).is_some_and(|request| request.is_live()) {
+                    group.iter().for_each(|&(_, _, id)| self.rehome(id));
+                    continue;
+                }
+                self.wanted.clear();
+                for &(_, _, id) in group {
+                    let flight = self.flights.get(id);
+                    self.wanted.push(Wanted { owner: flight.owner, row: flight.row, flight: id });
+                }
+                self.enqueue(table, Area::Rows(request), Some(request), true, Duration::ZERO);
+            }
+        }
     }
 
     fn abandon(&mut self, table: usize, slot: Slot) {
@@ -431,6 +462,7 @@ impl Pipeline {
                 self.rehome(flight);
             }
         }
+        self.enqueue_rehomed();
     }
 
     /// Nobody wants the request's rows any more; what is posted may end within `grace`.
@@ -464,12 +496,12 @@ impl Pipeline {
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) or [`poll_transmit`](Self::poll_transmit) has something to do next, at the latest.
-    pub fn poll_timeout(&self) -> Option<Duration> {
+    pub fn poll_timeout(&self, now: Duration) -> Option<Duration> {
         let requests =
             self.requests.iter().filter(|(_, request)| !request.is_over()).map(|(_, request)| request.deadline);
-        let posted = self.batches.iter().filter(|(_, batch)| batch.state == BatchState::Posted);
-        let posted = posted.map(|(_, batch)| batch.posted_at + self.limits.transfer_timeout);
-        let delayed = self.demand.iter().map(|&batch| self.batches.get(batch).not_before);
+        let posted = self.batches.posted().map(|(_, batch)| batch.posted_at + self.limits.transfer_timeout);
+        // What is due and was not transmitted waits for a completion, a chunk or an unpinned slot, not for a moment.
+        let delayed = self.demand.iter().map(|&batch| self.batches.get(batch).not_before).filter(|&at| at > now);
         requests.chain(posted).chain(delayed).chain(self.blocked_until).min()
     }
 
@@ -486,7 +518,7 @@ impl Pipeline {
             self.fail_late(id);
             failed = true;
         }
-        for (at, batch) in self.batches.iter().filter(|(_, batch)| batch.state == BatchState::Posted) {
+        for (at, batch) in self.batches.posted() {
             let unwanted = batch
                 .request
                 .and_then(|id| self.requests.get(id))
@@ -508,8 +540,7 @@ impl Pipeline {
                 self.fail(id, Error::Closed);
             }
         }
-        let posted = self.batches.iter().filter(|(_, batch)| batch.state == BatchState::Posted);
-        aborts.extend(posted.map(|(at, _)| self.peer(at)));
+        aborts.extend(self.batches.posted().map(|(at, _)| self.peer(at)));
         aborts.sort_unstable();
         aborts.dedup();
     }
@@ -525,32 +556,29 @@ impl Pipeline {
         self.fail(id, Error::Deadline { rows, missing, peer: debtor.unwrap_or_default(), after });
     }
 
-    /// The transport cannot promise that rows posted to a peer are left alone: their memory is never used again.
-    pub fn handle_unfenced(&mut self, peer: Rank) {
-        let lost: Vec<u32> = self
-            .batches
-            .iter()
-            .filter(|&(at, batch)| batch.state == BatchState::Posted && self.peer(at) == peer)
-            .map(|(at, _)| at)
-            .collect();
+    /// The rows posted to a peer will have no completion. Where the transport has fenced them their memory is free; where it could not, it
+    /// is never used again.
+    pub fn handle_lost(&mut self, peer: Rank, fenced: bool) {
+        let lost: Vec<u32> = self.batches.posted().filter(|&(at, _)| self.peer(at) == peer).map(|(at, _)| at).collect();
         for at in lost {
             let batch = self.batches.get_mut(at);
             let (area, flights, open) = (batch.area, std::mem::take(&mut batch.flights), batch.open);
-            // Closing forgets the name, so a late completion is ignored; a staging chunk is not given back.
+            // Closing forgets the name, so a late completion is ignored.
             self.batches.close(at);
             match area {
                 Area::Rows(request) => {
                     if let Some(request) = self.requests.get_mut(request) {
-                        request.leaked = true;
+                        request.exposed -= open;
+                        request.leaked |= !fenced;
                     }
                 }
                 Area::Slots(_) => self.prefetch_rows -= open as usize,
+                Area::Staging(chunk) if fenced => self.staging.push(chunk),
                 Area::Staging(_) => {}
             }
-            for flight in flights.into_iter().filter(|&flight| self.flights.get(flight).batch == at).collect::<Vec<_>>()
-            {
-                self.lose(flight, peer);
-            }
+            let flying: Vec<FlightId> =
+                flights.into_iter().filter(|&flight| self.flights.get(flight).batch == at).collect();
+            flying.into_iter().for_each(|flight| self.lose(flight, peer));
         }
     }
 

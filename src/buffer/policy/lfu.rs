@@ -4,7 +4,7 @@
 //! an entry that reaches the front is brought up to date. Keys only rise, so the stale front is a floor: a candidate below it is
 //! refused for one comparison, and that is most of them.
 
-use super::queue::{SlotQueue, coarse};
+use super::queue::{SlotQueue, above, coarse};
 use super::{Origin, ReplacementPolicy, View, Wanted};
 use crate::buffer::BufferHints;
 use crate::buffer::frequency::{Count, Decay, FrequencyTable};
@@ -70,6 +70,8 @@ pub(super) struct Lfu {
     guarded_max: u32,
     queue: SlotQueue,
     aside: Vec<Slot>,
+    /// Of the nodes of the last `miss`, in order.
+    missed_scores: Vec<f32>,
     others: FrequencyTable,
 }
 
@@ -99,6 +101,7 @@ impl Lfu {
             guarded_max: (f64::from(slots) * config.ahead).ceil() as u32,
             queue: SlotQueue::new(slots),
             aside: Vec::with_capacity(each),
+            missed_scores: Vec::new(),
             others,
         })
     }
@@ -191,10 +194,11 @@ impl ReplacementPolicy for Lfu {
     }
 
     fn miss(&mut self, nodes: &[NodeId], _view: &View) {
+        self.missed_scores.clear();
         for block in nodes.chunks(BLOCK) {
             self.others.warm(block);
             for &node in block {
-                self.others.touch(node, self.now, &self.decay);
+                self.missed_scores.push(self.others.touch(node, self.now, &self.decay));
             }
         }
     }
@@ -205,6 +209,21 @@ impl ReplacementPolicy for Lfu {
             Origin::Ahead => self.guarded < self.guarded_max,
             Origin::Initial | Origin::Replacement => false,
         }
+    }
+
+    /// Most misses are wanted less than any resident: one comparison of scores settles them.
+    fn prefer(&mut self, candidates: &mut Vec<NodeId>, view: &View) {
+        if view.slots.has_free() || candidates.len() != self.missed_scores.len() {
+            return;
+        }
+        let Some((lowest, _)) = self.queue.peek() else {
+            candidates.clear();
+            return;
+        };
+        // A little below the exact bound, so that rounding drops none that `victim` would serve.
+        let least = 0.999 * self.decay.score_at(above(lowest), self.now);
+        let mut scores = self.missed_scores.iter();
+        candidates.retain(|_| scores.next().is_some_and(|&score| score >= least));
     }
 
     fn victim(&mut self, candidate: NodeId, origin: Origin, view: &View) -> Option<Slot> {

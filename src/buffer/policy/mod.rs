@@ -160,8 +160,9 @@ pub(super) trait ReplacementPolicy: Send {
     /// The slot that the candidate is to have, or `None` where every slot that may go is worth more. Asked when none is free.
     fn victim(&mut self, candidate: NodeId, origin: Origin, view: &View) -> Option<Slot>;
 
-    /// Puts the candidates that are to be asked for first in front.
-    fn prefer(&mut self, _candidates: &mut [NodeId], _view: &View) {}
+    /// Puts the candidates that are to be asked for first in front, and may drop those that no slot would be given to. The candidates are
+    /// the nodes of the last `miss`, in order.
+    fn prefer(&mut self, _candidates: &mut Vec<NodeId>, _view: &View) {}
 
     /// The slot is now the node's; its bytes are still to come.
     fn insert(&mut self, slot: Slot, node: NodeId, origin: Origin, view: &View);

@@ -16,6 +16,11 @@ pub(super) fn coarse(key: f64) -> i64 {
     (key * STEPS_PER_UNIT).floor() as i64
 }
 
+/// The least key whose coarse key is above this one.
+pub(super) fn above(coarse: i64) -> f64 {
+    (coarse + 1) as f64 / STEPS_PER_UNIT
+}
+
 #[derive(Clone, Copy)]
 struct Link {
     previous: u32,

@@ -157,7 +157,7 @@ impl ReplacementPolicy for WindowBelady {
     }
 
     /// The sooner the next use the earlier: a row that is on its way in is not given up for a better one that comes after it.
-    fn prefer(&mut self, candidates: &mut [NodeId], view: &View) {
+    fn prefer(&mut self, candidates: &mut Vec<NodeId>, view: &View) {
         self.order.clear();
         let distance = |node| view.window.next_use(node).unwrap_or(WINDOW_MAX as u32);
         self.order.extend(candidates.iter().map(|&node| (distance(node), node)));
