@@ -13,7 +13,7 @@ use crate::error::TransferError;
 use crate::transport::{BatchId, Completion, Destination, RowBatch};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, connect, recv, send, sockopt};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, connect, recv, send, shutdown, sockopt};
 use std::collections::VecDeque;
 use std::ops::Index;
 use std::time::Instant;
@@ -504,6 +504,8 @@ impl Connection {
 
     /// Ends the connection: its sockets close, whole rows are reported as such and the others with `cause`.
     pub fn close(self, cause: &TransferError, batches: &mut Batches, completions: &mut Vec<Completion>) {
+        // The peer sees the end even where a forked child still holds the socket.
+        let _ = shutdown(&self.socket, Shutdown::Both);
         drop(self.socket);
         for mut asked in self.asked {
             let batch = &batches[asked.part.batch];
