@@ -244,13 +244,24 @@ impl Connection {
             match send(&self.socket, &self.outbox[self.sent..], SendFlags::NOSIGNAL) {
                 Ok(sent) => self.sent += sent,
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::AGAIN) => {
+                    self.forget_sent();
+                    return Ok(());
+                }
                 Err(errno) => return Err(gone("sending a request", errno)),
             }
         }
         self.outbox.clear();
         self.sent = 0;
         Ok(())
+    }
+
+    /// Drops what was sent once it is half of the outbox: less would move bytes too often, and none would let a steady backlog grow it.
+    fn forget_sent(&mut self) {
+        if self.sent >= self.outbox.len() / 2 {
+            self.outbox.drain(..self.sent);
+            self.sent = 0;
+        }
     }
 
     /// Goes on with the handshake as far as the socket allows.
