@@ -191,10 +191,18 @@ fn accept_all(listener: &OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<S
         match accept_with(listener, SocketFlags::CLOEXEC) {
             Ok(socket) => start_session(socket, service, sessions),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
-            // Out of descriptors or memory: what is needed is time for connections to end.
-            Err(_) => service.waker.wait(Duration::from_millis(20)),
+            // Out of descriptors or memory: what is needed is time for connections to end, and those that have to give back theirs.
+            Err(_) => {
+                reap(&mut sessions.lock().unwrap_or_else(PoisonError::into_inner));
+                service.waker.wait(Duration::from_millis(20));
+            }
         }
     }
+}
+
+/// Forgets sessions that have ended, and with them their sockets.
+fn reap(sessions: &mut Vec<Session>) {
+    sessions.retain(|session| !session.thread.is_finished());
 }
 
 fn start_session(socket: OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<Session>>) {
@@ -214,7 +222,7 @@ fn start_session(socket: OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<S
         }
     });
     let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
-    sessions.retain(|session| !session.thread.is_finished());
+    reap(&mut sessions);
     match thread {
         Ok(thread) => sessions.push(Session { socket, thread }),
         // The system has no thread to spare: the peer sees its connection close and may try again.
