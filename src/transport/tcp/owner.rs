@@ -32,8 +32,6 @@ const HANDSHAKES_MAX: usize = 32;
 const BACKLOG: i32 = 128;
 /// Rows are packed into a buffer of this size, which stays in the second-level cache, and sent from there.
 const STAGING_BYTES: usize = 256 << 10;
-/// Rows of this size and more are sent in place by a vectored write.
-const VECTORED_ROW_BYTES_MIN: usize = 2048;
 const STACK_BYTES: usize = 256 << 10;
 
 /// A region that peers may read.
@@ -417,7 +415,7 @@ impl Source<'_> {
     }
 }
 
-/// Sends replies: by way of a staging buffer where rows are small, in place where they are large.
+/// Sends replies by way of a staging buffer: rows sent in place could change between the check of their version and the send.
 struct Packer {
     staging: Vec<u8>,
     /// 0, 1, 2, …: where packed rows go.
@@ -449,17 +447,17 @@ impl Packer {
         self.staging[..REPLY_BYTES].copy_from_slice(head);
         // SAFETY: this function's contract.
         unsafe {
-            if source.row_bytes < VECTORED_ROW_BYTES_MIN {
-                self.send_staged(socket, source, rows)
+            if source.row_bytes <= STAGING_BYTES - REPLY_BYTES {
+                self.send_packed(socket, source, rows)
             } else {
-                self.send_vectored(socket, source, rows)
+                self.send_split(socket, source, rows)
             }
         }
     }
 
     /// # Safety
     /// The rows lie within the source; the head is in the staging buffer, which takes at least one row beside it.
-    unsafe fn send_staged(
+    unsafe fn send_packed(
         &mut self,
         socket: &OwnedFd,
         source: &Source<'_>,
@@ -475,35 +473,40 @@ impl Packer {
                 let to = self.staging.as_mut_ptr().add(filled);
                 copy::gather(base, row_bytes, now, &self.order, to, row_bytes);
             }
-            filled += now.len() * row_bytes;
-            source.check()?;
-            self.pieces.clear();
-            self.pieces.push(self.staging.as_mut_ptr(), filled);
-            // SAFETY: the one piece lies in the staging buffer.
-            unsafe { self.pieces.send_all(socket.as_fd())? };
+            self.send_staged(socket, source, filled + now.len() * row_bytes)?;
             (filled, rows) = (0, later);
         }
         Ok(())
     }
 
+    /// Sends rows that the buffer does not hold whole, piece by piece.
+    ///
     /// # Safety
     /// The rows lie within the source; the head is in the staging buffer.
-    unsafe fn send_vectored(&mut self, socket: &OwnedFd, source: &Source<'_>, rows: &[u64]) -> rustix::io::Result<()> {
-        self.pieces.clear();
-        self.pieces.push(self.staging.as_mut_ptr(), REPLY_BYTES);
+    unsafe fn send_split(&mut self, socket: &OwnedFd, source: &Source<'_>, rows: &[u64]) -> rustix::io::Result<()> {
+        let mut filled = REPLY_BYTES;
         for &row in rows {
-            // SAFETY: the row lies within the source.
-            let from = unsafe { source.row(row) };
-            if !self.pieces.push(from, source.row_bytes) {
-                // SAFETY: pieces are the head and rows of the source.
-                unsafe { self.pieces.send_all(socket.as_fd())? };
-                source.check()?;
-                self.pieces.clear();
-                self.pieces.push(from, source.row_bytes);
+            let mut done = 0;
+            while done < source.row_bytes {
+                let bytes = (source.row_bytes - done).min(self.staging.len() - filled);
+                // SAFETY: the row lies within the source and has so many bytes left; the buffer has room for them.
+                unsafe {
+                    let from = source.row(row).add(done);
+                    copy::gather(from, bytes, &[0], &[0], self.staging.as_mut_ptr().add(filled), bytes);
+                }
+                self.send_staged(socket, source, filled + bytes)?;
+                (filled, done) = (0, done + bytes);
             }
         }
-        // SAFETY: as above.
-        unsafe { self.pieces.send_all(socket.as_fd())? };
-        source.check()
+        Ok(())
+    }
+
+    /// Sends what is staged, once it is known to be of the version that was asked for.
+    fn send_staged(&mut self, socket: &OwnedFd, source: &Source<'_>, bytes: usize) -> rustix::io::Result<()> {
+        source.check()?;
+        self.pieces.clear();
+        self.pieces.push(self.staging.as_mut_ptr(), bytes);
+        // SAFETY: the one piece lies in the staging buffer.
+        unsafe { self.pieces.send_all(socket.as_fd()) }
     }
 }
