@@ -64,7 +64,8 @@ impl RuntimeConfig {
 pub enum Shutdown {
     /// Everything it started has ended.
     Joined,
-    /// The model's thread did not end in time and was left behind: it holds its memory until the process ends.
+    /// The model's thread did not end in time, or is that of the process which this one was forked from, and was left behind: it holds its
+    /// memory until its process ends.
     Detached,
 }
 
@@ -86,6 +87,8 @@ pub struct ControllerRuntime {
     shared: Arc<Shared>,
     mode: Mode,
     shutdown_deadline: Duration,
+    /// Whose thread this is: a forked child does not have it.
+    process: u32,
 }
 
 enum Mode {
@@ -122,7 +125,7 @@ impl ControllerRuntime {
     /// A setting is out of its bounds.
     pub fn inline(controller: Box<dyn Controller>, bounds: &RuntimeConfig) -> Result<Self> {
         let shared = Arc::new(Shared::new(controller.name(), bounds)?);
-        Ok(Self { shared, mode: Mode::Inline(Mutex::new(controller)), shutdown_deadline: bounds.shutdown_deadline })
+        Ok(Self::new(shared, Mode::Inline(Mutex::new(controller)), bounds))
     }
 
     /// Runs a controller of one's own, which `build` makes, on a thread of its own.
@@ -140,7 +143,11 @@ impl ControllerRuntime {
             .name("rudder-model".into())
             .spawn(move || worker.run(build))
             .map_err(|cause| Error::config(format!("cannot start the thread of controller {name}: {cause}")))?;
-        Ok(Self { shared, mode: Mode::Threaded(Some(thread)), shutdown_deadline: bounds.shutdown_deadline })
+        Ok(Self::new(shared, Mode::Threaded(Some(thread)), bounds))
+    }
+
+    fn new(shared: Arc<Shared>, mode: Mode, bounds: &RuntimeConfig) -> Self {
+        Self { shared, mode, shutdown_deadline: bounds.shutdown_deadline, process: std::process::id() }
     }
 
     /// Notes a minibatch. Never waits: where the queue is full, its oldest observation is dropped.
@@ -211,6 +218,10 @@ impl ControllerRuntime {
     fn stop(&mut self, deadline: Duration) -> Shutdown {
         let Mode::Threaded(thread) = &mut self.mode else { return Shutdown::Joined };
         let Some(thread) = thread.take() else { return Shutdown::Joined };
+        if std::process::id() != self.process {
+            std::mem::forget(thread);
+            return Shutdown::Detached;
+        }
         self.shared.stop.store(true, Release);
         thread.thread().unpark();
         let until = Instant::now() + deadline;

@@ -102,6 +102,8 @@ pub struct LlmService {
     state: Arc<State>,
     socket: PathBuf,
     threads: Vec<JoinHandle<()>>,
+    /// Whose threads and socket these are: a forked child has none of them.
+    process: u32,
 }
 
 impl LlmService {
@@ -119,7 +121,8 @@ impl LlmService {
             requests: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
-        let mut service = Self { state: Arc::clone(&state), socket: config.socket.clone(), threads: Vec::new() };
+        let (socket, process) = (config.socket.clone(), std::process::id());
+        let mut service = Self { state: Arc::clone(&state), socket, threads: Vec::new(), process };
         // One request a rank is under way, so this many never fill it.
         let (jobs, queue) = sync_channel(config.clients.max(1));
         let (loaded, load) = sync_channel(1);
@@ -160,6 +163,11 @@ impl LlmService {
 
 impl Drop for LlmService {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // The parent goes on serving; its threads may have held the locks when the child was forked.
+            self.threads.drain(..).for_each(std::mem::forget);
+            return;
+        }
         self.state.stop.store(true, Release);
         self.state.connections().iter().for_each(|(_, stream)| _ = stream.shutdown(Shutdown::Both));
         let until = Instant::now() + SHUTDOWN;

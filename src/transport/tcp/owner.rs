@@ -60,7 +60,7 @@ impl Exports {
         table.last += 1;
         let number = table.last;
         table.regions.insert(number, Exported { memory, version });
-        Registration { exports: Arc::clone(self), number }
+        Registration { exports: Arc::clone(self), number, process: std::process::id() }
     }
 
     /// A region, where it holds that version. Its memory, held by the reader, outlives a registration that ends meanwhile.
@@ -74,6 +74,8 @@ impl Exports {
 pub struct Registration {
     exports: Arc<Exports>,
     number: u64,
+    /// Whose registration this is: to a forked child it is nothing.
+    process: u32,
 }
 
 impl Registration {
@@ -84,6 +86,10 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // The parent's threads may have held the lock when the child was forked.
+            return;
+        }
         let ended = self.exports.table.write().unwrap_or_else(PoisonError::into_inner).regions.remove(&self.number);
         // Freed outside the lock: unmapping gigabytes takes a while.
         drop(ended);
@@ -116,6 +122,8 @@ pub struct Owner {
     sessions: Arc<Mutex<Vec<Session>>>,
     acceptor: Option<JoinHandle<()>>,
     address: SocketAddr,
+    /// Whose threads these are: a forked child has none of them.
+    process: u32,
 }
 
 impl Owner {
@@ -148,7 +156,7 @@ impl Owner {
                 move || accept_all(&listener, &service, &sessions)
             })
             .map_err(|e| failure(format!("no thread to accept connections: {e}")))?;
-        Ok(Self { service, sessions, acceptor: Some(acceptor), address })
+        Ok(Self { service, sessions, acceptor: Some(acceptor), address, process: std::process::id() })
     }
 
     pub fn socket_address(&self) -> SocketAddr {
@@ -162,6 +170,11 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // The threads, the locks they may hold and the connections are the parent's.
+            std::mem::forget(self.acceptor.take());
+            return;
+        }
         self.service.closing.store(true, Ordering::Release);
         self.service.waker.wake();
         // A thread that panicked has nothing left to end.
