@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub struct RuntimeConfig {
     /// Observations that may wait for the controller; beyond it the oldest is dropped.
     pub queue: usize,
-    /// Time that a model has for one decision before the fallback takes over.
+    /// Time that a model has for one decision before the fallback takes over; this and the other deadlines: an hour at most.
     pub decision_deadline: Duration,
     /// Time that a model has to load before the fallback takes over.
     pub load_deadline: Duration,
@@ -46,6 +46,7 @@ impl Default for RuntimeConfig {
 
 impl RuntimeConfig {
     const MAX_QUEUE: usize = 1 << 16;
+    const MAX_DEADLINE: Duration = Duration::from_secs(3600);
 
     fn check(&self) -> Result<()> {
         if self.queue == 0 || self.queue > Self::MAX_QUEUE {
@@ -54,6 +55,13 @@ impl RuntimeConfig {
         }
         if self.decision_deadline.is_zero() {
             return Err(Error::config("controller decision deadline of 0: every decision would be late"));
+        }
+        let deadlines =
+            [("decision", self.decision_deadline), ("load", self.load_deadline), ("shutdown", self.shutdown_deadline)];
+        for (name, deadline) in deadlines {
+            if deadline > Self::MAX_DEADLINE {
+                return Err(Error::config(format!("controller {name} deadline of {deadline:?}: give an hour at most")));
+            }
         }
         Ok(())
     }
@@ -224,7 +232,7 @@ impl ControllerRuntime {
         }
         self.shared.stop.store(true, Release);
         thread.thread().unpark();
-        let until = Instant::now() + deadline;
+        let until = Instant::now() + deadline.min(RuntimeConfig::MAX_DEADLINE);
         while !thread.is_finished() {
             if Instant::now() >= until {
                 let controller = self.shared.name;
