@@ -4,6 +4,7 @@
 //! in the middle of a frame or sends garbage costs its own connection and nothing else. The model's thread sees whole requests only.
 
 use super::scorer::{LocalScorer, Scorer, ScorerLimits, model_error};
+use super::threads::confine_process;
 use crate::controller::runtime::thread_cpu;
 use crate::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -109,9 +110,13 @@ pub struct LlmService {
 impl LlmService {
     /// Loads the model and begins to serve it; returns once ranks can connect.
     ///
+    /// Sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the environment through C (`getenv`, `setenv`) at the same
+    /// moment. A process in which one may sets the variable itself before.
+    ///
     /// # Errors
     /// The model cannot be loaded, or another service listens at the socket.
     pub fn start(config: &ServiceConfig) -> Result<Self> {
+        confine_process();
         let listener = listen(&config.socket)?;
         let state = Arc::new(State {
             stop: AtomicBool::new(false),
