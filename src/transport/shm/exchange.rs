@@ -37,7 +37,7 @@ const GRANTED_FILE: u8 = 2;
 const UNKNOWN_REGION: u8 = 3;
 
 /// How a rank's server is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Address {
     /// The socket's abstract name.
     name: [u8; 16],
