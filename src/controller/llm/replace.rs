@@ -343,7 +343,11 @@ mod tests {
                 break;
             }
         }
-        assert_eq!((failed, decided), (vec![4, 8], Some(12)), "failures are told once each, and the model is asked again");
+        assert_eq!(
+            (failed, decided),
+            (vec![4, 8], Some(12)),
+            "failures are told once each, and the model is asked again"
+        );
     }
 
     #[test]
