@@ -175,6 +175,9 @@ fn wrong_settings_are_refused() {
         RuntimeConfig { queue: 0, ..RuntimeConfig::default() },
         RuntimeConfig { fallback_delta: 0, ..RuntimeConfig::default() },
         RuntimeConfig { decision_deadline: Duration::ZERO, ..RuntimeConfig::default() },
+        RuntimeConfig { decision_deadline: Duration::MAX, ..RuntimeConfig::default() },
+        RuntimeConfig { load_deadline: Duration::MAX, ..RuntimeConfig::default() },
+        RuntimeConfig { shutdown_deadline: Duration::MAX, ..RuntimeConfig::default() },
     ] {
         assert!(ControllerRuntime::start(&periodic, &JobFacts::default(), &bounds).is_err(), "{bounds:?}");
     }

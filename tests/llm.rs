@@ -6,13 +6,12 @@
 
 #![cfg(feature = "llm")]
 
+use rudder::controller::JobFacts;
 use rudder::controller::llm::{
-    LlmCohorts, LlmReplace, LlmService, LocalScorer, RemoteScorer, ReplaceConfig, Scorer, ScorerLimits, ServiceConfig,
-    default_model_path,
+    LlmReplace, LlmService, LocalScorer, RemoteScorer, Scorer, ScorerLimits, ServiceConfig, default_model_path,
 };
-use rudder::controller::{Cohort, Controller, JobFacts, Observation};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn model() -> PathBuf {
     default_model_path().unwrap_or_else(|cause| panic!("these tests need the model: {cause}"))
@@ -187,94 +186,4 @@ fn the_service_gives_each_rank_its_own_answers() {
     drop(service);
     assert!(!config.socket.exists(), "the socket is removed");
     std::fs::remove_dir_all(folder).unwrap();
-}
-
-fn observation(minibatch: u64) -> Observation {
-    let hits = 18_000 + minibatch * 137 % 900;
-    let mut cohort_misses = vec![0; Cohort::count(4)];
-    cohort_misses
-        .iter_mut()
-        .enumerate()
-        .for_each(|(index, missed)| *missed = ((index as u64 * 37 + minibatch) % 90) as u32);
-    Observation {
-        minibatch,
-        minibatches: 3000,
-        remote_nodes: 30_000,
-        halo_nodes: 26_000,
-        hits,
-        halo_misses: 26_000 - hits,
-        replaced_rows: if minibatch % 32 == 1 { 900 } else { 0 },
-        cohort_misses,
-        ..Observation::default()
-    }
-}
-
-fn percentile(times: &mut [Duration], share: f64) -> Duration {
-    times.sort();
-    times[((times.len() - 1) as f64 * share).round() as usize]
-}
-
-/// Prints what a decision costs. Run in release: `cargo test --release --test llm -- --ignored --nocapture costs`.
-#[test]
-#[ignore = "a measurement"]
-fn costs() {
-    let rss = || {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        status
-            .lines()
-            .filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let start = Instant::now();
-    let mut scorer = scorer();
-    println!("load {:?}; {}", start.elapsed(), rss());
-    let prefix = LlmReplace::prefix(&facts());
-    let start = Instant::now();
-    scorer.score(&prefix, "x", &["Yes", "No"]).unwrap();
-    let (prefix_tokens, one) = scorer.count_tokens(&prefix, "x").unwrap();
-    println!("replace prefix of {prefix_tokens} tokens and {one} more: {:?}; {}", start.elapsed(), rss());
-    for words in [8, 32, 96] {
-        let mut times: Vec<Duration> = (0..15)
-            .map(|run| {
-                let text = format!("{run} {}", "row ".repeat(words));
-                let start = Instant::now();
-                scorer.score(&prefix, &text, &["Yes", "No"]).unwrap();
-                start.elapsed()
-            })
-            .collect();
-        let tokens = scorer.count_tokens(&prefix, &format!("0 {}", "row ".repeat(words))).unwrap().1;
-        println!(
-            "{tokens} tokens after the prefix: p50 {:?}, p99 {:?}",
-            percentile(&mut times, 0.5),
-            percentile(&mut times, 0.99)
-        );
-    }
-    let cohorts_prefix = LlmCohorts::prefix(&facts());
-    println!("cohorts prefix: {} tokens", scorer.count_tokens(&cohorts_prefix, "x").unwrap().0);
-
-    let config = ReplaceConfig { delta: 16, ..ReplaceConfig::default() };
-    decide("replace", &mut LlmReplace::new(&config, &facts()).unwrap());
-    decide("cohorts", &mut LlmCohorts::new(&Default::default(), &facts()).unwrap());
-    println!("{}", rss());
-}
-
-fn decide(name: &str, controller: &mut dyn Controller) {
-    let (mut times, mut replaced) = (Vec::new(), 0);
-    for minibatch in 1..=640 {
-        controller.observe(&observation(minibatch));
-        let start = Instant::now();
-        if let Some(decision) = controller.decide() {
-            times.push(start.elapsed());
-            replaced += u32::from(decision.replace);
-            controller.handle_taken();
-        }
-    }
-    assert!(times.len() > 10 && controller.health().failure.is_none(), "{:?}", controller.health());
-    let first = times.remove(0);
-    let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
-    println!(
-        "{name}: first {first:?}, then {} decisions ({replaced} to replace): p50 {p50:?}, p99 {p99:?}",
-        times.len()
-    );
 }

@@ -1,6 +1,6 @@
 //! A job of threads in one process.
 
-use super::{Bootstrap, missing};
+use super::{Bootstrap, deadline_after, missing};
 use crate::error::{Error, Result};
 use crate::id::Rank;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -60,7 +60,7 @@ impl Bootstrap for LocalBootstrap {
     }
 
     fn all_gather(&self, mine: &[u8], timeout: Duration) -> Result<Vec<Vec<u8>>> {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_after(timeout);
         let mut round = self.job.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cause) = &round.broken {
             return Err(self.error(cause.clone()));

@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::id::Rank;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 mod environment;
 pub mod local;
@@ -36,6 +36,14 @@ pub trait Bootstrap: Send + Sync {
     fn barrier(&self, timeout: Duration) -> Result<()> {
         self.all_gather(&[], timeout).map(|_| ())
     }
+}
+
+/// Longer timeouts end after 30 days too: clocks overflow at what is meant by "for ever".
+const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// When a timeout that begins now is over.
+fn deadline_after(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(TIMEOUT_MAX)
 }
 
 /// The ranks of which `present` is false, in words.

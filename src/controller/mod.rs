@@ -132,7 +132,7 @@ pub struct Decision {
 /// How a controller fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Why its last attempt to decide failed, if it did.
+    /// Why the attempt that its last turn to decide made failed; `None` where it succeeded, or where the turn made none.
     pub failure: Option<String>,
     /// CPU time spent for it in other threads or processes.
     pub remote_cpu: Duration,

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub struct RuntimeConfig {
     /// Observations that may wait for the controller; beyond it the oldest is dropped.
     pub queue: usize,
-    /// Time that a model has for one decision before the fallback takes over.
+    /// Time that a model has for one decision before the fallback takes over; this and the other deadlines: an hour at most.
     pub decision_deadline: Duration,
     /// Time that a model has to load before the fallback takes over.
     pub load_deadline: Duration,
@@ -46,6 +46,7 @@ impl Default for RuntimeConfig {
 
 impl RuntimeConfig {
     const MAX_QUEUE: usize = 1 << 16;
+    const MAX_DEADLINE: Duration = Duration::from_secs(3600);
 
     fn check(&self) -> Result<()> {
         if self.queue == 0 || self.queue > Self::MAX_QUEUE {
@@ -54,6 +55,13 @@ impl RuntimeConfig {
         }
         if self.decision_deadline.is_zero() {
             return Err(Error::config("controller decision deadline of 0: every decision would be late"));
+        }
+        let deadlines =
+            [("decision", self.decision_deadline), ("load", self.load_deadline), ("shutdown", self.shutdown_deadline)];
+        for (name, deadline) in deadlines {
+            if deadline > Self::MAX_DEADLINE {
+                return Err(Error::config(format!("controller {name} deadline of {deadline:?}: give an hour at most")));
+            }
         }
         Ok(())
     }
@@ -64,7 +72,8 @@ impl RuntimeConfig {
 pub enum Shutdown {
     /// Everything it started has ended.
     Joined,
-    /// The model's thread did not end in time and was left behind: it holds its memory until the process ends.
+    /// The model's thread did not end in time, or is that of the process which this one was forked from, and was left behind: it holds its
+    /// memory until its process ends.
     Detached,
 }
 
@@ -86,6 +95,8 @@ pub struct ControllerRuntime {
     shared: Arc<Shared>,
     mode: Mode,
     shutdown_deadline: Duration,
+    /// Whose thread this is: a forked child does not have it.
+    process: u32,
 }
 
 enum Mode {
@@ -106,12 +117,17 @@ impl ControllerRuntime {
     /// Starts the controller that `config` names. A model loads in the background: that it cannot be loaded shows in
     /// [`stats`](Self::stats), not here, and the fallback decides.
     ///
+    /// With a model this sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the environment through C (`getenv`,
+    /// `setenv`) at the same moment. A process in which one may sets the variable itself before.
+    ///
     /// # Errors
     /// A setting is out of its bounds, or the thread cannot be started.
     pub fn start(config: &ControllerConfig, facts: &JobFacts, bounds: &RuntimeConfig) -> Result<Self> {
         if config.runs_inline() {
             return Self::inline(config.build(facts)?, bounds);
         }
+        #[cfg(feature = "llm")]
+        super::llm::confine_process();
         let (config, facts) = (config.clone(), facts.clone());
         Self::threaded(config.name(), bounds, move || config.build(&facts))
     }
@@ -122,7 +138,7 @@ impl ControllerRuntime {
     /// A setting is out of its bounds.
     pub fn inline(controller: Box<dyn Controller>, bounds: &RuntimeConfig) -> Result<Self> {
         let shared = Arc::new(Shared::new(controller.name(), bounds)?);
-        Ok(Self { shared, mode: Mode::Inline(Mutex::new(controller)), shutdown_deadline: bounds.shutdown_deadline })
+        Ok(Self::new(shared, Mode::Inline(Mutex::new(controller)), bounds))
     }
 
     /// Runs a controller of one's own, which `build` makes, on a thread of its own.
@@ -140,7 +156,11 @@ impl ControllerRuntime {
             .name("rudder-model".into())
             .spawn(move || worker.run(build))
             .map_err(|cause| Error::config(format!("cannot start the thread of controller {name}: {cause}")))?;
-        Ok(Self { shared, mode: Mode::Threaded(Some(thread)), shutdown_deadline: bounds.shutdown_deadline })
+        Ok(Self::new(shared, Mode::Threaded(Some(thread)), bounds))
+    }
+
+    fn new(shared: Arc<Shared>, mode: Mode, bounds: &RuntimeConfig) -> Self {
+        Self { shared, mode, shutdown_deadline: bounds.shutdown_deadline, process: std::process::id() }
     }
 
     /// Notes a minibatch. Never waits: where the queue is full, its oldest observation is dropped.
@@ -211,9 +231,13 @@ impl ControllerRuntime {
     fn stop(&mut self, deadline: Duration) -> Shutdown {
         let Mode::Threaded(thread) = &mut self.mode else { return Shutdown::Joined };
         let Some(thread) = thread.take() else { return Shutdown::Joined };
+        if std::process::id() != self.process {
+            std::mem::forget(thread);
+            return Shutdown::Detached;
+        }
         self.shared.stop.store(true, Release);
         thread.thread().unpark();
-        let until = Instant::now() + deadline;
+        let until = Instant::now() + deadline.min(RuntimeConfig::MAX_DEADLINE);
         while !thread.is_finished() {
             if Instant::now() >= until {
                 let controller = self.shared.name;

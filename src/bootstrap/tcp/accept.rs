@@ -11,6 +11,7 @@ use super::{MAGIC, PROTOCOL};
 use crate::bootstrap::missing;
 use rustix::event::{PollFd, PollFlags};
 use std::collections::VecDeque;
+use std::io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 const STRANGERS_MAX: usize = 64;
 /// Refusals that an error tells of.
 const REFUSALS_TOLD: usize = 4;
+
+/// After an attempt to accept that failed.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 const HELLO_BYTES: usize = 4 + 2 + NONCE_BYTES;
 /// The longer of the two messages: what a connection's buffer holds.
@@ -32,6 +36,8 @@ struct Accepting<'a> {
     joined: Vec<Option<TcpStream>>,
     pending: VecDeque<Pending>,
     refusals: Vec<String>,
+    /// Why the last attempt to accept a connection failed, if it did.
+    failed_accept: Option<String>,
 }
 
 /// A connection that has proven nothing yet.
@@ -48,7 +54,8 @@ struct Pending {
 /// Waits for all ranks but 0, and lets them start.
 pub(super) fn all(listener: &TcpListener, secret: &[u8; 32], size: u32, deadline: Instant) -> Result<Root, String> {
     let joined = (1..size).map(|_| None).collect();
-    let mut accepting = Accepting { secret, size, joined, pending: VecDeque::new(), refusals: Vec::new() };
+    let (pending, refusals) = (VecDeque::new(), Vec::new());
+    let mut accepting = Accepting { secret, size, joined, pending, refusals, failed_accept: None };
     listener.set_nonblocking(true).map_err(|e| format!("cannot listen: {e}"))?;
     let outcome = accepting.run(listener, deadline);
     let streams = accepting.joined;
@@ -86,7 +93,8 @@ impl Accepting<'_> {
         let absent = missing([true].into_iter().chain(self.joined.iter().map(Option::is_some)));
         let told =
             if self.refusals.is_empty() { String::new() } else { format!("; refused: {}", self.refusals.join(", ")) };
-        format!("{absent} of {} did not join in time{told}", self.size)
+        let failed = self.failed_accept.as_ref().map_or(String::new(), |cause| format!("; {cause}"));
+        format!("{absent} of {} did not join in time{told}{failed}", self.size)
     }
 
     fn wait(&self, listener: &TcpListener, at_most: Duration) {
@@ -97,8 +105,14 @@ impl Accepting<'_> {
     }
 
     fn accept(&mut self, listener: &TcpListener) {
-        // A failed accept is the stranger's trouble, or is tried again at the next turn.
-        while let Ok((stream, from)) = listener.accept() {
+        loop {
+            let (stream, from) = match listener.accept() {
+                Ok(accepted) => accepted,
+                // Nobody waits, or who did has gone.
+                Err(e) if matches!(e.kind(), WouldBlock | Interrupted | ConnectionAborted) => return,
+                Err(cause) => return self.note_failed_accept(&cause),
+            };
+            self.failed_accept = None;
             if self.pending.len() >= self.size as usize + STRANGERS_MAX {
                 self.pending.pop_front();
             }
@@ -107,6 +121,16 @@ impl Accepting<'_> {
                 self.pending.push_back(Pending { stream, from, since, received, filled: 0, nonces: None });
             }
         }
+    }
+
+    /// What could not be accepted stays in the listener's backlog, so that a wait for it ends at once: time must pass otherwise.
+    fn note_failed_accept(&mut self, cause: &std::io::Error) {
+        let text = format!("accepting failed: {cause}; raise ulimit -n where descriptors are short");
+        if self.failed_accept.as_ref() != Some(&text) {
+            tracing::warn!("bootstrap: {text}");
+            self.failed_accept = Some(text);
+        }
+        std::thread::sleep(ACCEPT_AGAIN_AFTER);
     }
 
     /// A rank that has joined says nothing before the start: what can be read is its end.

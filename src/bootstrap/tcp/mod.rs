@@ -10,13 +10,13 @@ mod root;
 mod unique_id;
 mod wire;
 
-use super::Bootstrap;
+use super::{Bootstrap, deadline_after};
 use crate::error::{Error, Result};
 use crate::id::Rank;
 use member::Member;
 use root::Root;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 pub use unique_id::UniqueId;
 
 /// What both sides must speak.
@@ -52,7 +52,7 @@ impl TcpBootstrap {
         if rank.0 >= size {
             return Err(Error::argument(format!("{rank} of a job of {size} ranks")));
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_after(timeout);
         let joined = if rank == Rank(0) {
             let listener = id.take_listener().ok_or_else(|| {
                 "rank 0 joins once, in the process that created the unique id, which this is not".to_owned()
@@ -80,7 +80,7 @@ impl Bootstrap for TcpBootstrap {
             let limit = wire::CONTRIBUTION_BYTES_MAX;
             return Err(Error::argument(format!("{} bytes to all_gather, which takes {limit} a rank", mine.len())));
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_after(timeout);
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         let Link { round, side, broken } = &mut *link;
         if let Some(cause) = broken {

@@ -55,9 +55,10 @@ impl Root {
 
     fn collect(&mut self, round: u64, mine: &[u8], deadline: Instant) -> Result<Vec<Vec<u8>>, String> {
         let mut incoming: Vec<Incoming> = self.members.iter().map(|_| Incoming::new()).collect();
+        let mut room = ROUND_BYTES_MAX.saturating_sub(packed_bytes(mine.len()));
         loop {
             for (i, (member, incoming)) in self.members.iter_mut().zip(&mut incoming).enumerate() {
-                incoming.advance(member, round).map_err(|cause| format!("rank {} {cause}", i + 1))?;
+                incoming.advance(member, round, &mut room).map_err(|cause| format!("rank {} {cause}", i + 1))?;
             }
             if incoming.iter().all(|incoming| incoming.whole) {
                 break;
@@ -73,10 +74,6 @@ impl Root {
         }
         let all: Vec<_> =
             [mine.to_vec()].into_iter().chain(incoming.into_iter().map(|incoming| incoming.body)).collect();
-        let total: u64 = all.iter().map(|bytes| bytes.len() as u64 + 8).sum();
-        if total > ROUND_BYTES_MAX {
-            return Err(format!("all ranks together gave {total} bytes, the limit is {ROUND_BYTES_MAX}"));
-        }
         Ok(all)
     }
 
@@ -112,8 +109,8 @@ impl Incoming {
         Self { header: [0; HEADER_BYTES], body: Vec::new(), filled: 0, whole: false }
     }
 
-    /// Reads what has come; an error continues the words "rank n".
-    fn advance(&mut self, member: &mut TcpStream, round: u64) -> Result<(), String> {
+    /// Reads what has come, where the round has so much room left; an error continues the words "rank n".
+    fn advance(&mut self, member: &mut TcpStream, round: u64, room: &mut u64) -> Result<(), String> {
         while !self.whole {
             let buffer = match self.filled.checked_sub(HEADER_BYTES) {
                 None => &mut self.header[self.filled..],
@@ -128,21 +125,31 @@ impl Incoming {
             }
             self.filled += read;
             if self.filled == HEADER_BYTES {
-                self.body = vec![0; self.open(round)?];
+                self.body = vec![0; self.open(round, room)?];
             }
             self.whole = self.filled == HEADER_BYTES + self.body.len();
         }
         Ok(())
     }
 
-    /// Bytes that follow the header.
-    fn open(&self, round: u64) -> Result<usize, String> {
+    /// Bytes that follow the header, taken from the room of the round before memory is given to them.
+    fn open(&self, round: u64, room: &mut u64) -> Result<usize, String> {
         match Header::decode(&self.header, CONTRIBUTION_BYTES_MAX as u64)? {
-            Header::Data { round: theirs, bytes } if theirs == round => Ok(bytes as usize),
+            Header::Data { round: theirs, bytes } if theirs == round => {
+                let too_much =
+                    || format!("brings the round over {ROUND_BYTES_MAX} bytes, the limit for all ranks together");
+                *room = room.checked_sub(packed_bytes(bytes as usize)).ok_or_else(too_much)?;
+                Ok(bytes as usize)
+            }
             Header::Data { round: theirs, .. } => Err(format!("is out of step: in round {theirs} instead of {round}")),
             Header::Failed { .. } => Err("has given the job up".into()),
         }
     }
+}
+
+/// What a rank's bytes take up in a round: their length before them.
+fn packed_bytes(bytes: usize) -> u64 {
+    bytes as u64 + 8
 }
 
 /// A round as the members get it: a header, then each rank's length and bytes.

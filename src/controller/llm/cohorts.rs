@@ -162,6 +162,8 @@ impl Controller for LlmCohorts {
     }
 
     fn decide(&mut self) -> Option<Decision> {
+        // A turn without an attempt has not failed.
+        self.failure = None;
         if self.window.minibatches < self.config.delta {
             return None;
         }
@@ -171,10 +173,7 @@ impl Controller for LlmCohorts {
         asked.truncate(self.config.questions);
         let shares = self.ask(&asked, &classes);
         let decision = match shares {
-            Ok(shares) => {
-                self.failure = None;
-                Some(Decision { replace: false, quotas: Some(self.quotas(&asked, &shares)) })
-            }
+            Ok(shares) => Some(Decision { replace: false, quotas: Some(self.quotas(&asked, &shares)) }),
             Err(cause) => {
                 self.failure = Some(cause.to_string());
                 None

@@ -206,7 +206,8 @@ impl Controller for LlmReplace {
         if observation.minibatches > 0 {
             self.minibatches = observation.minibatches;
         }
-        if observation.replaced_rows > 0 || observation.replace_skipped {
+        // Only its own replacement restarts the window: the fallback's go on until the model is asked again.
+        if self.awaiting_replacement > 0 && (observation.replaced_rows > 0 || observation.replace_skipped) {
             let rows = observation.replaced_rows;
             let outcome = if rows > 0 { Outcome::Replaced { rows } } else { Outcome::NoCandidates };
             self.await_effect(outcome, observation.minibatch);
@@ -220,6 +221,8 @@ impl Controller for LlmReplace {
     }
 
     fn decide(&mut self) -> Option<Decision> {
+        // A turn without an attempt has not failed.
+        self.failure = None;
         if self.window.minibatches < self.config.delta || self.awaiting_replacement > 0 {
             return None;
         }
@@ -238,7 +241,6 @@ impl Controller for LlmReplace {
                 return None;
             }
         };
-        self.failure = None;
         if replace {
             self.awaiting_replacement = self.config.delta;
         } else {
@@ -319,6 +321,33 @@ mod tests {
         assert!(prompts[2].contains("6: replacement found no candidates"), "{}", prompts[2]);
         assert!(prompts[3].contains("8: kept: hits +2, fetched +0%, wanted +0%"), "{}", prompts[3]);
         assert!(prompts[4].contains("10: no answer: hits +"), "{}", prompts[4]);
+    }
+
+    #[test]
+    fn the_fallbacks_replacements_do_not_put_off_the_next_question() {
+        let broken = || Err(crate::Error::Closed);
+        let script = Script { answers: [broken(), broken(), Ok(vec![-2.0, -0.1])].into(), prompts: Arc::default() };
+        let config = ReplaceConfig { delta: 4, calibrate: false, ..ReplaceConfig::default() };
+        let mut controller = LlmReplace::with_scorer(&config, &JobFacts::default(), Box::new(script)).unwrap();
+        let (mut failed, mut decided) = (Vec::new(), None);
+        for minibatch in 1..=40 {
+            // The fallback replaces after every fourth minibatch from the first failure on.
+            let replaced_rows = if !failed.is_empty() && minibatch % 4 == 1 { 10 } else { 0 };
+            controller.observe(&Observation { replaced_rows, ..observation(minibatch, 50) });
+            let decision = controller.decide();
+            if controller.health().failure.is_some() {
+                failed.push(minibatch);
+            }
+            if decision.is_some() {
+                decided = Some(minibatch);
+                break;
+            }
+        }
+        assert_eq!(
+            (failed, decided),
+            (vec![4, 8], Some(12)),
+            "failures are told once each, and the model is asked again"
+        );
     }
 
     #[test]

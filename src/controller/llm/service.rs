@@ -4,6 +4,7 @@
 //! in the middle of a frame or sends garbage costs its own connection and nothing else. The model's thread sees whole requests only.
 
 use super::scorer::{LocalScorer, Scorer, ScorerLimits, model_error};
+use super::threads::confine_process;
 use crate::controller::runtime::thread_cpu;
 use crate::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -102,14 +103,20 @@ pub struct LlmService {
     state: Arc<State>,
     socket: PathBuf,
     threads: Vec<JoinHandle<()>>,
+    /// Whose threads and socket these are: a forked child has none of them.
+    process: u32,
 }
 
 impl LlmService {
     /// Loads the model and begins to serve it; returns once ranks can connect.
     ///
+    /// Sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the environment through C (`getenv`, `setenv`) at the same
+    /// moment. A process in which one may sets the variable itself before.
+    ///
     /// # Errors
     /// The model cannot be loaded, or another service listens at the socket.
     pub fn start(config: &ServiceConfig) -> Result<Self> {
+        confine_process();
         let listener = listen(&config.socket)?;
         let state = Arc::new(State {
             stop: AtomicBool::new(false),
@@ -119,7 +126,8 @@ impl LlmService {
             requests: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
-        let mut service = Self { state: Arc::clone(&state), socket: config.socket.clone(), threads: Vec::new() };
+        let (socket, process) = (config.socket.clone(), std::process::id());
+        let mut service = Self { state: Arc::clone(&state), socket, threads: Vec::new(), process };
         // One request a rank is under way, so this many never fill it.
         let (jobs, queue) = sync_channel(config.clients.max(1));
         let (loaded, load) = sync_channel(1);
@@ -160,6 +168,11 @@ impl LlmService {
 
 impl Drop for LlmService {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // The parent goes on serving; its threads may have held the locks when the child was forked.
+            self.threads.drain(..).for_each(std::mem::forget);
+            return;
+        }
         self.state.stop.store(true, Release);
         self.state.connections().iter().for_each(|(_, stream)| _ = stream.shutdown(Shutdown::Both));
         let until = Instant::now() + SHUTDOWN;

@@ -8,21 +8,28 @@ use std::sync::Once;
 
 const CANDLE_THREADS: &str = "CANDLE_NUM_THREADS";
 
-/// Makes all of candle's work that this thread asks for run on this thread. Where `CANDLE_NUM_THREADS` is set already, that number stands.
-pub(super) fn confine_to_this_thread() {
+/// Keeps candle's process-wide pool to the thread that asks, before that thread exists: to be called by whoever starts it. Where
+/// `CANDLE_NUM_THREADS` is set already, that number stands.
+pub(crate) fn confine_process() {
     static QUANTIZED: Once = Once::new();
-    thread_local! {
-        static DENSE: OnceCell<Option<rayon::ThreadPool>> = const { OnceCell::new() };
-    }
     QUANTIZED.call_once(|| {
         if std::env::var_os(CANDLE_THREADS).is_none() {
-            // SAFETY: the environment must not be read through C at the same moment. This happens once a process, before candle's first
-            // use; it adds a variable and replaces none, for which glibc leaves the strings that others may hold in place. The pool has no
-            // other switch. A process that calls setenv from other threads sets the variable itself at its start.
+            // SAFETY: no other thread may use the environment through C at the same moment; Rust's own functions take a lock. This happens
+            // once a process, on the thread of the caller who starts a model, and the callers' documentation asks that of them. The pool
+            // has no other switch.
             unsafe { std::env::set_var(CANDLE_THREADS, "1") };
         }
         candle_core::utils::barrier_pool();
     });
+}
+
+/// Makes all of candle's work that this thread asks for run on this thread.
+pub(super) fn confine_to_this_thread() {
+    thread_local! {
+        static DENSE: OnceCell<Option<rayon::ThreadPool>> = const { OnceCell::new() };
+    }
+    // Done already where a runtime or a service started this thread.
+    confine_process();
     // Dense products split their work over the rayon pool of the calling thread: here a pool of this one thread. A thread that is in a pool
     // already keeps it.
     DENSE.with(|pool| {

@@ -37,7 +37,7 @@ const GRANTED_FILE: u8 = 2;
 const UNKNOWN_REGION: u8 = 3;
 
 /// How a rank's server is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Address {
     /// The socket's abstract name.
     name: [u8; 16],
@@ -140,7 +140,7 @@ impl Exports {
             let export = Export { file: file.clone(), sealed, bytes, version: version.clone() };
             self.regions.lock().unwrap_or_else(PoisonError::into_inner).insert(id, export);
         }
-        Registration { exports: Arc::downgrade(self), id, version }
+        Registration { exports: Arc::downgrade(self), id, version, process: std::process::id() }
     }
 }
 
@@ -149,10 +149,16 @@ pub(super) struct Registration {
     exports: Weak<Exports>,
     id: u64,
     version: Version,
+    /// Whose export this is: to a forked child it is nothing.
+    process: u32,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // The version page is shared with the parent, whose export goes on.
+            return;
+        }
         self.version.set(Version::RETIRED);
         if let Some(exports) = self.exports.upgrade() {
             exports.regions.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
@@ -165,6 +171,8 @@ pub(super) struct Server {
     stop: Arc<AtomicBool>,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
+    /// Whose thread this is: a forked child does not have it.
+    process: u32,
 }
 
 impl Server {
@@ -178,12 +186,17 @@ impl Server {
             move || serve(&listener, &secret, &exports, &waker, &stop)
         });
         let thread = thread.map_err(|e| failed(format!("cannot start a thread: {e}")))?;
-        Ok((address, Self { stop, waker, thread: Some(thread) }))
+        Ok((address, Self { stop, waker, thread: Some(thread), process: std::process::id() }))
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // The event is shared with the parent, whose thread it would wake.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         self.stop.store(true, Ordering::Release);
         self.waker.wake();
         if let Some(thread) = self.thread.take() {

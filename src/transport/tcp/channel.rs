@@ -130,6 +130,8 @@ impl TcpChannel {
     fn close(&mut self, at: usize, cause: &TransferError) {
         if let Some(link) = self.links[at].take() {
             self.handshakes -= usize::from(link.connection.deadline().is_some());
+            // A forked child may hold the socket too: to drop our descriptor would then leave it registered, and always ready.
+            let _ = epoll::delete(&self.epoll, link.connection.fd());
             link.connection.close(cause, &mut self.batches, &mut self.pending);
         }
     }

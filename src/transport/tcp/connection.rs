@@ -13,7 +13,7 @@ use crate::error::TransferError;
 use crate::transport::{BatchId, Completion, Destination, RowBatch};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, connect, recv, send, sockopt};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, connect, recv, send, shutdown, sockopt};
 use std::collections::VecDeque;
 use std::ops::Index;
 use std::time::Instant;
@@ -244,13 +244,24 @@ impl Connection {
             match send(&self.socket, &self.outbox[self.sent..], SendFlags::NOSIGNAL) {
                 Ok(sent) => self.sent += sent,
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::AGAIN) => {
+                    self.forget_sent();
+                    return Ok(());
+                }
                 Err(errno) => return Err(gone("sending a request", errno)),
             }
         }
         self.outbox.clear();
         self.sent = 0;
         Ok(())
+    }
+
+    /// Drops what was sent once it is half of the outbox: less would move bytes too often, and none would let a steady backlog grow it.
+    fn forget_sent(&mut self) {
+        if self.sent >= self.outbox.len() / 2 {
+            self.outbox.drain(..self.sent);
+            self.sent = 0;
+        }
     }
 
     /// Goes on with the handshake as far as the socket allows.
@@ -504,6 +515,8 @@ impl Connection {
 
     /// Ends the connection: its sockets close, whole rows are reported as such and the others with `cause`.
     pub fn close(self, cause: &TransferError, batches: &mut Batches, completions: &mut Vec<Completion>) {
+        // The peer sees the end even where a forked child still holds the socket.
+        let _ = shutdown(&self.socket, Shutdown::Both);
         drop(self.socket);
         for mut asked in self.asked {
             let batch = &batches[asked.part.batch];

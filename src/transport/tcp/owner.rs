@@ -32,8 +32,6 @@ const HANDSHAKES_MAX: usize = 32;
 const BACKLOG: i32 = 128;
 /// Rows are packed into a buffer of this size, which stays in the second-level cache, and sent from there.
 const STAGING_BYTES: usize = 256 << 10;
-/// Rows of this size and more are sent in place by a vectored write.
-const VECTORED_ROW_BYTES_MIN: usize = 2048;
 const STACK_BYTES: usize = 256 << 10;
 
 /// A region that peers may read.
@@ -62,7 +60,7 @@ impl Exports {
         table.last += 1;
         let number = table.last;
         table.regions.insert(number, Exported { memory, version });
-        Registration { exports: Arc::clone(self), number }
+        Registration { exports: Arc::clone(self), number, process: std::process::id() }
     }
 
     /// A region, where it holds that version. Its memory, held by the reader, outlives a registration that ends meanwhile.
@@ -76,6 +74,8 @@ impl Exports {
 pub struct Registration {
     exports: Arc<Exports>,
     number: u64,
+    /// Whose registration this is: to a forked child it is nothing.
+    process: u32,
 }
 
 impl Registration {
@@ -86,6 +86,10 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // The parent's threads may have held the lock when the child was forked.
+            return;
+        }
         let ended = self.exports.table.write().unwrap_or_else(PoisonError::into_inner).regions.remove(&self.number);
         // Freed outside the lock: unmapping gigabytes takes a while.
         drop(ended);
@@ -118,6 +122,8 @@ pub struct Owner {
     sessions: Arc<Mutex<Vec<Session>>>,
     acceptor: Option<JoinHandle<()>>,
     address: SocketAddr,
+    /// Whose threads these are: a forked child has none of them.
+    process: u32,
 }
 
 impl Owner {
@@ -150,7 +156,7 @@ impl Owner {
                 move || accept_all(&listener, &service, &sessions)
             })
             .map_err(|e| failure(format!("no thread to accept connections: {e}")))?;
-        Ok(Self { service, sessions, acceptor: Some(acceptor), address })
+        Ok(Self { service, sessions, acceptor: Some(acceptor), address, process: std::process::id() })
     }
 
     pub fn socket_address(&self) -> SocketAddr {
@@ -164,6 +170,11 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // The threads, the locks they may hold and the connections are the parent's.
+            std::mem::forget(self.acceptor.take());
+            return;
+        }
         self.service.closing.store(true, Ordering::Release);
         self.service.waker.wake();
         // A thread that panicked has nothing left to end.
@@ -191,10 +202,18 @@ fn accept_all(listener: &OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<S
         match accept_with(listener, SocketFlags::CLOEXEC) {
             Ok(socket) => start_session(socket, service, sessions),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
-            // Out of descriptors or memory: what is needed is time for connections to end.
-            Err(_) => service.waker.wait(Duration::from_millis(20)),
+            // Out of descriptors or memory: what is needed is time for connections to end, and those that have to give back theirs.
+            Err(_) => {
+                reap(&mut sessions.lock().unwrap_or_else(PoisonError::into_inner));
+                service.waker.wait(Duration::from_millis(20));
+            }
         }
     }
+}
+
+/// Forgets sessions that have ended, and with them their sockets.
+fn reap(sessions: &mut Vec<Session>) {
+    sessions.retain(|session| !session.thread.is_finished());
 }
 
 fn start_session(socket: OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<Session>>) {
@@ -214,7 +233,7 @@ fn start_session(socket: OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<S
         }
     });
     let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
-    sessions.retain(|session| !session.thread.is_finished());
+    reap(&mut sessions);
     match thread {
         Ok(thread) => sessions.push(Session { socket, thread }),
         // The system has no thread to spare: the peer sees its connection close and may try again.
@@ -409,7 +428,7 @@ impl Source<'_> {
     }
 }
 
-/// Sends replies: by way of a staging buffer where rows are small, in place where they are large.
+/// Sends replies by way of a staging buffer: rows sent in place could change between the check of their version and the send.
 struct Packer {
     staging: Vec<u8>,
     /// 0, 1, 2, …: where packed rows go.
@@ -441,17 +460,17 @@ impl Packer {
         self.staging[..REPLY_BYTES].copy_from_slice(head);
         // SAFETY: this function's contract.
         unsafe {
-            if source.row_bytes < VECTORED_ROW_BYTES_MIN {
-                self.send_staged(socket, source, rows)
+            if source.row_bytes <= STAGING_BYTES - REPLY_BYTES {
+                self.send_packed(socket, source, rows)
             } else {
-                self.send_vectored(socket, source, rows)
+                self.send_split(socket, source, rows)
             }
         }
     }
 
     /// # Safety
     /// The rows lie within the source; the head is in the staging buffer, which takes at least one row beside it.
-    unsafe fn send_staged(
+    unsafe fn send_packed(
         &mut self,
         socket: &OwnedFd,
         source: &Source<'_>,
@@ -467,35 +486,40 @@ impl Packer {
                 let to = self.staging.as_mut_ptr().add(filled);
                 copy::gather(base, row_bytes, now, &self.order, to, row_bytes);
             }
-            filled += now.len() * row_bytes;
-            source.check()?;
-            self.pieces.clear();
-            self.pieces.push(self.staging.as_mut_ptr(), filled);
-            // SAFETY: the one piece lies in the staging buffer.
-            unsafe { self.pieces.send_all(socket.as_fd())? };
+            self.send_staged(socket, source, filled + now.len() * row_bytes)?;
             (filled, rows) = (0, later);
         }
         Ok(())
     }
 
+    /// Sends rows that the buffer does not hold whole, piece by piece.
+    ///
     /// # Safety
     /// The rows lie within the source; the head is in the staging buffer.
-    unsafe fn send_vectored(&mut self, socket: &OwnedFd, source: &Source<'_>, rows: &[u64]) -> rustix::io::Result<()> {
-        self.pieces.clear();
-        self.pieces.push(self.staging.as_mut_ptr(), REPLY_BYTES);
+    unsafe fn send_split(&mut self, socket: &OwnedFd, source: &Source<'_>, rows: &[u64]) -> rustix::io::Result<()> {
+        let mut filled = REPLY_BYTES;
         for &row in rows {
-            // SAFETY: the row lies within the source.
-            let from = unsafe { source.row(row) };
-            if !self.pieces.push(from, source.row_bytes) {
-                // SAFETY: pieces are the head and rows of the source.
-                unsafe { self.pieces.send_all(socket.as_fd())? };
-                source.check()?;
-                self.pieces.clear();
-                self.pieces.push(from, source.row_bytes);
+            let mut done = 0;
+            while done < source.row_bytes {
+                let bytes = (source.row_bytes - done).min(self.staging.len() - filled);
+                // SAFETY: the row lies within the source and has so many bytes left; the buffer has room for them.
+                unsafe {
+                    let from = source.row(row).add(done);
+                    copy::gather(from, bytes, &[0], &[0], self.staging.as_mut_ptr().add(filled), bytes);
+                }
+                self.send_staged(socket, source, filled + bytes)?;
+                (filled, done) = (0, done + bytes);
             }
         }
-        // SAFETY: as above.
-        unsafe { self.pieces.send_all(socket.as_fd())? };
-        source.check()
+        Ok(())
+    }
+
+    /// Sends what is staged, once it is known to be of the version that was asked for.
+    fn send_staged(&mut self, socket: &OwnedFd, source: &Source<'_>, bytes: usize) -> rustix::io::Result<()> {
+        source.check()?;
+        self.pieces.clear();
+        self.pieces.push(self.staging.as_mut_ptr(), bytes);
+        // SAFETY: the one piece lies in the staging buffer.
+        unsafe { self.pieces.send_all(socket.as_fd()) }
     }
 }

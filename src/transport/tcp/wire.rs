@@ -4,6 +4,7 @@ use super::JobSecret;
 use crate::error::TransferError;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Version of everything in this file; both sides of a connection must speak the same.
@@ -56,10 +57,17 @@ fn check_opening(bytes: &[u8], magic: [u8; 4], what: &str) -> Result<(), String>
 }
 
 /// Where a rank listens, and the random secret that only members of its job have seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     pub socket: SocketAddr,
     pub secret: [u8; NONCE_BYTES],
+}
+
+/// Without the secret.
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Address").field("socket", &self.socket).finish_non_exhaustive()
+    }
 }
 
 impl Address {
