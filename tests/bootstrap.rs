@@ -274,3 +274,10 @@ fn unique_ids_travel_as_text_and_hide_their_secret() {
     join(&id, 0, 1, SHORT).unwrap();
     assert!(cause(join(&id, 0, 1, SHORT)).contains("in the process that created"));
 }
+
+#[test]
+fn a_timeout_without_end_is_a_timeout() {
+    assert!(local::ranks(1)[0].barrier(Duration::MAX).is_ok());
+    let job = TcpBootstrap::join(&UniqueId::create(None).unwrap(), Rank(0), 1, Duration::MAX).unwrap();
+    assert!(job.barrier(Duration::MAX).is_ok());
+}

@@ -2,9 +2,11 @@
 //! Method: the child of a process with an engine tries each call and leaves with a status; the parent gathers before and after.
 
 use rudder::bootstrap::{Bootstrap, local};
-use rudder::transport::{TransportConfig, open};
-use rudder::{Config, Engine, Error, NodeId, PartitionBook, PartitionId, StreamId, TableId, TableSpec};
+use rudder::memory::Access;
+use rudder::transport::{BatchId, Destination, RowBatch, TransportConfig, Wait, open};
+use rudder::{Config, Engine, Error, NodeId, PartitionBook, PartitionId, Rank, StreamId, TableId, TableSpec};
 use std::sync::Arc;
+use std::time::Duration;
 
 const TABLE: TableId = TableId(0);
 
@@ -72,5 +74,45 @@ fn a_forked_child_is_told_so_and_harms_nothing() {
                 });
             }
         });
+    }
+}
+
+#[test]
+fn a_child_that_drops_its_parents_transport_leaves_it_serving() {
+    for name in ["shm", "tcp"] {
+        let transport = open(name, &TransportConfig::new(Rank(0), 1)).unwrap();
+        transport.connect(&[transport.address()]).unwrap();
+        let region = transport.allocate(64, Access::RemoteRead).unwrap();
+        // SAFETY: as above; a child that waits for its parent's threads is ended by the alarm.
+        match unsafe { libc::fork() } {
+            0 => {
+                // SAFETY: the alarm's default action ends the child.
+                unsafe { libc::alarm(20) };
+                drop(region);
+                drop(transport);
+                // SAFETY: ends the child without running what belongs to the parent.
+                unsafe { libc::_exit(0) }
+            }
+            child => {
+                assert!(child > 0, "fork failed");
+                let mut status = -1;
+                // SAFETY: waits for the child just made.
+                unsafe { libc::waitpid(child, &mut status, 0) };
+                assert_eq!(status, 0, "{name}: the child did not end");
+            }
+        }
+        let imported = transport.import(Rank(0), region.token()).unwrap();
+        let mut channel = transport.channel().unwrap();
+        let mut landing = [0xEE; 64];
+        let destination = Destination { base: landing.as_mut_ptr(), stride: 64, places: 1 };
+        let (rows, places) = (&[0], &[0]);
+        let batch = RowBatch { id: BatchId(1), region: imported, version: 0, row_bytes: 64, rows, places, destination };
+        // SAFETY: the landing lives until the channel has reported the row.
+        assert_eq!(unsafe { channel.post(&batch) }.unwrap(), 1);
+        let mut completions = Vec::new();
+        while completions.is_empty() {
+            channel.poll(&mut completions, Wait::For(Duration::from_secs(20))).unwrap();
+        }
+        assert_eq!((completions[0].status.clone(), landing), (Ok(()), [0; 64]), "{name}");
     }
 }

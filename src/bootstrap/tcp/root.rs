@@ -163,3 +163,18 @@ fn pack(round: u64, all: &[Vec<u8>]) -> Vec<u8> {
     }
     frame
 }
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a round that is too large is refused before memory is given to it. Method: headers that announce more than is left.
+    use super::*;
+
+    #[test]
+    fn parts_beyond_the_rounds_limit_are_refused_when_announced() {
+        let mut incoming = Incoming::new();
+        incoming.header = Header::Data { round: 3, bytes: 92 }.encode();
+        let mut room = 150;
+        assert_eq!((incoming.open(3, &mut room), room), (Ok(92), 50));
+        assert!(incoming.open(3, &mut room).is_err_and(|cause| cause.contains("the limit for all ranks together")));
+    }
+}
