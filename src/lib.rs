@@ -1,4 +1,18 @@
-//! Rudder moves the feature rows that a distributed GNN minibatch needs from the ranks that own them.
+//! Rudder moves the feature rows that a distributed GNN minibatch needs from the ranks that own them, and keeps the most useful ones.
+//!
+//! Begin with [`Engine`]: every rank of a job starts one with its part of each feature table, announces minibatches if it knows them
+//! ahead, and gathers rows. A gather gives the bytes of a plain read, in the order asked for, or an error that names rank, range and cause.
+//!
+//! The map of the house, along the way of a minibatch:
+//! - [`bootstrap`]: who is in the job; one collective with a deadline.
+//! - [`memory`]: tables, registered regions, output buffers.
+//! - [`PartitionBook`]: which rank owns a node, and where its row is there.
+//! - [`pipeline`]: split, look up, join, batch, prioritise, retry; a state machine without clock, thread or socket.
+//! - [`buffer`]: the prefetch buffer's books, and one file a replacement policy.
+//! - [`transport`]: how row batches move: `shm`, `tcp`, `sim` in virtual time, and hooks that slow or disturb any of them.
+//! - [`controller`]: what to pull ahead and when, from `off` to a small language model; it costs hits at worst, never bytes or a wait.
+//!
+//! [`Config`] has the bound of every queue, retry and wait; `RUDDER_*` variables ([`Config::VARIABLES`]) override it.
 
 pub mod bootstrap;
 pub mod buffer;

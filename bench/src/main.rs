@@ -14,8 +14,12 @@ mod train;
 use clap::Parser;
 use cli::{Cli, Command};
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // `RUDDER_DEBUG=info` tells each choice that is made and why; without it there are warnings only.
+    let filter = EnvFilter::try_from_env("RUDDER_DEBUG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     let done = match Cli::parse().command {
         Command::Train(args) => train::run(&args),
         Command::Demo(args) => demo::run(&args),

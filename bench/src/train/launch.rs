@@ -144,7 +144,10 @@ impl Ranks {
             }
             if self.members.iter().all(|member| member.ended.is_some()) {
                 return match until {
-                    Until::AllEnded => Ok(None),
+                    Until::AllEnded => {
+                        self.tell();
+                        Ok(None)
+                    }
                     Until::UniqueId => bail!("rank 0 ended before it made a unique id"),
                 };
             }
@@ -155,6 +158,14 @@ impl Ranks {
                     self.running().join(", ")
                 );
             }
+        }
+    }
+
+    /// Passes on what rank 0 has told of its choices, where somebody asked.
+    fn tell(&self) {
+        let asked = std::env::var_os("RUDDER_DEBUG").is_some();
+        if let Some(member) = self.members.first().filter(|_| asked) {
+            eprintln!("rank 0 told:\n{}", tail(&member.errors));
         }
     }
 
