@@ -461,11 +461,6 @@ impl Pipeline {
         self.tickets.close(ticket);
     }
 
-    /// Tickets that are open.
-    pub fn open_tickets(&self) -> usize {
-        self.tickets.open_count()
-    }
-
     /// Sorts nodes into what the caller copies and what is remote (left in `remote`, `remote_places`).
     fn split(&mut self, table: usize, nodes: &[NodeId], mut plan: Option<&mut CopyPlan>) -> Result<()> {
         let Table { id, book, sources, .. } = &self.lanes[table].table;

@@ -71,9 +71,4 @@ impl Tickets {
             ticket.used = false;
         }
     }
-
-    /// Tickets that are open.
-    pub fn open_count(&self) -> usize {
-        self.tickets.iter().filter(|ticket| ticket.used).count()
-    }
 }
