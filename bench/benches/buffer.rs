@@ -1,5 +1,5 @@
 //! What the buffer's books cost a node id: lookup, scoring and admission of whole minibatches on a Zipf trace, at 100 k slots and at
-//! ten times as many, beside quick_cache on the same ids.
+//! ten times as many, beside quick_cache on the same ids; and apart from that, what announcing a minibatch and retiring it costs.
 //!
 //! The contenders take turns, a few minibatches each, so that their ratios hold on a noisy machine too; criterion would run one after
 //! the other. Percentiles are over those turns. Time is the thread's own: what others do with the core is not in it, what they do to
@@ -92,21 +92,28 @@ impl Gatherer {
         }
     }
 
-    fn gather(&mut self, trace: &[Vec<NodeId>]) {
+    /// Gathers a minibatch; the time that its announcement and retirement took of that.
+    fn gather(&mut self, trace: &[Vec<NodeId>]) -> Duration {
+        let mut announcing = Duration::ZERO;
+        let start = thread_time();
         while self.announced.len() < self.lookahead {
             let coming = &trace[(self.next + self.announced.len()) % trace.len()];
             self.announced.push_back(self.buffer.announce(coming).expect("fewer than the window holds"));
         }
+        announcing += thread_time() - start;
         let nodes = &trace[self.next % trace.len()];
         self.buffer.lookup(Pin(self.next as u64), nodes, true, &mut self.found);
+        let start = thread_time();
         if let Some(position) = self.announced.pop_front() {
             self.buffer.retire(position, nodes);
         }
+        announcing += thread_time() - start;
         self.buffer.admit_missed(true, &mut self.admitted);
         self.buffer.end_minibatch(false, None, &mut self.fetches);
         self.next += 1;
         self.buffer.release(Pin(self.next as u64));
         self.admitted.iter().for_each(|(_, slot)| self.buffer.filled(*slot));
+        announcing
     }
 }
 
@@ -119,30 +126,48 @@ fn gather_quick_cache(cache: &mut Cache<u64, u32>, nodes: &[NodeId]) {
     }
 }
 
-/// Gathers the next minibatches of a trace.
-type Gather = Box<dyn FnMut(&[Vec<NodeId>])>;
+/// Gathers the next minibatch of a trace; the time that its announcement and retirement took of that.
+type Gather = Box<dyn FnMut(&[Vec<NodeId>]) -> Duration>;
 
 /// One way of keeping the books.
 struct Contender {
     name: &'static str,
     gather: Gather,
+    /// Lookup, scoring and admission.
     ns_per_id: Vec<f64>,
+    /// Announcement and retirement.
+    announcing_ns_per_id: Vec<f64>,
+}
+
+impl Contender {
+    fn new(name: &'static str, gather: impl FnMut(&[Vec<NodeId>]) -> Duration + 'static) -> Self {
+        Self { name, gather: Box::new(gather), ns_per_id: Vec::new(), announcing_ns_per_id: Vec::new() }
+    }
+
+    /// Gathers a few minibatches and notes the times.
+    fn race(&mut self, trace: &[Vec<NodeId>]) {
+        let start = thread_time();
+        let announcing: Duration = (0..MINIBATCHES_PER_ROUND).map(|_| (self.gather)(black_box(trace))).sum();
+        let ns_per_id = |time: Duration| time.as_nanos() as f64 / (MINIBATCHES_PER_ROUND * trace[0].len()) as f64;
+        self.ns_per_id.push(ns_per_id(thread_time() - start - announcing));
+        self.announcing_ns_per_id.push(ns_per_id(announcing));
+    }
 }
 
 fn gatherer(slots: u32, policy: &'static str, lookahead: usize) -> Contender {
     let mut gatherer = Gatherer::new(slots, policy, lookahead);
     println!("# {policy}: {} bytes a slot", gatherer.buffer.bytes() / slots as usize);
-    Contender { name: policy, gather: Box::new(move |trace| gatherer.gather(trace)), ns_per_id: Vec::new() }
+    Contender::new(policy, move |trace| gatherer.gather(trace))
 }
 
 fn quick_cache(slots: u32) -> Contender {
     let mut cache = Cache::<u64, u32>::new(slots as usize);
     let mut next = 0;
-    let gather = move |trace: &[Vec<NodeId>]| {
+    Contender::new("quick_cache", move |trace| {
         gather_quick_cache(&mut cache, &trace[next % trace.len()]);
         next += 1;
-    };
-    Contender { name: "quick_cache", gather: Box::new(gather), ns_per_id: Vec::new() }
+        Duration::ZERO
+    })
 }
 
 fn thread_time() -> Duration {
@@ -153,20 +178,19 @@ fn thread_time() -> Duration {
 /// Times rounds in which every contender gathers a few minibatches in turn, so that a noisy neighbour troubles all alike.
 fn race(contenders: &mut [Contender], trace: &[Vec<NodeId>]) {
     for contender in contenders.iter_mut() {
-        (0..MINIBATCHES).for_each(|_| (contender.gather)(trace));
+        for _ in 0..MINIBATCHES {
+            (contender.gather)(trace);
+        }
     }
     for _ in 0..ROUNDS {
-        for contender in contenders.iter_mut() {
-            let start = thread_time();
-            (0..MINIBATCHES_PER_ROUND).for_each(|_| (contender.gather)(black_box(trace)));
-            let ids = (MINIBATCHES_PER_ROUND * trace[0].len()) as f64;
-            contender.ns_per_id.push((thread_time() - start).as_nanos() as f64 / ids);
-        }
+        contenders.iter_mut().for_each(|contender| contender.race(trace));
     }
 }
 
-fn percentile(sorted: &[f64], share: f64) -> f64 {
-    sorted[((sorted.len() - 1) as f64 * share) as usize]
+/// The fifth, fiftieth and ninety-fifth percentile.
+fn percentiles(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_unstable_by(f64::total_cmp);
+    [0.05, 0.5, 0.95].map(|share| values[((values.len() - 1) as f64 * share) as usize])
 }
 
 fn main() {
@@ -184,11 +208,15 @@ fn main() {
             gatherer(slots, "rudder", 0),
         ];
         race(&mut contenders, &trace);
-        contenders.iter_mut().for_each(|contender| contender.ns_per_id.sort_by(f64::total_cmp));
-        let baseline = percentile(&contenders[0].ns_per_id, 0.5);
-        for Contender { name, ns_per_id, .. } in &contenders {
-            let [low, median, high] = [0.05, 0.5, 0.95].map(|share| percentile(ns_per_id, share));
+        let mut baseline = None;
+        for Contender { name, ns_per_id, announcing_ns_per_id, .. } in contenders {
+            let [low, median, high] = percentiles(ns_per_id);
+            let baseline = *baseline.get_or_insert(median);
             println!("{slots},{name},{low:.1},{median:.1},{high:.1},{:.2}", median / baseline);
+            let [low, median, high] = percentiles(announcing_ns_per_id);
+            if median > 1.0 {
+                println!("{slots},{name} announce + retire,{low:.1},{median:.1},{high:.1},");
+            }
         }
     }
 }

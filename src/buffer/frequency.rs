@@ -6,8 +6,9 @@
 //! Nodes that are not resident are remembered in a table of 8-way buckets that never grows: a new node takes the place of the lowest
 //! count of its bucket. Nodes of a bucket are told apart by 32 more bits of their hash; two that agree share a count.
 
-use super::index::{BLOCK, spread};
+use super::index::spread;
 use crate::id::NodeId;
+use crate::memory::prefetch;
 
 const WAYS: usize = 8;
 /// Elapsed minibatches whose decay is tabled.
@@ -94,16 +95,10 @@ impl FrequencyTable {
         ((hash >> self.shift) as usize, (hash as u32).max(1))
     }
 
-    /// Loads the buckets of nodes in blocks, so that their cache misses overlap.
+    /// Asks for a node's bucket, so that it is in the cache some nodes later.
     #[inline]
-    pub(super) fn warm(&self, nodes: &[NodeId]) {
-        debug_assert!(nodes.len() <= BLOCK);
-        let mut seen = 0;
-        for &node in nodes {
-            let bucket = &self.buckets[self.place(node).0];
-            seen ^= bucket.tags[0] ^ bucket.minibatches[WAYS - 1];
-        }
-        std::hint::black_box(seen);
+    pub(super) fn prefetch(&self, node: NodeId) {
+        prefetch(&self.buckets, self.place(node).0);
     }
 
     #[inline]

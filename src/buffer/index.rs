@@ -1,13 +1,20 @@
 //! A table from nodes to small values, open addressing with linear probing.
 //!
 //! Nodes and values share their 16-byte entries, so that a lookup is one cache line in nearly every case, and removal shifts its
-//! followers back: no tombstones, and thus no slow growth of the probe length over a long job. Lookups come in blocks: a first pass
-//! loads every home entry of a block ([`NodeTable::warm`]), so that the misses of the caches overlap.
+//! followers back: no tombstones, and thus no slow growth of the probe length over a long job. Who looks up many nodes asks for the
+//! home entries some nodes ahead ([`NodeTable::prefetch`]), so that the misses of the caches overlap.
 
 use crate::id::NodeId;
+use crate::memory::prefetch;
 
-/// How many nodes are probed together.
-pub(super) const BLOCK: usize = 32;
+/// How many nodes ahead of its use a cache line is asked for: about as many as the processor fetches at once.
+pub(super) const AHEAD: usize = 16;
+
+/// Each item, with the one whose cache lines are to be asked for meanwhile.
+#[inline]
+pub(super) fn ahead<T: Copy>(items: &[T]) -> impl Iterator<Item = (T, Option<T>)> {
+    items.iter().enumerate().map(|(i, &item)| (item, items.get(i + AHEAD).copied()))
+}
 
 const VACANT: u64 = u64::MAX;
 
@@ -47,14 +54,10 @@ impl<V: Copy + Default> NodeTable<V> {
         (spread(node) >> self.shift) as usize
     }
 
-    /// Loads the home entries of a block of nodes, so that the lookups that follow find them in the cache.
+    /// Asks for a node's home entry, so that a lookup some nodes later finds it in the cache.
     #[inline]
-    pub(super) fn warm(&self, nodes: &[NodeId]) {
-        let mut seen = 0;
-        for node in nodes {
-            seen ^= self.entries[self.home(node.0)].node;
-        }
-        std::hint::black_box(seen);
+    pub(super) fn prefetch(&self, node: NodeId) {
+        prefetch(&self.entries, self.home(node.0));
     }
 
     /// Where the node is, or where it would go.

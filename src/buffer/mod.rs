@@ -40,7 +40,7 @@ use crate::id::{NodeId, Slot};
 use crate::partition::PartitionBook;
 use cohorts::Cohorts;
 use halo::Halo;
-use index::{BLOCK, NodeTable};
+use index::{AHEAD, NodeTable, ahead};
 pub use policy::{LfuConfig, PolicyConfig, RudderConfig, Start};
 use policy::{Origin, ReplacementPolicy, Swap, View};
 use slots::{Occupancy, SlotTable};
@@ -143,9 +143,13 @@ pub struct PrefetchBuffer {
     open: Pin,
     /// Whether the open minibatch is observed.
     observed: bool,
+    /// Where each node of the open minibatch is.
+    places: Vec<Option<Slot>>,
     hits: Vec<(Slot, NodeId)>,
     missed: Vec<NodeId>,
     swaps: Vec<Swap>,
+    /// Slots that are likely to change hands next.
+    likely: Vec<Slot>,
 }
 
 impl PrefetchBuffer {
@@ -174,9 +178,11 @@ impl PrefetchBuffer {
             initial,
             open: Pin(0),
             observed: false,
+            places: Vec::new(),
             hits: Vec::new(),
             missed: Vec::new(),
             swaps: Vec::new(),
+            likely: Vec::with_capacity(AHEAD),
         })
     }
 
@@ -208,26 +214,37 @@ impl PrefetchBuffer {
         found.clear();
         self.hits.reserve(nodes.len());
         self.missed.reserve(nodes.len());
-        for block in nodes.chunks(BLOCK) {
-            self.index.warm(block);
-            for &node in block {
-                let residency = self.residency(node);
-                match residency {
-                    Residency::Ready(slot) | Residency::Filling(slot) => {
-                        self.view.slots.set_used(slot);
-                        self.hits.push((slot, node));
-                    }
-                    Residency::Absent => self.missed.push(node),
-                }
-                if let Residency::Ready(slot) = residency {
-                    self.view.slots.pin(slot, pin);
-                }
-                found.push(residency);
-            }
+        found.reserve(nodes.len());
+        self.places.clear();
+        self.places.extend(ahead(nodes).map(|(node, coming)| {
+            coming.inspect(|&coming| self.index.prefetch(coming));
+            self.index.get(node)
+        }));
+        for at in 0..nodes.len() {
+            // Any slot's state will do for the absent, if it spares a branch that is taken as often as not.
+            let coming = self.places.get(at + AHEAD).copied().flatten();
+            self.view.slots.prefetch(coming.unwrap_or_default());
+            found.push(self.open_one(self.places[at], nodes[at]));
         }
         if observed {
             self.score();
         }
+    }
+
+    /// Notes a node of the open minibatch, and pins its slot if it is ready.
+    #[inline]
+    fn open_one(&mut self, slot: Option<Slot>, node: NodeId) -> Residency {
+        let Some(slot) = slot else {
+            self.missed.push(node);
+            return Residency::Absent;
+        };
+        self.view.slots.set_used(slot);
+        self.hits.push((slot, node));
+        if self.view.slots.occupancy(slot) == Occupancy::Filling {
+            return Residency::Filling(slot);
+        }
+        self.view.slots.pin(slot, self.open);
+        Residency::Ready(slot)
     }
 
     /// Tells the policy, the cohorts and the counters of the open minibatch.
@@ -271,9 +288,26 @@ impl PrefetchBuffer {
         self.view.slots.spare(over_hits.then_some(self.open));
         let mut missed = std::mem::take(&mut self.missed);
         self.policy.prefer(&mut missed, &self.view);
-        admitted.extend(missed.iter().filter_map(|&node| self.admit(node).map(|slot| (node, slot))));
+        for block in missed.chunks(AHEAD) {
+            self.prefetch_admission(block);
+            admitted.extend(block.iter().filter_map(|&node| self.admit(node).map(|slot| (node, slot))));
+        }
         self.missed = missed;
         self.view.slots.spare(None);
+    }
+
+    /// Asks for what admitting these nodes will read, of them and of those that are likely to give way.
+    fn prefetch_admission(&mut self, nodes: &[NodeId]) {
+        self.likely.clear();
+        if !self.view.slots.has_free() {
+            self.policy.likely_victims(nodes.len(), &mut self.likely);
+        }
+        self.likely.iter().for_each(|&slot| self.view.slots.prefetch(slot));
+        let leaving = self.likely.iter().filter_map(|&slot| self.view.slots.node(slot));
+        for node in nodes.iter().copied().chain(leaving) {
+            self.index.prefetch(node);
+            self.policy.prefetch(node);
+        }
     }
 
     /// Closes the minibatch: replaces `fetches` by what a decided replacement and the standing quotas (rows by
@@ -359,9 +393,9 @@ impl PrefetchBuffer {
 
     fn collect_resident(&mut self, nodes: &[NodeId]) {
         self.hits.clear();
-        for block in nodes.chunks(BLOCK) {
-            self.index.warm(block);
-            self.hits.extend(block.iter().filter_map(|&node| self.index.get(node).map(|slot| (slot, node))));
+        for (node, coming) in ahead(nodes) {
+            coming.inspect(|&coming| self.index.prefetch(coming));
+            self.hits.extend(self.index.get(node).map(|slot| (slot, node)));
         }
     }
 
@@ -452,9 +486,11 @@ impl PrefetchBuffer {
             + self.view.halo.bytes()
             + self.policy.bytes()
             + self.cohorts.as_ref().map_or(0, Cohorts::bytes)
+            + self.places.capacity() * size_of::<Option<Slot>>()
             + self.hits.capacity() * size_of::<(Slot, NodeId)>()
             + self.missed.capacity() * size_of::<NodeId>()
             + self.swaps.capacity() * size_of::<Swap>()
+            + self.likely.capacity() * size_of::<Slot>()
     }
 
     fn is(&self, slot: Slot, occupancy: Occupancy) -> bool {

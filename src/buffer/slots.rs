@@ -5,6 +5,7 @@
 
 use super::Pin;
 use crate::id::{NodeId, Slot};
+use crate::memory::prefetch;
 
 /// What a slot is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,12 @@ impl SlotTable {
     #[inline]
     pub(super) fn set_used(&mut self, slot: Slot) {
         self.states[slot.index()].unused = false;
+    }
+
+    /// Asks for the slot's state, so that it is in the cache some slots later.
+    #[inline]
+    pub(super) fn prefetch(&self, slot: Slot) {
+        prefetch(&self.states, slot.index());
     }
 
     #[inline]

@@ -3,7 +3,7 @@
 //! A node's announced uses are the bits of one word, so that its next use is a rotation and a count of zeros, and an announcement
 //! or a retirement costs that minibatch's own nodes.
 
-use super::index::{BLOCK, NodeTable};
+use super::index::{NodeTable, ahead};
 use crate::id::NodeId;
 
 /// Most announced minibatches.
@@ -41,26 +41,22 @@ impl Window {
 
     /// Notes that the minibatch at a position wants these nodes.
     pub(super) fn enter(&mut self, position: WindowPosition, nodes: &[NodeId]) {
-        for block in nodes.chunks(BLOCK) {
-            self.uses.warm(block);
-            for &node in block {
-                *self.uses.entry(node) |= 1 << position.0;
-            }
+        for (node, coming) in ahead(nodes) {
+            coming.inspect(|&coming| self.uses.prefetch(coming));
+            *self.uses.entry(node) |= 1 << position.0;
         }
     }
 
     /// Forgets the nodes of a position and closes it.
     pub(super) fn close(&mut self, position: WindowPosition, nodes: &[NodeId]) {
         let bit = 1u64 << (position.0 % WINDOW_MAX as u8);
-        for block in nodes.chunks(BLOCK) {
-            self.uses.warm(block);
-            for &node in block {
-                let Some(uses) = self.uses.get(node) else { continue };
-                if uses & !bit == 0 {
-                    self.uses.remove(node);
-                } else {
-                    *self.uses.entry(node) = uses & !bit;
-                }
+        for (node, coming) in ahead(nodes) {
+            coming.inspect(|&coming| self.uses.prefetch(coming));
+            let Some(uses) = self.uses.get(node) else { continue };
+            if uses & !bit == 0 {
+                self.uses.remove(node);
+            } else {
+                *self.uses.entry(node) = uses & !bit;
             }
         }
         self.live &= !bit;
@@ -88,6 +84,12 @@ impl Window {
     #[inline]
     pub(super) fn next_use(&self, node: NodeId) -> Option<u32> {
         self.uses.get(node).map(|uses| self.by_distance(uses).trailing_zeros())
+    }
+
+    /// Asks for what is known of a node, so that it is in the cache some nodes later.
+    #[inline]
+    pub(super) fn prefetch(&self, node: NodeId) {
+        self.uses.prefetch(node);
     }
 
     pub(super) fn bytes(&self) -> usize {

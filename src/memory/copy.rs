@@ -2,6 +2,8 @@
 //!
 //! Rows are scattered, so that the time goes to cache misses and not to the copy: each row's lines are asked for some rows ahead.
 
+use super::prefetch::prefetch_line;
+
 /// How far ahead rows are asked for: enough bytes to cover a miss at the speed of a copy, few enough to stay in the fill buffers.
 const AHEAD_BYTES: usize = 4096;
 const LINE: usize = 64;
@@ -18,7 +20,7 @@ pub unsafe fn gather(source: *const u8, row_bytes: usize, rows: &[u64], places: 
     for (i, (&row, &place)) in rows.iter().zip(places).enumerate() {
         if let Some(&next) = rows.get(i + ahead) {
             let next = source.wrapping_add(next as usize * row_bytes);
-            (0..lines).for_each(|line| prefetch(next.wrapping_add(line * LINE)));
+            (0..lines).for_each(|line| prefetch_line(next.wrapping_add(line * LINE)));
         }
         // SAFETY: the caller promises both addresses for `row_bytes` bytes, and that they do not overlap.
         unsafe {
@@ -29,15 +31,4 @@ pub unsafe fn gather(source: *const u8, row_bytes: usize, rows: &[u64], places: 
             );
         }
     }
-}
-
-#[inline(always)]
-fn prefetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint: it never faults, whatever the address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }

@@ -14,6 +14,7 @@ mod account;
 mod available;
 pub mod copy;
 mod owned;
+mod prefetch;
 mod region;
 mod rows;
 mod table;
@@ -21,6 +22,7 @@ mod version;
 
 pub use account::{Usage, usage};
 pub use owned::Pages;
+pub(crate) use prefetch::prefetch;
 pub use region::Region;
 pub use rows::{Rows, RowsPool};
 pub use table::FeatureTable;

@@ -4,14 +4,15 @@
 //! an entry that reaches the front is brought up to date. Keys only rise, so the stale front is a floor: a candidate below it is
 //! refused for one comparison, and that is most of them.
 
-use super::queue::{SlotQueue, above, coarse};
+use super::queue::{Beside, SlotQueue, Standing, above, coarse};
 use super::{Origin, ReplacementPolicy, View, Wanted};
 use crate::buffer::BufferHints;
 use crate::buffer::frequency::{Count, Decay, FrequencyTable};
-use crate::buffer::index::BLOCK;
-use crate::buffer::window::WindowPosition;
+use crate::buffer::index::ahead;
+use crate::buffer::window::{WINDOW_MAX, WindowPosition};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
+use crate::memory::prefetch;
 use serde::{Deserialize, Serialize};
 
 /// Most entries that one search for a victim brings up to date or sets aside.
@@ -40,23 +41,14 @@ impl Default for LfuConfig {
     }
 }
 
-/// Where the policy has a slot.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Standing {
-    /// Not to be given away: empty, its bytes to come, or fetched ahead and not yet used.
-    #[default]
-    Kept,
-    /// In the queue.
-    Ranked,
-    /// Found at the front of the queue while it could not go; back in it with the next minibatch.
-    Aside,
-}
+/// Slots found at the front of the queue while they could not go; back in it with the next minibatch. The lists before it are
+/// the window's.
+const ASIDE: Beside = Beside(WINDOW_MAX as u8);
 
 /// A slot as the policy sees it; in one place, since a slot that changes hands has all of it read and written.
 #[derive(Clone, Copy, Default)]
 struct Resident {
     count: Count,
-    standing: Standing,
     /// Fetched ahead and not yet used.
     guarded: bool,
 }
@@ -68,9 +60,8 @@ pub(super) struct Lfu {
     /// Residents that are guarded, and the most that may be.
     guarded: u32,
     guarded_max: u32,
-    queue: SlotQueue,
-    aside: Vec<Slot>,
-    /// Of the nodes of the last `miss`, in order.
+    /// Slots that may be given away; those that are in no list may not: empty, their bytes to come, or guarded.
+    pub(super) queue: SlotQueue,
     missed_scores: Vec<f32>,
     others: FrequencyTable,
 }
@@ -99,8 +90,7 @@ impl Lfu {
             residents: vec![Resident::default(); each],
             guarded: 0,
             guarded_max: (f64::from(slots) * config.ahead).ceil() as u32,
-            queue: SlotQueue::new(slots),
-            aside: Vec::with_capacity(each),
+            queue: SlotQueue::new(slots, ASIDE.0 + 1),
             missed_scores: Vec::new(),
             others,
         })
@@ -108,22 +98,32 @@ impl Lfu {
 
     /// Makes the slot one that may be given away.
     pub(super) fn rank(&mut self, slot: Slot) {
-        let resident = &mut self.residents[slot.index()];
-        if resident.standing == Standing::Kept {
-            resident.standing = Standing::Ranked;
-            self.queue.push(coarse(self.decay.key(resident.count)), slot);
+        if self.queue.standing(slot) == Standing::Nowhere {
+            self.queue.push(coarse(self.decay.key(self.residents[slot.index()].count)), slot);
         }
-    }
-
-    /// Makes the slot one that is not given away.
-    pub(super) fn keep(&mut self, slot: Slot) {
-        self.queue.remove(slot);
-        self.residents[slot.index()].standing = Standing::Kept;
     }
 
     /// The key of a node that is not resident.
     pub(super) fn key_of(&self, node: NodeId) -> f64 {
         self.decay.key(self.others.get(node).unwrap_or_default())
+    }
+
+    /// The score below which no candidate can have a slot: most misses are wanted less than any resident, and one comparison settles
+    /// them. Infinite where no slot can go for its count.
+    pub(super) fn least_score(&mut self, view: &View) -> f32 {
+        if view.slots.has_free() {
+            return 0.0;
+        }
+        match self.queue.peek() {
+            // A little below the exact bound, so that rounding drops none that `victim` would serve.
+            Some((lowest, _)) => 0.999 * self.decay.score_at(above(lowest), self.now),
+            None => f32::INFINITY,
+        }
+    }
+
+    /// Scores of the nodes of the last `miss`, in order.
+    pub(super) fn missed_scores(&self) -> &[f32] {
+        &self.missed_scores
     }
 
     /// The lowest slot that can go, if it is below the key; the lowest found, where the search is cut short.
@@ -135,8 +135,7 @@ impl Lfu {
             let current = coarse(self.decay.key(self.residents[slot.index()].count));
             if !view.is_evictable(slot) {
                 self.queue.remove(slot);
-                self.residents[slot.index()].standing = Standing::Aside;
-                self.aside.push(slot);
+                self.queue.push_beside(ASIDE, slot);
             } else if current <= floor {
                 return Some(slot);
             } else {
@@ -164,7 +163,8 @@ impl Lfu {
     }
 
     pub(super) fn count_hits(&mut self, hits: &[(Slot, NodeId)]) {
-        for (slot, _) in hits {
+        for ((slot, _), coming) in ahead(hits) {
+            coming.inspect(|(coming, _)| prefetch(&self.residents, coming.index()));
             let count = &mut self.residents[slot.index()].count;
             *count = self.decay.touched(*count, self.now);
         }
@@ -174,13 +174,9 @@ impl Lfu {
 impl ReplacementPolicy for Lfu {
     fn begin_minibatch(&mut self, _view: &View) {
         self.now += 1;
-        while let Some(slot) = self.aside.pop() {
-            // It may have been kept, and even set aside again, since it was put there.
-            let standing = &mut self.residents[slot.index()].standing;
-            if *standing == Standing::Aside {
-                *standing = Standing::Kept;
-                self.rank(slot);
-            }
+        while let Some(slot) = self.queue.first_beside(ASIDE) {
+            self.queue.remove(slot);
+            self.rank(slot);
         }
     }
 
@@ -195,11 +191,9 @@ impl ReplacementPolicy for Lfu {
 
     fn miss(&mut self, nodes: &[NodeId], _view: &View) {
         self.missed_scores.clear();
-        for block in nodes.chunks(BLOCK) {
-            self.others.warm(block);
-            for &node in block {
-                self.missed_scores.push(self.others.touch(node, self.now, &self.decay));
-            }
+        for (node, coming) in ahead(nodes) {
+            coming.inspect(|&coming| self.others.prefetch(coming));
+            self.missed_scores.push(self.others.touch(node, self.now, &self.decay));
         }
     }
 
@@ -211,17 +205,11 @@ impl ReplacementPolicy for Lfu {
         }
     }
 
-    /// Most misses are wanted less than any resident: one comparison of scores settles them.
     fn prefer(&mut self, candidates: &mut Vec<NodeId>, view: &View) {
-        if view.slots.has_free() || candidates.len() != self.missed_scores.len() {
+        if candidates.len() != self.missed_scores.len() {
             return;
         }
-        let Some((lowest, _)) = self.queue.peek() else {
-            candidates.clear();
-            return;
-        };
-        // A little below the exact bound, so that rounding drops none that `victim` would serve.
-        let least = 0.999 * self.decay.score_at(above(lowest), self.now);
+        let least = self.least_score(view);
         let mut scores = self.missed_scores.iter();
         candidates.retain(|_| scores.next().is_some_and(|&score| score >= least));
     }
@@ -230,6 +218,18 @@ impl ReplacementPolicy for Lfu {
         // A row that was announced or asked for by quota is worth more than any that is only remembered.
         let key = if origin == Origin::Demand { self.key_of(candidate) } else { f64::INFINITY };
         self.lowest_below(key, view)
+    }
+
+    fn likely_victims(&mut self, most: usize, slots: &mut Vec<Slot>) {
+        slots.extend(self.queue.upcoming().take(most));
+        for slot in slots {
+            prefetch(&self.residents, slot.index());
+            self.queue.prefetch(*slot);
+        }
+    }
+
+    fn prefetch(&self, node: NodeId) {
+        self.others.prefetch(node);
     }
 
     fn insert(&mut self, slot: Slot, node: NodeId, origin: Origin, _view: &View) {
@@ -241,7 +241,7 @@ impl ReplacementPolicy for Lfu {
     }
 
     fn remove(&mut self, slot: Slot, node: NodeId) {
-        self.keep(slot);
+        self.queue.remove(slot);
         self.unguard(slot);
         let count = std::mem::take(&mut self.residents[slot.index()].count);
         if count.score > 0.0 {
@@ -275,7 +275,6 @@ impl ReplacementPolicy for Lfu {
         self.decay.bytes()
             + self.residents.capacity() * size_of::<Resident>()
             + self.queue.bytes()
-            + self.aside.capacity() * size_of::<Slot>()
             + self.others.bytes()
     }
 }

@@ -5,6 +5,7 @@
 
 mod degree;
 mod lfu;
+mod lists;
 mod off;
 mod queue;
 mod rudder;
@@ -163,6 +164,12 @@ pub(super) trait ReplacementPolicy: Send {
     /// Puts the candidates that are to be asked for first in front, and may drop those that no slot would be given to. The candidates are
     /// the nodes of the last `miss`, in order.
     fn prefer(&mut self, _candidates: &mut Vec<NodeId>, _view: &View) {}
+
+    /// Appends slots that `victim` is likely to name next, and asks for what it will read of them.
+    fn likely_victims(&mut self, _most: usize, _slots: &mut Vec<Slot>) {}
+
+    /// Asks for what moving the node in or out reads.
+    fn prefetch(&self, _node: NodeId) {}
 
     /// The slot is now the node's; its bytes are still to come.
     fn insert(&mut self, slot: Slot, node: NodeId, origin: Origin, view: &View);

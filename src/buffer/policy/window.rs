@@ -5,8 +5,10 @@
 //! announced use competes by count alone: it never costs an announced one.
 
 use super::lfu::{Lfu, LfuConfig};
+use super::queue::{Beside, Standing};
 use super::{Origin, ReplacementPolicy, View, Wanted};
 use crate::buffer::BufferHints;
+use crate::buffer::index::{AHEAD, ahead};
 use crate::buffer::window::{WINDOW_MAX, WindowPosition};
 use crate::error::Result;
 use crate::id::{NodeId, Slot};
@@ -14,81 +16,8 @@ use crate::id::{NodeId, Slot};
 /// Most slots of one list that a search for a far victim looks at.
 const STEPS: usize = 8;
 
-const NONE: u32 = u32::MAX;
-
-/// A slot's neighbours in the list of its next use.
-#[derive(Clone, Copy)]
-struct Link {
-    previous: u32,
-    next: u32,
-    /// Its list, or `WINDOW_MAX` where it is in none.
-    list: u8,
-}
-
-/// Doubly linked lists of slots, one a window position.
-struct UseLists {
-    links: Vec<Link>,
-    /// The first and the last slot of each list.
-    ends: [(u32, u32); WINDOW_MAX],
-    /// The lists that are not empty, as bits.
-    occupied: u64,
-}
-
-impl UseLists {
-    fn new(slots: u32) -> Self {
-        let outside = Link { previous: NONE, next: NONE, list: WINDOW_MAX as u8 };
-        Self { links: vec![outside; slots as usize], ends: [(NONE, NONE); WINDOW_MAX], occupied: 0 }
-    }
-
-    fn list_of(&self, slot: Slot) -> Option<WindowPosition> {
-        let list = self.links[slot.index()].list;
-        (usize::from(list) < WINDOW_MAX).then_some(WindowPosition(list))
-    }
-
-    /// Appends a slot that is in no list: what was hit last, and may still be read, comes last.
-    fn append(&mut self, slot: Slot, position: WindowPosition) {
-        let ends = &mut self.ends[usize::from(position.0)];
-        let previous = std::mem::replace(&mut ends.1, slot.0);
-        if previous == NONE {
-            ends.0 = slot.0;
-        } else {
-            self.links[previous as usize].next = slot.0;
-        }
-        self.links[slot.index()] = Link { previous, next: NONE, list: position.0 };
-        self.occupied |= 1 << position.0;
-    }
-
-    fn remove(&mut self, slot: Slot) {
-        let Some(position) = self.list_of(slot) else { return };
-        let Link { previous, next, .. } = self.links[slot.index()];
-        let ends = &mut self.ends[usize::from(position.0)];
-        match previous {
-            NONE => ends.0 = next,
-            previous => self.links[previous as usize].next = next,
-        }
-        match next {
-            NONE => ends.1 = previous,
-            next => self.links[next as usize].previous = previous,
-        }
-        if ends.0 == NONE {
-            self.occupied &= !(1 << position.0);
-        }
-        self.links[slot.index()].list = WINDOW_MAX as u8;
-    }
-
-    fn slots(&self, position: WindowPosition) -> impl Iterator<Item = Slot> {
-        let (first, _) = self.ends[usize::from(position.0)];
-        let following = |&slot: &u32| Some(self.links[slot as usize].next).filter(|&next| next != NONE);
-        std::iter::successors(Some(first).filter(|&first| first != NONE), following).map(Slot)
-    }
-
-    fn bytes(&self) -> usize {
-        self.links.capacity() * size_of::<Link>()
-    }
-}
-
 pub(super) struct WindowBelady {
-    uses: UseLists,
+    /// Counts all rows, ranks those without an announced use, and has the others in the lists beside its queue.
     beyond: Lfu,
     /// Candidates by their next use, while they are put in order.
     order: Vec<(u32, NodeId)>,
@@ -96,7 +25,7 @@ pub(super) struct WindowBelady {
 
 impl WindowBelady {
     pub(super) fn new(config: &LfuConfig, slots: u32, hints: &BufferHints) -> Result<Self> {
-        Ok(Self { uses: UseLists::new(slots), beyond: Lfu::new(config, slots, hints)?, order: Vec::new() })
+        Ok(Self { beyond: Lfu::new(config, slots, hints)?, order: Vec::new() })
     }
 
     /// Puts a slot that is nowhere where its next use, or its count, belongs; one that is filling can wait, it is no victim.
@@ -105,20 +34,32 @@ impl WindowBelady {
             return;
         }
         match view.window.next_use(node) {
-            Some(distance) => self.uses.append(slot, view.window.at(distance)),
+            Some(distance) => self.beyond.queue.push_beside(uses_at(view.window.at(distance)), slot),
             None => self.beyond.rank(slot),
         }
     }
 
+    /// Whether the slot is listed by an announced use.
+    fn is_wanted(&self, slot: Slot) -> bool {
+        matches!(self.beyond.queue.standing(slot), Standing::Beside(list) if usize::from(list.0) < WINDOW_MAX)
+    }
+
+    /// Asks for what moving the slot to another list reads.
+    fn prefetch_move(&self, slot: Slot, node: NodeId, view: &View) {
+        self.beyond.queue.prefetch(slot);
+        view.slots.prefetch(slot);
+        view.window.prefetch(node);
+    }
+
     /// A slot that can go and whose next use is farther than a distance, the farthest first.
     fn farther_than(&self, distance: u32, view: &View) -> Option<Slot> {
-        let mut lists = view.window.by_distance(self.uses.occupied);
+        let mut lists = view.window.by_distance(self.beyond.queue.beside_occupied());
         while lists != 0 {
             let farthest = 63 - lists.leading_zeros();
             if farthest <= distance {
                 return None;
             }
-            let mut slots = self.uses.slots(view.window.at(farthest)).take(STEPS);
+            let mut slots = self.beyond.queue.beside(uses_at(view.window.at(farthest))).take(STEPS);
             if let Some(slot) = slots.find(|&slot| view.is_evictable(slot)) {
                 return Some(slot);
             }
@@ -126,6 +67,11 @@ impl WindowBelady {
         }
         None
     }
+}
+
+/// The list of the slots whose next use is at a position.
+fn uses_at(position: WindowPosition) -> Beside {
+    Beside(position.0)
 }
 
 impl ReplacementPolicy for WindowBelady {
@@ -156,21 +102,28 @@ impl ReplacementPolicy for WindowBelady {
         lowest.or_else(|| self.farther_than(distance, view).filter(|_| origin != Origin::Ahead))
     }
 
-    /// The sooner the next use the earlier: a row that is on its way in is not given up for a better one that comes after it.
+    /// The sooner the next use the earlier: a row that is on its way in is not given up for a better one that comes after it. The others
+    /// compete by count one by one: most of them are not worth being put in order.
     fn prefer(&mut self, candidates: &mut Vec<NodeId>, view: &View) {
+        if candidates.len() != self.beyond.missed_scores().len() {
+            return;
+        }
+        let least = self.beyond.least_score(view);
         self.order.clear();
-        let distance = |node| view.window.next_use(node).unwrap_or(WINDOW_MAX as u32);
-        self.order.extend(candidates.iter().map(|&node| (distance(node), node)));
-        let mut soon = 0;
-        for at in 0..self.order.len() {
-            if self.order[at].0 < WINDOW_MAX as u32 {
-                self.order.swap(soon, at);
-                soon += 1;
+        let mut kept = 0;
+        for at in 0..candidates.len() {
+            candidates.get(at + AHEAD).inspect(|&&coming| view.window.prefetch(coming));
+            let node = candidates[at];
+            if let Some(distance) = view.window.next_use(node) {
+                self.order.push((distance, node));
+            } else if self.beyond.missed_scores()[at] >= least {
+                candidates[kept] = node;
+                kept += 1;
             }
         }
-        // The others are ranked by count one by one: most of them are not worth being put in order.
-        self.order[..soon].sort_unstable();
-        candidates.iter_mut().zip(&self.order).for_each(|(candidate, (_, node))| *candidate = *node);
+        candidates.truncate(kept);
+        self.order.sort_unstable();
+        candidates.splice(0..0, self.order.iter().map(|&(_, node)| node));
     }
 
     fn insert(&mut self, slot: Slot, node: NodeId, _origin: Origin, _view: &View) {
@@ -178,8 +131,15 @@ impl ReplacementPolicy for WindowBelady {
     }
 
     fn remove(&mut self, slot: Slot, node: NodeId) {
-        self.uses.remove(slot);
         self.beyond.remove(slot, node);
+    }
+
+    fn likely_victims(&mut self, most: usize, slots: &mut Vec<Slot>) {
+        self.beyond.likely_victims(most, slots);
+    }
+
+    fn prefetch(&self, node: NodeId) {
+        self.beyond.prefetch(node);
     }
 
     fn filled(&mut self, slot: Slot, view: &View) {
@@ -189,18 +149,20 @@ impl ReplacementPolicy for WindowBelady {
     }
 
     fn announced(&mut self, resident: &[(Slot, NodeId)], view: &View) {
-        for &(slot, node) in resident {
-            if self.uses.list_of(slot).is_none() {
-                self.beyond.keep(slot);
+        for ((slot, node), coming) in ahead(resident) {
+            coming.inspect(|&(slot, node)| self.prefetch_move(slot, node, view));
+            if !self.is_wanted(slot) {
+                self.beyond.queue.remove(slot);
                 self.place(slot, node, view);
             }
         }
     }
 
     fn retired(&mut self, position: WindowPosition, resident: &[(Slot, NodeId)], view: &View) {
-        for &(slot, node) in resident {
-            if self.uses.list_of(slot) == Some(position) {
-                self.uses.remove(slot);
+        for ((slot, node), coming) in ahead(resident) {
+            coming.inspect(|&(slot, node)| self.prefetch_move(slot, node, view));
+            if self.beyond.queue.standing(slot) == Standing::Beside(uses_at(position)) {
+                self.beyond.queue.remove(slot);
                 self.place(slot, node, view);
             }
         }
@@ -211,6 +173,6 @@ impl ReplacementPolicy for WindowBelady {
     }
 
     fn bytes(&self) -> usize {
-        self.uses.bytes() + self.beyond.bytes() + self.order.capacity() * size_of::<(u32, NodeId)>()
+        self.beyond.bytes() + self.order.capacity() * size_of::<(u32, NodeId)>()
     }
 }
