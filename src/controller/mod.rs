@@ -12,6 +12,8 @@ mod periodic;
 mod random;
 mod runtime;
 mod stats;
+#[cfg(feature = "llm")]
+mod threads;
 
 pub use config::ControllerConfig;
 pub use fixed::Fixed;

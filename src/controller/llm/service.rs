@@ -4,8 +4,8 @@
 //! in the middle of a frame or sends garbage costs its own connection and nothing else. The model's thread sees whole requests only.
 
 use super::scorer::{LocalScorer, Scorer, ScorerLimits, model_error};
-use super::threads::confine_process;
-use crate::controller::runtime::thread_cpu;
+use crate::controller::stats::thread_cpu;
+use crate::controller::threads::confine_process;
 use crate::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
