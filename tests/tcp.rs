@@ -237,6 +237,18 @@ fn batches_larger_than_a_request_are_whole() {
 }
 
 #[test]
+fn many_small_rows_keep_all_connections_of_a_peer_busy() {
+    for (rows, connections) in [(1000, 1), (10_000, 2)] {
+        let ranks = job([config(), config()]);
+        let region = table(&ranks[0], rows, 8);
+        let imported = ranks[1].import(Rank(0), region.token()).unwrap();
+        let mut channel = ranks[1].channel().unwrap();
+        let gather = run(&mut *channel, Gather::new(1, imported, 8, (0..rows).collect()));
+        assert_eq!((gather.failure(), ranks[0].connections_served()), (None, connections));
+    }
+}
+
+#[test]
 fn the_owner_refuses_what_it_does_not_hold() {
     let ranks = job([config(), config()]);
     let region = table(&ranks[0], 100, 64);

@@ -67,12 +67,12 @@ impl Drop for Mapping {
 pub(super) fn allocate(bytes: usize, pages: Pages) -> Result<(NonNull<u8>, Mapping)> {
     if pages.huge && bytes >= SMALL {
         // Reserved pages are scarce and often absent, so that failing to get them is no news; the fallback speaks where it fails too.
-        if let Ok(mapping) = map(bytes, Backing::ReservedHugePages) {
+        if let Ok(mapping) = map(bytes, Backing::Reserved) {
             return Ok((mapping.base, mapping));
         }
     }
     let transparent = pages.huge && bytes >= SMALL;
-    let mut mapping = map(bytes, if transparent { Backing::TransparentHugePages } else { Backing::SmallPages })?;
+    let mut mapping = map(bytes, if transparent { Backing::Transparent } else { Backing::Small })?;
     if pages.locked && bytes >= SMALL {
         lock(&mut mapping);
     }
@@ -82,25 +82,25 @@ pub(super) fn allocate(bytes: usize, pages: Pages) -> Result<(NonNull<u8>, Mappi
 /// Where pages come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Backing {
-    /// The pages that the administrator has set aside.
-    ReservedHugePages,
+    /// The huge pages that the administrator has set aside.
+    Reserved,
     /// Huge pages as far as the kernel has them, small ones elsewhere.
-    TransparentHugePages,
-    SmallPages,
+    Transparent,
+    Small,
 }
 
 fn map(bytes: usize, backing: Backing) -> Result<Mapping> {
     let failed = |operation, source: Errno| refused(operation, bytes, source.into());
     let (page, kind) = match backing {
-        Backing::ReservedHugePages => (HUGE_PAGE, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB),
-        Backing::TransparentHugePages | Backing::SmallPages => (SMALL_PAGE, MemfdFlags::empty()),
+        Backing::Reserved => (HUGE_PAGE, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB),
+        Backing::Transparent | Backing::Small => (SMALL_PAGE, MemfdFlags::empty()),
     };
     let mapped = bytes
         .max(1)
         .checked_next_multiple_of(page)
         .filter(|mapped| isize::try_from(*mapped).is_ok())
         .ok_or_else(|| failed("allocate", Errno::OVERFLOW))?;
-    if backing != Backing::ReservedHugePages {
+    if backing != Backing::Reserved {
         // Reserved huge pages are a store of their own, which refuses by itself.
         check_available(mapped).map_err(|source| refused("allocate", bytes, source))?;
     }
@@ -114,7 +114,7 @@ fn map(bytes: usize, backing: Backing) -> Result<Mapping> {
     let base = NonNull::new(base.cast()).expect("mmap never returns address 0 on success");
     account::add(mapped, 0);
     let mapping = Mapping { base, mapped, locked: 0, file: Arc::new(file) };
-    if backing == Backing::TransparentHugePages {
+    if backing == Backing::Transparent {
         ask_for_transparent_huge_pages(&mapping);
     }
     populate(&mapping).map_err(|e| failed("allocate", e))?;
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_page_that_cannot_be_had_is_an_error() {
-        let mapping = map(8 * SMALL_PAGE, Backing::SmallPages).unwrap();
+        let mapping = map(8 * SMALL_PAGE, Backing::Small).unwrap();
         let file = memfd_create("short", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&file, SMALL_PAGE as u64).unwrap();
         // SAFETY: replaces the pages of a mapping that nobody looks at, in the same range.
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn all_pages_are_there_before_the_first_access() {
-        for backing in [Backing::SmallPages, Backing::TransparentHugePages] {
+        for backing in [Backing::Small, Backing::Transparent] {
             let mapping = map(3 * HUGE_PAGE, backing).unwrap();
             let blocks = rustix::fs::fstat(&*mapping.file).unwrap().st_blocks;
             assert!(blocks as usize * 512 >= 3 * HUGE_PAGE, "{blocks} blocks");
@@ -224,7 +224,7 @@ mod tests {
     fn huge_pages_result_where_the_system_gives_them() {
         let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled").unwrap_or_default();
         let given = ["[always]", "[within_size]", "[advise]", "[force]"].iter().any(|word| setting.contains(word));
-        let mapping = map(8 * HUGE_PAGE, Backing::TransparentHugePages).unwrap();
+        let mapping = map(8 * HUGE_PAGE, Backing::Transparent).unwrap();
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let start = format!("{:x}-", mapping.base.as_ptr() as usize);
         let entry = smaps.split_once(&start).expect("the mapping is listed").1;
