@@ -306,3 +306,28 @@ fn a_model_that_does_not_load_is_replaced_by_the_fallback() {
         }
     }
 }
+
+#[test]
+fn a_forked_child_drops_a_runtime_without_waiting_for_it() {
+    let mut stage = Stage::new(RuntimeConfig { shutdown_deadline: Duration::from_secs(600), ..bounds() });
+    // SAFETY: the child drops the runtime, which takes no lock that the model's thread may hold, and ends by `_exit`, or by the alarm.
+    match unsafe { libc::fork() } {
+        0 => {
+            // SAFETY: the alarm's default action ends the child.
+            unsafe { libc::alarm(10) };
+            drop(stage);
+            // SAFETY: ends the child without running what belongs to the parent.
+            unsafe { libc::_exit(0) }
+        }
+        child => {
+            assert!(child > 0, "fork failed");
+            let mut status = -1;
+            // SAFETY: waits for the child just made.
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            assert_eq!(status, 0, "the child waited for a thread that it does not have");
+        }
+    }
+    stage.acts.send(Act::Answer(REPLACE)).unwrap();
+    stage.step_until("answer", |_, decision| decision.is_some());
+    assert_eq!(stage.runtime.shutdown(PATIENCE), Shutdown::Joined);
+}

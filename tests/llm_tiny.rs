@@ -6,6 +6,8 @@
 
 #![cfg(feature = "llm")]
 
+mod shortage;
+
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
@@ -253,4 +255,52 @@ fn a_silent_service_costs_a_rank_its_deadline_only() {
     let start = Instant::now();
     assert!(rank.score("p", "t", &["Yes", "No"]).is_err());
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_forked_child_drops_a_service_and_leaves_it_serving() {
+    let folder = Folder::new("forked");
+    let model = folder.file("tiny.gguf", &tiny(|_| {}));
+    let config = ServiceConfig::new(model, folder.0.join("socket"));
+    let service = LlmService::start(&config).unwrap();
+    let mut rank = RemoteScorer::new(&config.socket, PATIENCE);
+    let first = rank.score("A prefix.", "A question?", &["Yes", "No"]).unwrap();
+    // SAFETY: the child drops the service, which takes no lock in a child, and ends by `_exit`, or by the alarm.
+    match unsafe { libc::fork() } {
+        0 => {
+            // SAFETY: the alarm's default action ends the child.
+            unsafe { libc::alarm(4) };
+            drop(service);
+            // SAFETY: ends the child without running what belongs to the parent.
+            unsafe { libc::_exit(0) }
+        }
+        child => {
+            assert!(child > 0, "fork failed");
+            let mut status = -1;
+            // SAFETY: waits for the child just made.
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            assert_eq!(status, 0, "the child waited for threads that it does not have");
+        }
+    }
+    assert_eq!(rank.score("A prefix.", "A question?", &["Yes", "No"]).unwrap(), first, "the connection is still there");
+    let mut late = RemoteScorer::new(&config.socket, PATIENCE);
+    assert_eq!(late.score("A prefix.", "A question?", &["Yes", "No"]).unwrap(), first, "and so is the socket");
+    drop(service);
+}
+
+#[test]
+fn the_service_goes_on_when_descriptors_run_out() {
+    shortage::in_a_process_of_its_own("the_service_goes_on_when_descriptors_run_out", || {
+        let folder = Folder::new("descriptors");
+        let model = folder.file("tiny.gguf", &tiny(|_| {}));
+        let config = ServiceConfig::new(model, folder.0.join("socket"));
+        let _service = LlmService::start(&config).unwrap();
+        let waiting =
+            rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
+        let shortage = shortage::Shortage::begin();
+        rustix::net::connect(&waiting, &rustix::net::SocketAddrUnix::new(&config.socket).unwrap()).unwrap();
+        shortage::assert_rests(Duration::from_millis(600));
+        drop(shortage);
+        RemoteScorer::new(&config.socket, PATIENCE).score("A prefix.", "A question?", &["Yes", "No"]).unwrap();
+    });
 }

@@ -237,6 +237,18 @@ fn batches_larger_than_a_request_are_whole() {
 }
 
 #[test]
+fn many_small_rows_keep_all_connections_of_a_peer_busy() {
+    for (rows, connections) in [(1000, 1), (10_000, 2)] {
+        let ranks = job([config(), config()]);
+        let region = table(&ranks[0], rows, 8);
+        let imported = ranks[1].import(Rank(0), region.token()).unwrap();
+        let mut channel = ranks[1].channel().unwrap();
+        let gather = run(&mut *channel, Gather::new(1, imported, 8, (0..rows).collect()));
+        assert_eq!((gather.failure(), ranks[0].connections_served()), (None, connections));
+    }
+}
+
+#[test]
 fn the_owner_refuses_what_it_does_not_hold() {
     let ranks = job([config(), config()]);
     let region = table(&ranks[0], 100, 64);
@@ -475,6 +487,39 @@ fn a_flood_of_askers_is_bounded() {
     }
     let mut late = ranks[1].channel().unwrap();
     assert_eq!(run(&mut *late, Gather::new(1, imported, 400, vec![1])).failure(), None);
+}
+
+#[test]
+fn a_closed_link_ends_for_the_peer_while_a_forked_child_holds_it() {
+    let ranks = job([config(), TcpConfig { connections_per_peer: 1, ..config() }]);
+    let region = table(&ranks[0], 10, 8);
+    let imported = ranks[1].import(Rank(0), region.token()).unwrap();
+    let mut channel = ranks[1].channel().unwrap();
+    assert_eq!(run(&mut *channel, Gather::new(1, imported, 8, vec![3])).failure(), None);
+    // SAFETY: the child waits to be ended and runs nothing else; the alarm ends it where the parent cannot.
+    let child = unsafe {
+        match libc::fork() {
+            0 => {
+                libc::alarm(60);
+                libc::pause();
+                libc::_exit(0)
+            }
+            child => child,
+        }
+    };
+    assert!(child > 0, "fork failed");
+    let _fenced = channel.abort(Rank(0)).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while ranks[0].connections_served() > 0 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let served = ranks[0].connections_served();
+    // SAFETY: ends the child just made and waits for it.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+    assert_eq!(served, 0, "the owner still serves a link that its asker has closed");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::get::GetArgs;
 use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
-use crate::train::setup::{Controls, HitRateShown, SetUp, Start};
+use crate::setup::{Controls, HitRateShown, SetUp, Start};
 use clap::{Args, Parser, Subcommand};
 use rudder::BufferSize;
 use rudder::transport::hook::Link;

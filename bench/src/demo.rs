@@ -7,9 +7,9 @@ use crate::cli::DemoArgs;
 use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
 use crate::report;
+use crate::setup::{Controls, SetUp};
+use crate::train::Plan;
 use crate::train::job::Job;
-use crate::train::setup::{Controls, SetUp};
-use crate::train::{Plan, write};
 use anyhow::{Context, Result};
 use rudder::BufferSize;
 use rudder::controller::llm::default_model_path;
@@ -38,8 +38,8 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     println!("{}", report::text(&document));
     let out = args.out.clone().unwrap_or_else(|| if Path::new("target").is_dir() { "target" } else { "." }.into());
     std::fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
-    write(&out.join("rudder-demo.json"), &document.to_json()?)?;
-    write(&out.join("rudder-demo.html"), &report::html(&document))
+    report::write(&out.join("rudder-demo.json"), &document.to_json()?)?;
+    report::write(&out.join("rudder-demo.html"), &report::html(&document))
 }
 
 fn plan(args: &DemoArgs, model: Option<PathBuf>) -> Plan {

@@ -7,8 +7,10 @@ mod graph;
 mod model;
 mod partition;
 mod progress;
+mod record;
 mod report;
 mod sampler;
+mod setup;
 mod train;
 
 use clap::Parser;

@@ -12,6 +12,8 @@ mod periodic;
 mod random;
 mod runtime;
 mod stats;
+#[cfg(feature = "llm")]
+mod threads;
 
 pub use config::ControllerConfig;
 pub use fixed::Fixed;
@@ -95,7 +97,8 @@ pub struct Observation {
     pub bytes: u64,
     /// Time that callers waited for rows, since the minibatch before.
     pub stall: Duration,
-    /// Missed nodes of the minibatch before by [`Cohort::index`]; empty unless the policy tracks cohorts.
+    /// Missed nodes of the minibatch before by [`Cohort::index`]; empty unless the policy tracks cohorts. They are sorted into cohorts at a
+    /// minibatch's end, which waits for the decision on it, hence the delay; the list is the one part of an observation that is allocated.
     pub cohort_misses: Vec<u32>,
 }
 

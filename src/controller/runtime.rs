@@ -4,7 +4,7 @@
 //! A cheap controller runs in `take_decision` itself, so that its decisions are the same in every run. One with a model runs on a thread of its
 //! own; while that thread loads too long, has failed or is late with an answer, [`Periodic`] decides, and each such turn is counted.
 
-use super::stats::Latencies;
+use super::stats::{Latencies, thread_cpu};
 use super::{Controller, ControllerConfig, Decision, DecisionStats, JobFacts, Observation, Periodic};
 use crate::error::{Error, Result};
 use crossbeam::queue::ArrayQueue;
@@ -127,7 +127,7 @@ impl ControllerRuntime {
             return Self::inline(config.build(facts)?, bounds);
         }
         #[cfg(feature = "llm")]
-        super::llm::confine_process();
+        super::threads::confine_process();
         let (config, facts) = (config.clone(), facts.clone());
         Self::threaded(config.name(), bounds, move || config.build(&facts))
     }
@@ -464,12 +464,6 @@ impl Worker {
         // The slot is free: nothing is decided before the last decision was taken.
         _ = self.shared.answer.force_push(decision);
     }
-}
-
-/// CPU time of the calling thread.
-pub(super) fn thread_cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec.clamp(0, 999_999_999) as u32)
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -95,6 +95,12 @@ fn upper_bound(bucket: usize) -> u64 {
     (((bucket % SUB + SUB + 1) as u128) << shift).saturating_sub(1).min(u128::from(u64::MAX)) as u64
 }
 
+/// CPU time of the calling thread.
+pub(super) fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec.clamp(0, 999_999_999) as u32)
+}
+
 #[cfg(test)]
 mod tests {
     //! The histogram must never report less than what was recorded, nor more than 1/8 above it.

@@ -1,4 +1,7 @@
 //! Our own memory: sealed memory files, so that same-host peers can map it and nobody can shrink it under them.
+//!
+//! Every page is had before the memory is handed out: a page that could not be had later would be a SIGBUS. It is had through the mapping, since
+//! advice about huge pages belongs to a mapping and counts only where that is what asks for them.
 
 use super::account;
 use super::available::available;
@@ -64,51 +67,74 @@ impl Drop for Mapping {
 pub(super) fn allocate(bytes: usize, pages: Pages) -> Result<(NonNull<u8>, Mapping)> {
     if pages.huge && bytes >= SMALL {
         // Reserved pages are scarce and often absent, so that failing to get them is no news; the fallback speaks where it fails too.
-        if let Ok(mapping) = map(bytes, HUGE_PAGE, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB) {
+        if let Ok(mapping) = map(bytes, Backing::Reserved) {
             return Ok((mapping.base, mapping));
         }
     }
-    let mut mapping = map(bytes, SMALL_PAGE, MemfdFlags::empty())?;
-    if bytes >= SMALL {
-        if pages.huge {
-            ask_for_transparent_huge_pages(&mapping);
-        }
-        if pages.locked {
-            lock(&mut mapping);
-        }
+    let transparent = pages.huge && bytes >= SMALL;
+    let mut mapping = map(bytes, if transparent { Backing::Transparent } else { Backing::Small })?;
+    if pages.locked && bytes >= SMALL {
+        lock(&mut mapping);
     }
     Ok((mapping.base, mapping))
 }
 
-fn map(bytes: usize, page: usize, kind: MemfdFlags) -> Result<Mapping> {
+/// Where pages come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Backing {
+    /// The huge pages that the administrator has set aside.
+    Reserved,
+    /// Huge pages as far as the kernel has them, small ones elsewhere.
+    Transparent,
+    Small,
+}
+
+fn map(bytes: usize, backing: Backing) -> Result<Mapping> {
     let failed = |operation, source: Errno| refused(operation, bytes, source.into());
+    let (page, kind) = match backing {
+        Backing::Reserved => (HUGE_PAGE, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB),
+        Backing::Transparent | Backing::Small => (SMALL_PAGE, MemfdFlags::empty()),
+    };
     let mapped = bytes
         .max(1)
         .checked_next_multiple_of(page)
         .filter(|mapped| isize::try_from(*mapped).is_ok())
         .ok_or_else(|| failed("allocate", Errno::OVERFLOW))?;
-    if page == SMALL_PAGE {
+    if backing != Backing::Reserved {
         // Reserved huge pages are a store of their own, which refuses by itself.
         check_available(mapped).map_err(|source| refused("allocate", bytes, source))?;
     }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind;
     let file = memfd_create("rudder", flags).map_err(|e| failed("create", e))?;
     ftruncate(&file, mapped as u64).map_err(|e| failed("allocate", e))?;
-    fallocate(&file, FallocateFlags::empty(), 0, mapped as u64).map_err(|e| failed("allocate", e))?;
     // SAFETY: a new shared mapping at an address of the kernel's choice aliases nothing that exists.
-    let base: *mut c_void = unsafe {
-        let flags = MapFlags::SHARED | MapFlags::POPULATE;
-        mmap(std::ptr::null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, flags, &file, 0)
-    }
-    .map_err(|e| failed("map", e))?;
+    let base: *mut c_void =
+        unsafe { mmap(std::ptr::null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0) }
+            .map_err(|e| failed("map", e))?;
     let base = NonNull::new(base.cast()).expect("mmap never returns address 0 on success");
     account::add(mapped, 0);
     let mapping = Mapping { base, mapped, locked: 0, file: Arc::new(file) };
+    if backing == Backing::Transparent {
+        ask_for_transparent_huge_pages(&mapping);
+    }
+    populate(&mapping).map_err(|e| failed("allocate", e))?;
     // Peers that receive the file can map it for reading only; kernels before 5.1 do not know that seal.
     let _ = fcntl_add_seals(&*mapping.file, SealFlags::FUTURE_WRITE);
     fcntl_add_seals(&*mapping.file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)
         .map_err(|e| failed("seal", e))?;
     Ok(mapping)
+}
+
+/// Has every page of the mapping, or says which way the system refused.
+fn populate(mapping: &Mapping) -> rustix::io::Result<()> {
+    // SAFETY: populating a range that this mapping owns changes no contents.
+    match unsafe { madvise(mapping.base.as_ptr().cast(), mapping.mapped, Advice::LinuxPopulateWrite) } {
+        // The kernel's word for what an access would have met with a SIGBUS: the file has no room for the page.
+        Err(Errno::FAULT) => Err(Errno::NOSPC),
+        // Kernels before 5.14 do not know this advice; the file's own way to have pages is always of small ones.
+        Err(Errno::INVAL) => fallocate(&*mapping.file, FallocateFlags::empty(), 0, mapping.mapped as u64),
+        outcome => outcome,
+    }
 }
 
 fn refused(operation: &'static str, bytes: usize, source: io::Error) -> Error {
@@ -155,5 +181,54 @@ fn lock(mapping: &mut Mapping) {
                 mapping.mapped
             );
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a page that cannot be had is an error and no SIGBUS, and all pages are there before the first access.
+    //! Method: a mapping that is longer than its file stands for a store without room; the kernel's own table says which pages are there.
+
+    use super::*;
+
+    #[test]
+    fn a_page_that_cannot_be_had_is_an_error() {
+        let mapping = map(8 * SMALL_PAGE, Backing::Small).unwrap();
+        let file = memfd_create("short", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, SMALL_PAGE as u64).unwrap();
+        // SAFETY: replaces the pages of a mapping that nobody looks at, in the same range.
+        let base = unsafe {
+            let flags = MapFlags::SHARED | MapFlags::FIXED;
+            let access = ProtFlags::READ | ProtFlags::WRITE;
+            mmap(mapping.base.as_ptr().cast(), mapping.mapped, access, flags, &file, 0)
+        };
+        assert_eq!(base.unwrap(), mapping.base.as_ptr().cast());
+        assert_eq!(populate(&mapping), Err(Errno::NOSPC));
+    }
+
+    #[test]
+    fn all_pages_are_there_before_the_first_access() {
+        for backing in [Backing::Small, Backing::Transparent] {
+            let mapping = map(3 * HUGE_PAGE, backing).unwrap();
+            let blocks = rustix::fs::fstat(&*mapping.file).unwrap().st_blocks;
+            assert!(blocks as usize * 512 >= 3 * HUGE_PAGE, "{blocks} blocks");
+            let mut resident = vec![0u8; mapping.mapped / SMALL_PAGE];
+            // SAFETY: the range is mapped, and the table has a byte for each of its pages.
+            let asked = unsafe { libc::mincore(mapping.base.as_ptr().cast(), mapping.mapped, resident.as_mut_ptr()) };
+            assert_eq!(asked, 0);
+            assert!(resident.iter().all(|&page| page & 1 == 1));
+        }
+    }
+
+    #[test]
+    fn huge_pages_result_where_the_system_gives_them() {
+        let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled").unwrap_or_default();
+        let given = ["[always]", "[within_size]", "[advise]", "[force]"].iter().any(|word| setting.contains(word));
+        let mapping = map(8 * HUGE_PAGE, Backing::Transparent).unwrap();
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{:x}-", mapping.base.as_ptr() as usize);
+        let entry = smaps.split_once(&start).expect("the mapping is listed").1;
+        let kib = entry.lines().find_map(|line| line.strip_prefix("ShmemPmdMapped:")).unwrap().trim();
+        assert!(!given || kib != "0 kB", "{kib} under {setting}");
     }
 }

@@ -6,8 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod fill;
 mod flight;
 mod request;
+#[cfg(test)]
+mod tests;
 mod ticket;
 mod transfer;
 
@@ -22,6 +25,7 @@ use crate::id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};
 use crate::partition::PartitionBook;
 use crate::transport::{BatchId, RemoteRegion};
 use batch::{BatchState, Batches};
+use fill::Fill;
 use flight::{Flight, FlightId, Flights, Landing, NodeMap};
 use request::Requests;
 use std::collections::VecDeque;
@@ -173,7 +177,7 @@ pub struct TableStats {
     pub demand_rows: u64,
     /// Rows fetched ahead, the initial fill not included.
     pub prefetched_rows: u64,
-    /// Rows of the initial fill.
+    /// Rows fetched for the initial fill; one that a minibatch wanted before its turn came is a demand row.
     pub fill_rows: u64,
     /// Rows that were tried again.
     pub retried_rows: u64,
@@ -194,6 +198,8 @@ struct Lane {
     flights: NodeMap<FlightId>,
     /// Tickets whose nodes are not all looked at, in the order of announcement.
     planning: VecDeque<(Ticket, usize)>,
+    /// What is left of the initial fill.
+    fill: Fill,
     /// Fetches decided at a boundary, in order.
     fetches: Vec<(NodeId, Slot)>,
     /// Pins of plans that are being copied, ascending.
@@ -266,6 +272,7 @@ impl Pipeline {
                 table,
                 flights: NodeMap::default(),
                 planning: VecDeque::with_capacity(limits.tickets),
+                fill: Fill::default(),
                 fetches: Vec::new(),
                 copying: VecDeque::with_capacity(limits.requests),
                 stats: TableStats::default(),
@@ -325,24 +332,42 @@ impl Pipeline {
         self.lanes.iter().position(|lane| lane.table.id == id).ok_or(Error::UnknownTable(id))
     }
 
-    /// Fetches what the policies want in their buffers before the first minibatch. Returns the number of rows.
+    /// Fetches what the policies want in their buffers before the first minibatch, little by little. Returns the number of rows.
     pub fn fill(&mut self) -> u64 {
         let mut rows = 0;
-        for table in 0..self.lanes.len() {
-            let lane = &mut self.lanes[table];
-            if let Some(buffer) = &mut lane.table.buffer {
-                buffer.initial_fill(&mut lane.fetches);
-                lane.stats.fill_rows += lane.fetches.len() as u64;
-                rows += lane.fetches.len() as u64;
-            }
-            self.start_fetches(table);
+        for lane in &mut self.lanes {
+            let Some(buffer) = &mut lane.table.buffer else { continue };
+            let mut fetches = Vec::new();
+            buffer.initial_fill(&mut fetches);
+            rows += fetches.len() as u64;
+            lane.fill = Fill::new(fetches);
         }
+        self.go_on_filling();
         rows
     }
 
-    /// Whether rows are on their way.
+    /// Makes flights of some of what is left to fill: as many as may be on their way at once, so that their number stays bounded and
+    /// the transport is never short of them. Returns whether there were any.
+    fn go_on_filling(&mut self) -> bool {
+        for table in 0..self.lanes.len() {
+            self.wanted.clear();
+            while self.wanted.len() < self.limits.prefetch_rows_in_flight
+                && let Some((node, slot)) = self.lanes[table].fill.next()
+            {
+                self.want_slot(table, node, slot);
+            }
+            self.lanes[table].stats.fill_rows += self.wanted.len() as u64;
+            if !self.wanted.is_empty() {
+                self.enqueue(table, Area::Slots(table), None, false, Duration::ZERO);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether no row is on its way or to be filled.
     pub fn is_idle(&self) -> bool {
-        self.flights.len() == 0 && self.settled.is_empty()
+        self.flights.len() == 0 && self.settled.is_empty() && self.lanes.iter().all(|lane| lane.fill.is_empty())
     }
 
     /// Starts a gather: the plan says what the caller copies itself; the rest arrives. `decide` is shown what the minibatch found and
@@ -536,6 +561,12 @@ impl Pipeline {
             }
             let (partition, row) = lane.table.book.locate(node).expect("split has located it");
             let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Rows(request, place));
+            if let Residency::Filling(slot) = self.found[at]
+                && lane.fill.take(slot)
+            {
+                // The slot has waited for this row, which now comes to it by a copy.
+                self.flights.get_mut(flight).admitted = Some(slot);
+            }
             lane.flights.insert(node, flight);
             self.wanted.push(Wanted { owner: partition.0, row, flight });
         }

@@ -1,6 +1,7 @@
 //! The half of the pipeline that faces the transport: posting, completing, retrying, ending in time.
 
 use super::batch::{Area, BatchState};
+use super::fill::Fill;
 use super::flight::{FlightId, Landing};
 use super::request::Outcome;
 use super::{BLOCKED, Copy, Pipeline, Place, RequestId, Settled, Transmit, Wanted};
@@ -22,7 +23,12 @@ impl Pipeline {
         }
         // Batches that were promoted or posted since are passed over.
         let batch = loop {
-            let &name = self.prefetch.front()?;
+            let Some(&name) = self.prefetch.front() else {
+                if self.go_on_filling() {
+                    continue;
+                }
+                return None;
+            };
             match self.batches.find(name).filter(|&at| self.batches.get(at).state == BatchState::Queued) {
                 Some(at) if !self.batches.get(at).demand => break at,
                 _ => self.prefetch.pop_front(),
@@ -279,7 +285,15 @@ impl Pipeline {
             }
         }
         self.settled = settled;
+        self.fill_where_idle();
         over
+    }
+
+    /// What is left to fill may be nothing any more, and who waits for that looks once rows have come or were lost.
+    fn fill_where_idle(&mut self) {
+        if self.prefetch.is_empty() || self.flights.len() == 0 {
+            self.go_on_filling();
+        }
     }
 
     /// Gives each row that failed another try, or its request an error.
@@ -534,6 +548,7 @@ impl Pipeline {
 
     /// Ends every request and appends the peers that rows are posted to.
     pub fn close(&mut self, aborts: &mut Vec<Rank>) {
+        self.lanes.iter_mut().for_each(|lane| lane.fill = Fill::default());
         let open: Vec<RequestId> = self.requests.iter().map(|(id, _)| id).collect();
         for id in open {
             if !self.is_over(id) {
@@ -580,6 +595,7 @@ impl Pipeline {
                 flights.into_iter().filter(|&flight| self.flights.get(flight).batch == at).collect();
             flying.into_iter().for_each(|flight| self.lose(flight, peer));
         }
+        self.fill_where_idle();
     }
 
     fn lose(&mut self, id: FlightId, peer: Rank) {

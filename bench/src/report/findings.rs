@@ -5,8 +5,8 @@
 
 use super::plot::tidy;
 use super::tables::{Block, percent};
-use crate::train::record::{Document, Run};
-use crate::train::setup::SetUp;
+use crate::record::{Document, Run};
+use crate::setup::SetUp;
 
 /// Row counts within this share of each other are called equal.
 const ROWS_ALIKE: f64 = 0.02;

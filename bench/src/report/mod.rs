@@ -5,11 +5,12 @@ pub mod plot;
 pub mod tables;
 
 use crate::cli::ReportArgs;
-use crate::train::record::{Document, FORMAT, Run};
-use crate::train::setup::SetUp;
+use crate::record::{Document, FORMAT, Run};
+use crate::setup::SetUp;
 use anyhow::Context;
 use plot::{Bars, Curve, Curves, Lane, Line, Part, Unit, escape, tidy};
 use std::fmt::Write;
+use std::path::Path;
 use tables::{Block, percent};
 
 /// Minibatches that a curve shows at most side by side; more are averaged.
@@ -45,7 +46,17 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
         document.format
     );
     let out = args.out.clone().unwrap_or_else(|| args.document.with_extension("html"));
-    crate::train::write(&out, &html(&document))
+    write(&out, &html(&document))
+}
+
+/// Writes a file and says where.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    eprintln!("wrote {}", path.display());
+    Ok(())
 }
 
 /// The comparison for a terminal: a table a block, then what it says.
@@ -415,8 +426,8 @@ mod tests {
     //! made of known numbers and look for what must, and must not, be in them.
 
     use super::*;
-    use crate::train::record::{Machine, RankRecord, Score, Settings, Step};
-    use crate::train::setup::Controls;
+    use crate::record::{Machine, RankRecord, Score, Settings, Step};
+    use crate::setup::Controls;
 
     /// A document with every set-up in two blocks; its numbers are made up and only have the right shape.
     pub fn sample() -> Document {

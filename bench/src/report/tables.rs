@@ -1,8 +1,8 @@
 //! The comparison as rows of text, the same for the terminal and the page.
 
 use super::plot::tidy;
-use crate::train::record::{Document, Run};
-use crate::train::setup::SetUp;
+use crate::record::{Document, Run};
+use crate::setup::SetUp;
 use tabled::builder::Builder;
 use tabled::settings::object::{Columns, Rows};
 use tabled::settings::{Alignment, Modify, Style};

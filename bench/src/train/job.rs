@@ -1,13 +1,16 @@
 //! What a rank is told to do.
 
-use super::setup::{Controls, SetUp};
 use crate::progress::Event;
+use crate::setup::{Controls, SetUp};
 use rudder::transport::hook::Link;
-use rudder::{BufferSize, PartitionId, Rank};
+use rudder::{BufferSize, PartitionId, Rank, TableId};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The one table of a training run: the graph's features.
+pub const TABLE: TableId = TableId(0);
 
 /// One set-up's training, the same for every rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -4,8 +4,8 @@
 //! nor the environment shows them. Its record comes back as a file of the run's directory, its last words as the tail of its standard error.
 
 use super::job::{Job, Order, Said};
-use super::record::RankRecord;
 use crate::progress::Progress;
+use crate::record::RankRecord;
 use anyhow::{Context, bail};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};

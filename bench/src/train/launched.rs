@@ -4,10 +4,10 @@
 //! set-ups run one after another in the same processes, since a launcher does not start them anew.
 
 use super::job::Job;
-use super::record::{Document, RankRecord, Run};
 use super::{Model, Plan, rank};
 use crate::graph::Prepared;
 use crate::progress::Progress;
+use crate::record::{Document, RankRecord, Run};
 use anyhow::{Context, Result, ensure};
 use rudder::Rank;
 use rudder::bootstrap::{Bootstrap, Environment, TcpBootstrap, UniqueId};

@@ -2,7 +2,7 @@
 //!
 //! What is sampled depends on seed, rank and position alone, so every set-up trains on the same minibatches, however far it looks ahead.
 
-use super::rank::TABLE;
+use super::job::TABLE;
 use crate::sampler::{EpochOrder, Minibatch, Sampler};
 use anyhow::Result;
 use rudder::memory::Rows;

@@ -8,23 +8,21 @@ mod launch;
 mod launched;
 mod loader;
 pub mod rank;
-pub mod record;
-pub mod setup;
 mod warm;
 
 use crate::cli::TrainArgs;
 use crate::graph::{GraphSpec, Prepared};
 use crate::partition::{self, Partitioner};
 use crate::progress::Progress;
+use crate::record::{Document, FORMAT, Machine, Run, Settings};
 use crate::report;
+use crate::setup::SetUp;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use job::Job;
-use record::{Document, FORMAT, Machine, Run, Settings};
 use rudder::controller::llm::{LlmService, ServiceConfig, default_model_path};
 use rudder::transport::hook::Link;
 use rudder::{BufferSize, bootstrap};
-use setup::SetUp;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -70,21 +68,11 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     };
     println!("{}", report::text(&document));
     if let Some(path) = &args.json {
-        write(path, &document.to_json()?)?;
+        report::write(path, &document.to_json()?)?;
     }
     if let Some(path) = &args.report {
-        write(path, &report::html(&document))?;
+        report::write(path, &report::html(&document))?;
     }
-    Ok(())
-}
-
-/// Writes a file and says where.
-///
-/// # Errors
-/// It cannot be written.
-pub fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
-    eprintln!("wrote {}", path.display());
     Ok(())
 }
 

@@ -3,26 +3,24 @@
 //! A step waits for its rows, starts the next minibatch's gather, computes, averages gradients with all ranks in rank order, and updates. So
 //! the numbers that training sees are the same whatever keeps or moves the rows, and each part of a step is timed where it happens.
 
-use super::job::{Job, Order, Said};
+use super::job::{Job, Order, Said, TABLE};
 use super::loader::{Gather, Loader};
-use super::record::{Decisions, RankRecord, Score, Step};
-use super::setup::ANSWER;
 use super::warm;
 use crate::graph::{Prepared, Split};
 use crate::model::{GraphSage, ModelShape};
 use crate::progress::{Event, Stage};
+use crate::record::{Decisions, RankRecord, Score, Step};
 use crate::sampler::{EpochOrder, Minibatch, Position, Sampler, share_of, steps_per_epoch};
+use crate::setup::ANSWER;
 use anyhow::{Context, Result, ensure};
 use rudder::bootstrap::{Bootstrap, TcpBootstrap, UniqueId};
 use rudder::controller::{JobFacts, Observation, RuntimeConfig};
 use rudder::memory::Rows;
-use rudder::{Config, Engine, NodeId, Rank, TableId, TableSpec};
+use rudder::{Config, Engine, NodeId, Rank, TableSpec};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The one table of a training run: the graph's features.
-pub const TABLE: TableId = TableId(0);
 /// Orders are a few hundred bytes.
 const ORDER_BYTES_MAX: u64 = 1 << 20;
 /// Progress is said no more often than this.

@@ -4,7 +4,7 @@
 //! seconds on a busy machine; left to the first decision, a short run would be over before the model has spoken.
 
 use super::job::Job;
-use super::setup::SetUp;
+use crate::setup::SetUp;
 use anyhow::{Context, Result};
 use rudder::controller::JobFacts;
 use rudder::controller::llm::{LlmCohorts, LlmReplace, ModelSource};

@@ -9,7 +9,6 @@ mod llama;
 mod replace;
 mod scorer;
 mod service;
-mod threads;
 mod tokenizer;
 mod window;
 
@@ -17,7 +16,6 @@ pub use cohorts::{CohortsConfig, LlmCohorts};
 pub use replace::{HitRate, LlmReplace, ReplaceConfig};
 pub use scorer::{LocalScorer, Scorer, ScorerLimits};
 pub use service::{LlmService, RemoteScorer, ServiceConfig};
-pub(crate) use threads::confine_process;
 pub use tokenizer::Tokenizer;
 
 use crate::error::{Error, Result};

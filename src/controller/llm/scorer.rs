@@ -2,8 +2,8 @@
 
 use super::gguf::{Gguf, Outcome};
 use super::llama::{Cache, Llama};
-use super::threads::confine_to_this_thread;
 use super::tokenizer::Tokenizer;
+use crate::controller::threads::confine_to_this_thread;
 use crate::error::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -4,10 +4,13 @@
 //! in the middle of a frame or sends garbage costs its own connection and nothing else. The model's thread sees whole requests only.
 
 use super::scorer::{LocalScorer, Scorer, ScorerLimits, model_error};
-use super::threads::confine_process;
-use crate::controller::runtime::thread_cpu;
+use crate::controller::stats::thread_cpu;
+use crate::controller::threads::confine_process;
 use crate::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{self, Read, Write};
@@ -24,9 +27,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const MAX_FRAME: usize = 1 << 16;
-/// Time for a frame to pass once it has begun.
+/// Time for a whole frame to pass once it has begun.
 const FRAME_DEADLINE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
+/// The longest that a rank may wait for one answer.
+const PATIENCE_MAX: Duration = Duration::from_secs(600);
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// How to serve a model.
@@ -260,7 +265,15 @@ fn accept(listener: &UnixListener, clients: usize, state: &Arc<State>, jobs: &Sy
     let timeout = Timespec { tv_sec: 0, tv_nsec: POLL.as_nanos() as _ };
     while !state.stop.load(Acquire) {
         _ = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&timeout));
-        let Ok((stream, _)) = listener.accept() else { continue };
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => {
+                // Out of descriptors, most likely: the rank stays queued, so that trying at once would spin.
+                std::thread::sleep(POLL);
+                continue;
+            }
+        };
         next += 1;
         if state.clients.load(Acquire) >= clients {
             state.refused.fetch_add(1, Relaxed);
@@ -275,7 +288,6 @@ fn accept(listener: &UnixListener, clients: usize, state: &Arc<State>, jobs: &Sy
 
 fn admit(stream: UnixStream, id: u64, state: &Arc<State>, jobs: &SyncSender<Job>) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_write_timeout(Some(FRAME_DEADLINE))?;
     state.connections().push((id, stream.try_clone()?));
     state.clients.fetch_add(1, AcqRel);
     let leaving = Leaving { id, state: Arc::clone(state) };
@@ -300,35 +312,49 @@ impl Drop for Leaving {
 fn serve_rank(mut stream: UnixStream, leaving: &Leaving, jobs: &SyncSender<Job>) {
     let state = &leaving.state;
     while !state.stop.load(Acquire) {
-        let request = match read_frame::<Request>(&mut stream) {
+        // A rank may be silent for as long as it likes between its questions.
+        let request = match read_frame::<Request>(&mut stream, Patience { until: None, frame: FRAME_DEADLINE }) {
             Ok(request) => request,
             Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => return,
             Err(cause) => {
                 state.refused.fetch_add(1, Relaxed);
                 let scores = Err(format!("what was sent is not a request: {cause}"));
-                _ = write_frame(&mut stream, &Response { scores, cpu: Duration::ZERO });
+                _ = write_frame(
+                    &mut stream,
+                    &Response { scores, cpu: Duration::ZERO },
+                    Instant::now() + FRAME_DEADLINE,
+                );
                 return;
             }
         };
         let (answer, answered) = sync_channel(1);
-        let patience = request.patience.min(Duration::from_secs(600));
+        let patience = request.patience.min(PATIENCE_MAX);
         if jobs.try_send(Job { request, arrived: Instant::now(), answer }).is_err() {
             return;
         }
         let Ok(response) = answered.recv_timeout(patience) else { return };
-        if write_frame(&mut stream, &response).is_err() {
+        if write_frame(&mut stream, &response, Instant::now() + FRAME_DEADLINE).is_err() {
             return;
         }
     }
 }
 
-/// Waits for a frame without limit, but once it has begun it must arrive in time.
-fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<T> {
+/// How long a frame is waited for.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// By when all of it must be there, whenever it begins.
+    until: Option<Instant>,
+    /// From its first byte to its last.
+    frame: Duration,
+}
+
+/// Reads a frame; a limit for each read would let a peer that sends byte by byte hold a thread for hours.
+fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream, patience: Patience) -> io::Result<T> {
     let mut length = [0; 4];
-    stream.read_exact(&mut length[..1])?;
-    let patience = stream.read_timeout()?;
-    stream.set_read_timeout(Some(FRAME_DEADLINE))?;
-    stream.read_exact(&mut length[1..])?;
+    read_by(stream, &mut length[..1], patience.until)?;
+    let frame_end = Instant::now() + patience.frame;
+    let end = Some(patience.until.map_or(frame_end, |until| until.min(frame_end)));
+    read_by(stream, &mut length[1..], end)?;
     let length = u32::from_le_bytes(length) as usize;
     if length > MAX_FRAME {
         return Err(io::Error::new(
@@ -337,12 +363,25 @@ fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<T> {
         ));
     }
     let mut frame = vec![0; length];
-    stream.read_exact(&mut frame)?;
-    stream.set_read_timeout(patience)?;
+    read_by(stream, &mut frame, end)?;
     serde_json::from_slice(&frame).map_err(|cause| io::Error::new(io::ErrorKind::InvalidData, cause))
 }
 
-fn write_frame<T: Serialize>(stream: &mut UnixStream, value: &T) -> io::Result<()> {
+/// Fills the buffer before the deadline.
+fn read_by(stream: &mut UnixStream, mut buffer: &mut [u8], deadline: Option<Instant>) -> io::Result<()> {
+    while !buffer.is_empty() {
+        stream.set_read_timeout(left_until(deadline)?)?;
+        match stream.read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => buffer = &mut buffer[read..],
+            Err(cause) => pass_interruption(cause)?,
+        }
+    }
+    Ok(())
+}
+
+/// Sends a frame before the deadline.
+fn write_frame<T: Serialize>(stream: &mut UnixStream, value: &T, deadline: Instant) -> io::Result<()> {
     let body = serde_json::to_vec(value)?;
     if body.len() > MAX_FRAME {
         return Err(io::Error::new(
@@ -352,7 +391,47 @@ fn write_frame<T: Serialize>(stream: &mut UnixStream, value: &T) -> io::Result<(
     }
     let mut frame = (body.len() as u32).to_le_bytes().to_vec();
     frame.extend(body);
-    stream.write_all(&frame)
+    let mut rest = &frame[..];
+    while !rest.is_empty() {
+        stream.set_write_timeout(left_until(Some(deadline))?)?;
+        match stream.write(rest) {
+            Ok(written) => rest = &rest[written..],
+            Err(cause) => pass_interruption(cause)?,
+        }
+    }
+    Ok(())
+}
+
+/// What is left of the time, as a socket wants it: never 0, which to a socket means no limit.
+fn left_until(deadline: Option<Instant>) -> io::Result<Option<Duration>> {
+    let Some(deadline) = deadline else { return Ok(None) };
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(late()) } else { Ok(Some(left.max(Duration::from_millis(1)))) }
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "a frame did not pass in time")
+}
+
+/// An interrupted call is made again, and a socket's limit is told as what it is.
+fn pass_interruption(cause: io::Error) -> io::Result<()> {
+    match cause.kind() {
+        io::ErrorKind::Interrupted => Ok(()),
+        io::ErrorKind::WouldBlock => Err(late()),
+        _ => Err(cause),
+    }
+}
+
+/// Connects within the deadline, which the connect of the standard library does not know: where the service's queue of connections is full
+/// it waits without end.
+fn connect_by(socket: &Path, deadline: Instant) -> io::Result<UnixStream> {
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&stream, Timeout::Send, left_until(Some(deadline))?)?;
+    match connect(&stream, &SocketAddrUnix::new(socket)?) {
+        Ok(()) => Ok(stream.into()),
+        Err(Errno::AGAIN) => Err(io::Error::new(io::ErrorKind::TimedOut, "it accepts no connection in time")),
+        Err(cause) => Err(cause.into()),
+    }
 }
 
 /// Asks the host's [`LlmService`]. Connects when first asked, and again after a failure.
@@ -365,21 +444,20 @@ pub struct RemoteScorer {
 }
 
 impl RemoteScorer {
-    /// A scorer that asks the service at `socket` and waits at most `deadline` for an answer.
+    /// A scorer that asks the service at `socket` and waits at most `deadline` (10 minutes at most) for an answer, connecting included.
     pub fn new(socket: impl Into<PathBuf>, deadline: Duration) -> Self {
-        let deadline = deadline.max(Duration::from_millis(1));
+        let deadline = deadline.clamp(Duration::from_millis(1), PATIENCE_MAX);
         Self { socket: socket.into(), deadline, stream: None, cpu: Duration::ZERO }
     }
 
     fn ask(&mut self, request: &Request) -> io::Result<Response> {
+        let until = Instant::now() + self.deadline;
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => UnixStream::connect(&self.socket)?,
+            None => connect_by(&self.socket, until)?,
         };
-        stream.set_write_timeout(Some(self.deadline.min(FRAME_DEADLINE)))?;
-        stream.set_read_timeout(Some(self.deadline))?;
-        write_frame(&mut stream, request)?;
-        let response = read_frame(&mut stream)?;
+        write_frame(&mut stream, request, until)?;
+        let response = read_frame(&mut stream, Patience { until: Some(until), frame: FRAME_DEADLINE })?;
         // A connection that failed is not used again: its next frame could answer an older question.
         self.stream = Some(stream);
         Ok(response)
@@ -408,5 +486,91 @@ impl Scorer for RemoteScorer {
 
     fn remote_cpu(&self) -> Duration {
         self.cpu
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: neither side of the service can be held by a peer that drips, and asking ends in time even where nobody accepts.
+    //! Method: peers that send a byte at a time, faster than any limit on one read, and a listener whose queue is full.
+
+    use super::*;
+    use rustix::net::{bind, listen as listen_with};
+    use std::sync::mpsc;
+
+    const DRIP: Duration = Duration::from_millis(10);
+
+    /// Sends the head of a long frame and then a byte at a time, until the other end has had enough; returns how long that took.
+    fn drip(mut stream: UnixStream) -> Duration {
+        let begin = Instant::now();
+        let mut next = &10_000u32.to_le_bytes()[..];
+        while stream.write_all(&[next.first().copied().unwrap_or(b' ')]).is_ok()
+            && begin.elapsed() < Duration::from_secs(5)
+        {
+            next = next.get(1..).unwrap_or_default();
+            std::thread::sleep(DRIP);
+        }
+        begin.elapsed()
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("rudder-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_frame_has_a_deadline_as_a_whole() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let dripping = std::thread::spawn(move || drip(theirs));
+        let patience = Patience { until: None, frame: 20 * DRIP };
+        let cause = read_frame::<Request>(&mut ours, patience).expect_err("it never ends");
+        assert_eq!(cause.kind(), io::ErrorKind::TimedOut, "{cause}");
+        drop(ours);
+        assert!(dripping.join().unwrap() < Duration::from_secs(4));
+    }
+
+    #[test]
+    fn an_answer_that_drips_is_late() {
+        let folder = folder("drip");
+        let socket = folder.join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let service = std::thread::spawn(move || drip(listener.accept().unwrap().0));
+        let begin = Instant::now();
+        let mut scorer = RemoteScorer::new(&socket, 20 * DRIP);
+        let cause = scorer.score("prefix", "text", &["yes", "no"]).unwrap_err().to_string();
+        assert!(cause.contains("in time"), "{cause}");
+        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+        service.join().unwrap();
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn connecting_ends_in_time() {
+        let folder = folder("full");
+        let socket = folder.join("socket");
+        let address = SocketAddrUnix::new(&socket).unwrap();
+        let stream =
+            |flags| socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | flags, None).unwrap();
+        let listener = stream(SocketFlags::empty());
+        bind(&listener, &address).unwrap();
+        listen_with(&listener, 0).unwrap();
+        let mut queued = Vec::new();
+        loop {
+            let next = stream(SocketFlags::NONBLOCK);
+            let connected = connect(&next, &address);
+            queued.push(next);
+            if connected.is_err() {
+                break;
+            }
+        }
+        let (told, cause) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut scorer = RemoteScorer::new(&socket, 20 * DRIP);
+            told.send(scorer.score("prefix", "text", &["yes", "no"]).unwrap_err().to_string())
+        });
+        let cause = cause.recv_timeout(Duration::from_secs(10)).expect("it waits for a queue that never empties");
+        assert!(cause.contains("accepts no connection"), "{cause}");
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

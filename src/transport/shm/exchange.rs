@@ -2,15 +2,18 @@
 //!
 //! One request and one answer a connection, over a Unix socket with an abstract, random name. The name shows in /proc/net/unix, so
 //! that it proves nothing: a peer must be of our user and hold the secret that the job's bootstrap spread with the address.
+//!
+//! One thread hears a bounded number of connections at once and waits for none: a silent one costs a place for a while and nobody's time.
 
 use super::failed;
 use crate::error::Result;
 use crate::memory::{Memory, Version};
 use crate::transport::token::{self, Fields};
 use crate::transport::{MappedRegion, Waker};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{SealFlags, fcntl_get_seals};
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -18,18 +21,22 @@ use rustix::net::{
     recvmsg, sendmsg, socket_with,
 };
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MAGIC: [u8; 6] = *b"rd-shm";
 const PROTOCOL: u16 = 1;
-/// Both sides answer at once or are not worth waiting for.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// An owner answers as soon as its thread runs: this is for a host that is busy with something else.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A request follows its connection at once, or never.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// Connections that have not asked yet; where there are more the oldest goes.
+const SILENT_MAX: usize = 64;
 const BACKLOG: i32 = 128;
 
 const GRANTED_SEALED: u8 = 1;
@@ -213,25 +220,50 @@ fn listener(address: &Address) -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A connection that has not asked yet.
+struct Silent {
+    peer: OwnedFd,
+    since: Instant,
+}
+
 fn serve(listener: &OwnedFd, secret: &[u8; 16], exports: &Exports, waker: &Waker, stop: &AtomicBool) {
+    let mut silent: VecDeque<Silent> = VecDeque::with_capacity(SILENT_MAX);
     while !stop.load(Ordering::Acquire) {
-        let woken = waker.fd();
-        let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::from_borrowed_fd(woken, PollFlags::IN)];
-        let _ = poll(&mut ready, None);
-        match accept_with(listener, SocketFlags::CLOEXEC) {
-            Ok(peer) => {
-                if let Err(cause) = answer(&peer, secret, exports) {
-                    tracing::warn!("shm: refused a connection: {cause}");
-                }
-            }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+        let oldest = silent.front().map(|oldest| ASK_WITHIN.saturating_sub(oldest.since.elapsed()));
+        wait(listener, waker, &silent, oldest);
+        match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(peer) => silent.push_back(Silent { peer, since: Instant::now() }),
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             Err(cause) => {
                 // Out of descriptors, most likely: the peer's connection stays queued, so that trying at once would spin.
                 tracing::warn!("shm: cannot accept a connection: {cause}");
                 waker.wait(Duration::from_millis(100));
             }
         }
+        // Who has asked is answered before anybody is sent away.
+        silent.retain(|Silent { peer, since }| match answer(peer, secret, exports) {
+            Ok(Heard::Nothing) => since.elapsed() < ASK_WITHIN,
+            Ok(Heard::Request) => false,
+            Err(cause) => {
+                tracing::warn!("shm: refused a connection: {cause}");
+                false
+            }
+        });
+        if silent.len() >= SILENT_MAX {
+            silent.pop_front();
+        }
     }
+}
+
+/// Waits for a connection, a request or a wake-up.
+fn wait(listener: &OwnedFd, waker: &Waker, silent: &VecDeque<Silent>, at_most: Option<Duration>) {
+    let mut ready = Vec::with_capacity(2 + silent.len());
+    ready.push(PollFd::new(listener, PollFlags::IN));
+    ready.push(PollFd::from_borrowed_fd(waker.fd(), PollFlags::IN));
+    ready.extend(silent.iter().map(|silent| PollFd::new(&silent.peer, PollFlags::IN)));
+    // Rounded up: a wait that ends a little early would be tried again at once.
+    let at_most = at_most.and_then(|wait| Timespec::try_from(wait + Duration::from_millis(1)).ok());
+    let _ = poll(&mut ready, at_most.as_ref());
 }
 
 fn set_timeouts(socket: &OwnedFd) -> rustix::io::Result<()> {
@@ -244,14 +276,24 @@ const REQUEST_BYTES: usize = 6 + 2 + 16 + 8;
 /// An answer: status, bytes.
 const ANSWER_BYTES: usize = 1 + 8;
 
-fn answer(peer: &OwnedFd, secret: &[u8; 16], exports: &Exports) -> Result<(), String> {
-    set_timeouts(peer).map_err(|e| e.to_string())?;
+/// What a connection had to say.
+enum Heard {
+    Nothing,
+    Request,
+}
+
+/// Answers a request, if there is one. The answer is small and the first: a socket that does not take it at once is broken.
+fn answer(peer: &OwnedFd, secret: &[u8; 16], exports: &Exports) -> Result<Heard, String> {
     let uid = socket_peercred(peer).map_err(|e| e.to_string())?.uid;
     if uid != rustix::process::geteuid() {
         return Err(format!("the peer is of user {}", uid.as_raw()));
     }
     let mut request = [0; REQUEST_BYTES];
-    let (length, _) = rustix::net::recv(peer, &mut request, RecvFlags::empty()).map_err(|e| e.to_string())?;
+    let length = match rustix::net::recv(peer, &mut request, RecvFlags::empty()) {
+        Ok((length, _)) => length,
+        Err(Errno::AGAIN | Errno::INTR) => return Ok(Heard::Nothing),
+        Err(cause) => return Err(cause.to_string()),
+    };
     let mut fields = open(&request[..length])?;
     let proof: [u8; 16] = fields.take()?;
     if proof.iter().zip(secret).fold(0, |differs, (a, b)| differs | (a ^ b)) != 0 {
@@ -270,7 +312,7 @@ fn answer(peer: &OwnedFd, secret: &[u8; 16], exports: &Exports) -> Result<(), St
         },
         None => send(peer, UNKNOWN_REGION, 0, &[]),
     };
-    sent.map_err(|e| e.to_string())
+    sent.map(|()| Heard::Request).map_err(|e| e.to_string())
 }
 
 fn send(peer: &OwnedFd, status: u8, bytes: u64, files: &[rustix::fd::BorrowedFd<'_>]) -> rustix::io::Result<()> {
@@ -289,7 +331,12 @@ pub(super) fn request(address: &Address, token: &Token) -> Result<MappedRegion, 
     if address.host != host() {
         return Err("it is on another host, or in another network namespace".into());
     }
-    let gone = |e: rustix::io::Errno| format!("its owner does not answer: {e}");
+    let gone = |e: Errno| match e {
+        Errno::AGAIN => format!(
+            "its owner does not answer within {ANSWER_WITHIN:?}: is its host overloaded, or the process stopped?"
+        ),
+        e => format!("its owner does not answer: {e}"),
+    };
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(gone)?;
     set_timeouts(&socket).map_err(gone)?;
@@ -344,4 +391,39 @@ fn receive(socket: &OwnedFd) -> rustix::io::Result<Answer> {
     let whole = answer.bytes == ANSWER_BYTES && !answer.flags.contains(ReturnFlags::CTRUNC);
     let bytes = u64::from_le_bytes(*message.last_chunk().expect("an answer has 9 bytes"));
     Ok((whole.then_some(message[0]), bytes, files))
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: an asker is served whatever others do or leave undone.
+    //! Method: more strangers than there are places connect and say nothing, or nonsense; then a region is asked for.
+
+    use super::*;
+
+    #[test]
+    fn silent_strangers_delay_nobody() {
+        let exports = Arc::new(Exports::default());
+        let (address, _server) = Server::start(exports.clone()).unwrap();
+        let memory = Arc::new(Memory::allocate(100).unwrap());
+        let _registration = exports.insert(1, memory, Version::new().unwrap());
+        let token = Token { owner: address.key(), region: 1, bytes: 100 };
+        let strangers: Vec<OwnedFd> = (0..SILENT_MAX + 20)
+            .map(|number| {
+                let socket =
+                    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+                connect(&socket, &address.socket().unwrap()).unwrap();
+                if number % 10 == 0 {
+                    rustix::net::send(&socket, b"nonsense", SendFlags::NOSIGNAL).unwrap();
+                }
+                socket
+            })
+            .collect();
+        let begin = Instant::now();
+        for _ in 0..3 {
+            request(&address, &token).unwrap();
+        }
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        drop(strangers);
+        request(&address, &token).unwrap();
+    }
 }

@@ -14,8 +14,10 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A batch is divided among the connections of a peer only where each then carries at least this much.
+/// A batch is divided among the connections of a peer only where each then carries at least this much, or so many rows: small rows cost
+/// their owner a cache and a TLB miss each and hardly any bytes, and each connection has a thread there to take them.
 const SHARE_BYTES_MIN: usize = 256 << 10;
+const SHARE_ROWS_MIN: usize = 4096;
 /// While so many bytes of requests wait in one connection its peer takes no further batch.
 const OUTBOX_BYTES_MAX: usize = 4 << 20;
 const EVENTS_MAX: usize = 64;
@@ -222,8 +224,8 @@ unsafe impl Channel for TcpChannel {
         if rows == 0 || self.links[of_peer].iter().flatten().any(clogged) {
             return Ok(0);
         }
-        let ways =
-            (rows.saturating_mul(batch.row_bytes) / SHARE_BYTES_MIN).clamp(1, self.peers.config.connections_per_peer);
+        let shares = (rows.saturating_mul(batch.row_bytes) / SHARE_BYTES_MIN).max(rows / SHARE_ROWS_MIN);
+        let ways = shares.clamp(1, self.peers.config.connections_per_peer);
         let share = rows.div_ceil(ways).min(REQUEST_ROWS_MAX);
         let Some(posted) = self.batches.begin(batch, rows, region, rows.div_ceil(share)) else { return Ok(0) };
         for (number, rows) in batch.rows[..rows].chunks(share).enumerate() {

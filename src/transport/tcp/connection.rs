@@ -596,3 +596,55 @@ unsafe fn scatter(asked: &mut Asked, batch: &Posted, bytes: &[u8]) -> usize {
     asked.received_bytes += taken;
     taken
 }
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a connection that never quite drains keeps a bounded outbox.
+    //! Method: the far end of a socket pair reads as much as is asked for, a fixed backlog behind, a hundred times over.
+
+    use super::*;
+    use rustix::net::{AddressFamily, SocketType, socketpair};
+
+    const ROWS: usize = 4096;
+
+    #[test]
+    fn a_steady_backlog_does_not_grow_the_outbox() {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address { socket: listener.local_addr().unwrap(), secret: [0; NONCE_BYTES] };
+        let mut connection = Connection::open(&address, &TcpConfig::new(JobSecret([0; 32]))).unwrap();
+        (connection.socket, connection.stage) = (ours, Stage::Ready { in_rows: false });
+        let mut batches = Batches::new(1);
+        let (rows, places) = ([7; ROWS], [0; ROWS]);
+        let batch = RowBatch {
+            id: BatchId(1),
+            region: crate::transport::RemoteRegion { peer: crate::id::Rank(0), index: 0, bytes: 1 << 20 },
+            version: 0,
+            row_bytes: 8,
+            rows: &rows,
+            places: &places,
+            destination: Destination { base: std::ptr::null_mut(), stride: 8, places: 1 },
+        };
+        let posted = batches.begin(&batch, ROWS, 1, 1).unwrap();
+        let part = Part { batch: posted, first: 0, rows: ROWS as u32 };
+        let request_bytes = wire::REQUEST_BYTES + 4 * ROWS;
+        let mut received = vec![0; request_bytes];
+        let mut capacity = 0;
+        for round in 0..1000 {
+            connection.ask(part, &batches[posted], &rows);
+            connection.flush().unwrap();
+            // The first hundred are left lying: more than the socket takes.
+            let mut wanted = if round < 100 { 0 } else { request_bytes };
+            while wanted > 0 {
+                wanted -= recv(&theirs, &mut received[..wanted], RecvFlags::empty()).unwrap().0;
+                connection.flush().unwrap();
+            }
+            if round == 200 {
+                capacity = connection.outbox.capacity();
+                assert!(connection.outbox_bytes() > 10 * request_bytes, "there is no backlog");
+            }
+        }
+        assert!(connection.outbox.capacity() <= 2 * capacity, "{} after {capacity}", connection.outbox.capacity());
+    }
+}

@@ -3,7 +3,7 @@
 //! Ranks write a [`RankRecord`] each; [`Run::merge`] makes the job's numbers of them. Per-minibatch series are kept, so that a figure
 //! can always be checked against what it was drawn from.
 
-use super::setup::{Controls, SetUp};
+use crate::setup::{Controls, SetUp};
 use serde::{Deserialize, Serialize};
 
 /// The version of the document's layout.

@@ -10,7 +10,7 @@ const CANDLE_THREADS: &str = "CANDLE_NUM_THREADS";
 
 /// Keeps candle's process-wide pool to the thread that asks, before that thread exists: to be called by whoever starts it. Where
 /// `CANDLE_NUM_THREADS` is set already, that number stands.
-pub(crate) fn confine_process() {
+pub(super) fn confine_process() {
     static QUANTIZED: Once = Once::new();
     QUANTIZED.call_once(|| {
         if std::env::var_os(CANDLE_THREADS).is_none() {
