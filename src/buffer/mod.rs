@@ -220,11 +220,11 @@ impl PrefetchBuffer {
             coming.inspect(|&coming| self.index.prefetch(coming));
             self.index.get(node)
         }));
-        for at in 0..nodes.len() {
+        for (at, &node) in nodes.iter().enumerate() {
             // Any slot's state will do for the absent, if it spares a branch that is taken as often as not.
             let coming = self.places.get(at + AHEAD).copied().flatten();
             self.view.slots.prefetch(coming.unwrap_or_default());
-            found.push(self.open_one(self.places[at], nodes[at]));
+            found.push(self.open_one(self.places[at], node));
         }
         if observed {
             self.score();
