@@ -436,13 +436,6 @@ impl PrefetchBuffer {
         }
     }
 
-    /// A request that waited for the slot will copy from it.
-    pub fn pin(&mut self, slot: Slot, pin: Pin) {
-        if slot.0 < self.slots() {
-            self.view.slots.pin(slot, pin);
-        }
-    }
-
     /// All requests before this one are over.
     pub fn release(&mut self, oldest_live: Pin) {
         self.view.slots.release(oldest_live);
