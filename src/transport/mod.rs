@@ -10,6 +10,7 @@ use crate::memory::{Access, Memory, Region, Version};
 use std::time::Duration;
 
 mod batch;
+mod handshake;
 pub mod hook;
 mod registry;
 pub mod shm;
