@@ -17,9 +17,11 @@ pub mod shm;
 pub mod sim;
 pub mod tcp;
 mod token;
+#[cfg(feature = "verbs")]
+pub mod verbs;
 mod waker;
 
-pub use registry::{TransportConfig, names, open};
+pub use registry::{TransportConfig, VerbsSettings, names, open};
 pub use waker::Waker;
 
 /// What a transport promises and where its limits are.
