@@ -48,6 +48,7 @@ lacking() {
 
 fetch() {
     local wanted=() package
+    [[ $(uname -m) == x86_64 ]] || die "the packages named here are for x86-64, and this machine is not"
     command -v apt-get >/dev/null || die "kernel and qemu come from Debian's packages, and there is no apt-get here"
     mapfile -t wanted < <(lacking "${pinned[@]}")
     if ((${#wanted[@]} == 0)); then
