@@ -66,10 +66,26 @@ fn start_ib_read_bw(device: &str, bytes: usize, reads: usize, peer: Option<&str>
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("ib_read_bw starts")
 }
 
+/// Whether it waits for the other side, at port 18515.
+fn is_listening() -> bool {
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|path| {
+        let table = std::fs::read_to_string(path).unwrap_or_default();
+        // Local address and state: 0A is to listen.
+        table.lines().any(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            fields.next().is_some_and(|local| local.ends_with(":4853")) && fields.nth(1) == Some("0A")
+        })
+    })
+}
+
 /// Its reads a second.
 fn ib_read_bw(bytes: usize, reads: usize) -> f64 {
     let mut owner = start_ib_read_bw("rxe0", bytes, reads, None);
-    std::thread::sleep(Duration::from_millis(700));
+    let began = Instant::now();
+    while !is_listening() {
+        assert!(began.elapsed() < PATIENCE, "ib_read_bw does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let reader = start_ib_read_bw("rxe1", bytes, reads, Some("127.0.0.1"));
     let output = reader.wait_with_output().expect("ib_read_bw ends");
     let _ = owner.kill();

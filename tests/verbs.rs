@@ -474,6 +474,62 @@ fn missing_devices_and_gids_are_named() {
     assert!(gid.contains("index 200") && gid.contains("RUDDER_VERBS_GID"), "{gid}");
 }
 
+/// Runs a test that is ignored otherwise in a process of its own, by way of a command line that ends before its name.
+fn run_apart(prefix: &[&str], test: &str) {
+    let this = std::env::current_exe().unwrap();
+    let output =
+        Command::new(prefix[0]).args(&prefix[1..]).arg(this).args(["--ignored", "--exact", test]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_limit_of_pinned_memory_is_named_with_its_remedy() {
+    // Root may pin what it likes, but for this capability.
+    run_apart(&["bash", "-c", "ulimit -l 64; exec setpriv --bounding-set=-ipc_lock \"$@\"", "-"], "limited_process");
+}
+
+/// Not a test: the process of [`a_limit_of_pinned_memory_is_named_with_its_remedy`].
+#[test]
+#[ignore = "needs the limit that a test starts it with"]
+fn limited_process() {
+    let transport = VerbsTransport::new(config("rxe0")).unwrap();
+    let _small = transport.allocate(4096, Access::RemoteRead).unwrap();
+    let pinned = transport.counters().pinned_bytes;
+    let cause = transport.allocate(1 << 20, Access::RemoteRead).expect_err("more than may be pinned").to_string();
+    let parts =
+        ["register 1048576 bytes", "RLIMIT_MEMLOCK is 65536 bytes", "ulimit -l", &format!("{pinned} bytes are pinned")];
+    assert!(pinned >= 4096 && parts.iter().all(|part| cause.contains(part)), "{cause}");
+    let cause = transport.allocate(1 << 20, Access::Local).expect_err("more than may be pinned").to_string();
+    assert!(cause.contains("RLIMIT_MEMLOCK"), "{cause}");
+}
+
+#[test]
+fn a_machine_without_libibverbs_is_told_what_to_install() {
+    let hide = "mount --bind /dev/null \"$(readlink -f /usr/lib/*/libibverbs.so.1)\"; exec \"$@\"";
+    run_apart(&["unshare", "--mount", "bash", "-c", hide, "-"], "process_without_libibverbs");
+}
+
+/// Not a test: the process of [`a_machine_without_libibverbs_is_told_what_to_install`].
+#[test]
+#[ignore = "needs the mount that a test starts it with"]
+fn process_without_libibverbs() {
+    let Err(Error::Transport { transport: "verbs", cause }) = VerbsTransport::new(config("rxe0")).map(drop) else {
+        panic!("it opened, or failed in another way");
+    };
+    assert!(cause.contains("cannot load libibverbs") && cause.contains("install rdma-core"), "{cause}");
+}
+
+#[test]
+fn empty_tables_are_regions() {
+    let pair = Pair::new();
+    let (_region, imported) = pair.table(0, ROW_BYTES);
+    let landing = pair.landing(1, ROW_BYTES);
+    let mut channel = pair.reader.channel().unwrap();
+    // SAFETY: nothing is posted: the batch is refused.
+    unsafe { channel.post(&batch(imported, &[0], &[0], &landing)) }.expect_err("there is no row");
+}
+
 #[test]
 fn a_forked_child_harms_nothing_and_takes_no_page() {
     let pair = Pair::new();

@@ -206,11 +206,18 @@ impl VerbsChannel {
 
     /// A link whose owner has closed the socket: what it has answered before that is taken first.
     fn lose(&mut self, at: usize) -> Result<()> {
+        if self.links[at].is_none() {
+            // Ended by an error meanwhile.
+            return Ok(());
+        }
         let mut completions = std::mem::take(&mut self.pending);
         let driven = self.drive(at, &mut completions);
         completions.append(&mut self.pending);
         self.pending = completions;
         driven?;
+        if self.links[at].is_none() {
+            return Ok(());
+        }
         let cause = "it closed the connection, as the end of its process or of its transport does";
         self.fail(at, End::Because(TransferError::PeerGone(cause.into())))
     }
@@ -260,25 +267,28 @@ unsafe impl Channel for VerbsChannel {
         let before = completions.len();
         let began = Instant::now();
         self.drive_all(completions)?;
-        let Wait::For(wait) = wait else {
-            // Answers and ends of peers show without a wait, too.
-            self.sleep(Duration::ZERO)?;
-            return self.drive_all(completions);
-        };
+        // While others keep completing there is no wait in which an answer would show.
+        let is_dialing = self.links.iter().flatten().any(Link::is_dialing);
+        let mut woken = false;
+        if is_dialing || wait == Wait::No {
+            woken = self.sleep(Duration::ZERO)?;
+            self.drive_all(completions)?;
+        }
+        let Wait::For(wait) = wait else { return Ok(()) };
         let spins_until = began + if self.spins && self.is_reading() { SPIN.min(wait) } else { Duration::ZERO };
-        while completions.len() == before && Instant::now() < spins_until {
+        while completions.len() == before && !woken && Instant::now() < spins_until {
             std::hint::spin_loop();
             self.drive_all(completions)?;
         }
-        while completions.len() == before {
+        while completions.len() == before && !woken {
             self.arm()?;
             // What completed before the queues were armed makes no event.
             self.drive_all(completions)?;
             let left = wait.saturating_sub(began.elapsed());
             let left = if completions.len() > before { Duration::ZERO } else { left };
-            let woken = self.sleep(left)?;
+            woken = self.sleep(left)?;
             self.drive_all(completions)?;
-            if woken || left.is_zero() {
+            if left.is_zero() {
                 return Ok(());
             }
         }

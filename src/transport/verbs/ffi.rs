@@ -262,6 +262,25 @@ pub struct WorkCompletion {
     dlid_path_bits: u8,
 }
 
+impl WorkCompletion {
+    /// For [`poll_cq`] to write over.
+    pub const EMPTY: Self = Self {
+        wr_id: 0,
+        status: 0,
+        opcode: 0,
+        vendor_err: 0,
+        byte_len: 0,
+        imm_data: 0,
+        qp_num: 0,
+        src_qp: 0,
+        wc_flags: 0,
+        pkey_index: 0,
+        slid: 0,
+        sl: 0,
+        dlid_path_bits: 0,
+    };
+}
+
 // The ABI, as a C compiler lays it out on 64-bit Linux.
 const _: () = {
     assert!(size_of::<ContextOps>() == 256 && size_of::<DeviceAttr>() == 232 && size_of::<DeviceAttrEx>() == 400);
@@ -366,6 +385,7 @@ library! {
 ///
 /// `ibv_fork_init` keeps registered pages out of forked children, where the kernel does not already copy pinned pages at the fork
 /// (Linux 5.12 and later do, and then the call changes nothing). It must come before the first registration of the process, whoever makes it.
+/// On older kernels reserved huge pages need RDMAV_HUGEPAGES_SAFE=1 in the environment besides (ibv_fork_init(3)).
 pub fn library() -> Result<&'static Library, String> {
     static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
     LIBRARY.get_or_init(load).as_ref().map_err(String::clone)

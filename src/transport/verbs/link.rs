@@ -28,14 +28,16 @@ const REQUESTS_MAX: usize = 1024;
 const LIST_REQUESTS_MAX: usize = REQUESTS_MAX / 4;
 /// Lists that a channel has posted at most, to all peers.
 const LISTS_MAX: usize = 1024;
-/// A list of fewer rows would be mostly versions: it goes out only when there are no more rows to wait for.
+/// Each list reads the version before its rows and after them.
 const REQUESTS_BESIDE_ROWS: usize = 2;
+/// A list of fewer reads goes out only where its batch has no more rows: it would be mostly versions and doorbells.
+const LIST_REQUESTS_LEAST: usize = LIST_REQUESTS_MAX / 4;
 /// More bytes than this in one read gain nothing, and a lost packet costs more.
 const READ_BYTES_MAX: usize = 1 << 20;
 /// Time for a stopped queue pair to flush what was posted.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 const FLUSH_POLL: Duration = Duration::from_micros(100);
-const COMPLETIONS_AT_ONCE: usize = 32;
+const COMPLETIONS_AT_ONCE: usize = 16;
 const DIAL_STACK_BYTES: usize = 256 << 10;
 
 /// A batch that was posted and is not over.
@@ -157,20 +159,16 @@ pub struct Workbench {
     words: Words,
     /// Pairs of words that no list uses.
     free_words: Vec<usize>,
-    taken: [ffi::WorkCompletion; COMPLETIONS_AT_ONCE],
     depth: usize,
 }
 
 impl Workbench {
     pub fn new(device: &Arc<Device>) -> crate::error::Result<Self> {
-        // SAFETY: integers, for which zero is a value.
-        let taken = unsafe { std::mem::zeroed() };
         Ok(Self {
             device: Arc::clone(device),
             list: RequestList::with_capacity(LIST_REQUESTS_MAX),
             words: Words::new(device, 2 * LISTS_MAX)?,
             free_words: (0..LISTS_MAX).rev().collect(),
-            taken,
             depth: REQUESTS_MAX.min(device.limits.requests).min(device.limits.completions),
         })
     }
@@ -344,7 +342,7 @@ impl Link {
                 offer.address.lid
             )))
         })?;
-        self.stage = Stage::Ready(Lifeline::new(socket));
+        self.stage = Stage::Ready(Lifeline::new(Arc::new(socket)));
         Ok(true)
     }
 
@@ -360,7 +358,7 @@ impl Link {
         bench: &mut Workbench,
         completions: &mut Vec<Completion>,
     ) -> Result<(), End> {
-        if self.is_dialing() {
+        if self.is_dialing() || (self.lists.is_empty() && self.waiting.is_empty()) {
             return Ok(());
         }
         self.take_completed(batches, bench, completions)
@@ -377,8 +375,8 @@ impl Link {
         bench: &mut Workbench,
         completions: &mut Vec<Completion>,
     ) -> io::Result<()> {
+        let mut taken = [ffi::WorkCompletion::EMPTY; COMPLETIONS_AT_ONCE];
         loop {
-            let mut taken = bench.taken;
             let found = self.queue.completions.poll(&mut taken)?;
             if found.is_empty() {
                 return Ok(());
@@ -421,7 +419,8 @@ impl Link {
     fn post_waiting(&mut self, batches: &mut Batches, bench: &mut Workbench) -> Result<(), End> {
         while let Some(&batch) = self.waiting.front() {
             let room = (bench.depth - self.requests_out).min(LIST_REQUESTS_MAX);
-            if room <= REQUESTS_BESIDE_ROWS {
+            let unlisted = batches[batch].rows.len() - batches[batch].listed;
+            if room < (unlisted + REQUESTS_BESIDE_ROWS).min(LIST_REQUESTS_LEAST).min(bench.depth) {
                 return Ok(());
             }
             let Some(words) = bench.free_words.pop() else { return Ok(()) };
@@ -513,13 +512,15 @@ impl Link {
             let deadline = Instant::now() + FLUSH_TIME;
             while self.next_request > self.completed && Instant::now() < deadline {
                 let before = self.completed;
-                self.take_completed(batches, bench, completions)?;
+                if self.take_completed(batches, bench, completions).is_err() {
+                    break;
+                }
                 if self.completed == before {
                     std::thread::sleep(FLUSH_POLL);
                 }
             }
         }
-        // To destroy a queue pair is a fence of its own, for a device that has not flushed in time.
+        // To destroy a queue pair is a fence of its own, for a device that has not flushed in time or cannot say so.
         self.queue.destroy()?;
         let (fault, because) = match (self.fault, end) {
             (Some(fault), End::Faulted) => (Some(fault), None),

@@ -35,13 +35,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// The socket over which a connection was arranged: its end is the connection's, also where a forked child still holds it.
 pub struct Lifeline {
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
     /// Whose connection this is.
     process: u32,
 }
 
 impl Lifeline {
-    pub fn new(socket: TcpStream) -> Self {
+    pub fn new(socket: Arc<TcpStream>) -> Self {
         Self { socket, process: std::process::id() }
     }
 }
@@ -71,7 +71,7 @@ struct Session {
 
 /// A connection in its handshake.
 struct Arrival {
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
     thread: JoinHandle<()>,
 }
 
@@ -82,6 +82,7 @@ struct Service {
     /// Of all queue pairs that serve: none of them ever completes anything.
     completions: Arc<CompletionQueue>,
     arrivals: Mutex<Vec<Arrival>>,
+    handshakes: AtomicUsize,
     /// Sessions that the accepting thread has not taken over yet.
     admitted: Mutex<Vec<Session>>,
     served: AtomicUsize,
@@ -112,6 +113,7 @@ impl Owner {
             secret,
             completions: CompletionQueue::new(device, 1, None)?,
             arrivals: Mutex::default(),
+            handshakes: AtomicUsize::new(0),
             admitted: Mutex::default(),
             served: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
@@ -171,7 +173,7 @@ fn accept_all(listener: &TcpListener, service: &Arc<Service>) {
             service.served.fetch_sub(1, Ordering::AcqRel);
         }
         locked(&service.arrivals).retain(|arrival| !arrival.thread.is_finished());
-        while locked(&service.arrivals).len() < HANDSHAKES_MAX {
+        while service.handshakes.load(Ordering::Acquire) < HANDSHAKES_MAX {
             match listener.accept() {
                 Ok((socket, _)) => begin_handshake(socket, service),
                 Err(cause) if cause.kind() == ErrorKind::WouldBlock => break,
@@ -191,7 +193,7 @@ fn wait(listener: &TcpListener, service: &Service, sessions: &[Session]) -> Vec<
     fds.push(PollFd::from_borrowed_fd(service.waker.fd(), PollFlags::IN));
     fds.extend(sessions.iter().map(|session| PollFd::new(&session.lifeline, PollFlags::IN)));
     // With all places taken by handshakes the next reader waits; the end of each calls the waker.
-    if locked(&service.arrivals).len() < HANDSHAKES_MAX {
+    if service.handshakes.load(Ordering::Acquire) < HANDSHAKES_MAX {
         fds.push(PollFd::new(listener, PollFlags::IN));
     }
     let _ = poll(&mut fds, None);
@@ -202,35 +204,41 @@ fn wait(listener: &TcpListener, service: &Service, sessions: &[Session]) -> Vec<
 }
 
 fn begin_handshake(socket: TcpStream, service: &Arc<Service>) {
-    let Ok(ours) = socket.try_clone() else { return };
+    let socket = Arc::new(socket);
+    service.handshakes.fetch_add(1, Ordering::AcqRel);
     let thread = std::thread::Builder::new().name("rudder-verbs-greet".into()).stack_size(STACK_BYTES).spawn({
-        let service = Arc::clone(service);
+        let (socket, service) = (Arc::clone(&socket), Arc::clone(service));
         move || {
-            if let Some(session) = service.admit(socket) {
-                locked(&service.admitted).push(session);
+            match service.admit(&socket) {
+                Some(session) => locked(&service.admitted).push(session),
+                None => drop(Lifeline::new(socket)),
             }
+            service.handshakes.fetch_sub(1, Ordering::AcqRel);
             service.waker.wake();
         }
     });
-    // Where the system has no thread to spare the peer sees its connection close, and may try again.
-    if let Ok(thread) = thread {
-        locked(&service.arrivals).push(Arrival { socket: ours, thread });
+    match thread {
+        Ok(thread) => locked(&service.arrivals).push(Arrival { socket, thread }),
+        // The system has no thread to spare: the peer sees its connection close, and may try again.
+        Err(_) => {
+            service.handshakes.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
 impl Service {
     /// The handshake; a session once the peer has proved itself and there is room for it.
-    fn admit(&self, socket: TcpStream) -> Option<Session> {
+    fn admit(&self, socket: &Arc<TcpStream>) -> Option<Session> {
         let deadline = Instant::now() + self.config.connect_timeout;
         socket.set_nonblocking(false).ok()?;
         let mut hello = [0; HELLO_BYTES];
-        if !receive_by(&socket, &mut hello, deadline) || !is_hello(&PROTOCOL, &hello) {
+        if !receive_by(socket, &mut hello, deadline) || !is_hello(&PROTOCOL, &hello) {
             return None;
         }
         let mut owner_nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut owner_nonce).ok()?;
         // The hello goes out to another version as well, which learns from it that there is one.
-        if !send_small(&socket, &encode_hello(&PROTOCOL, &owner_nonce)) {
+        if !send_small(socket, &encode_hello(&PROTOCOL, &owner_nonce)) {
             return None;
         }
         let asker_nonce = decode_hello(&PROTOCOL, &hello).ok()?;
@@ -242,7 +250,7 @@ impl Service {
             owner_nonce: &owner_nonce,
         };
         let mut claim = [0; PROOF_BYTES + OFFER_BYTES];
-        if !receive_by(&socket, &mut claim, deadline) {
+        if !receive_by(socket, &mut claim, deadline) {
             return None;
         }
         let (proof, offer) = claim.split_first_chunk::<PROOF_BYTES>()?;
@@ -254,12 +262,12 @@ impl Service {
     }
 
     /// Makes our end of the connection and tells the reader of it.
-    fn answer(&self, socket: TcpStream, handshake: &Handshake<'_>, offer: &Offer) -> Option<Session> {
+    fn answer(&self, socket: &Arc<TcpStream>, handshake: &Handshake<'_>, offer: &Offer) -> Option<Session> {
         let proof = handshake.proof(Side::Owner);
         // A place is taken only where there is one: who is turned away must not cost the next its place.
         let taken = |served: usize| (served < self.config.queue_pairs_max).then_some(served + 1);
         if self.served.fetch_update(Ordering::AcqRel, Ordering::Acquire, taken).is_err() {
-            send_small(&socket, &answer_bytes(Verdict::Busy, &proof, &[0; OFFER_BYTES]));
+            send_small(socket, &answer_bytes(Verdict::Busy, &proof, &[0; OFFER_BYTES]));
             return None;
         }
         let queue = QueuePair::new(&self.completions, Role::Serves);
@@ -272,12 +280,12 @@ impl Service {
         let session = match queue {
             Ok(queue) => {
                 let answer = answer_bytes(Verdict::Welcome, &proof, &queue.offer().encode());
-                (send_small(&socket, &answer) && watch(&socket).is_ok())
-                    .then(|| Session { queue, lifeline: Lifeline::new(socket) })
+                (send_small(socket, &answer) && watch(socket).is_ok())
+                    .then(|| Session { queue, lifeline: Lifeline::new(Arc::clone(socket)) })
             }
             Err(cause) => {
                 tracing::warn!("a reader is turned away: {cause}");
-                send_small(&socket, &answer_bytes(Verdict::Busy, &proof, &[0; OFFER_BYTES]));
+                send_small(socket, &answer_bytes(Verdict::Busy, &proof, &[0; OFFER_BYTES]));
                 None
             }
         };
@@ -313,14 +321,14 @@ fn watch(socket: &TcpStream) -> rustix::io::Result<()> {
 pub fn dial(address: &Address, config: &VerbsConfig, offer: &Offer) -> Result<(TcpStream, Offer), TransferError> {
     let deadline = Instant::now() + config.connect_timeout;
     let gone =
-        |what: &str| TransferError::PeerGone(format!("{what} {} within {:?}", address.socket, config.connect_timeout));
+        |what: &str| TransferError::PeerGone(format!("{what} ({}, {:?})", address.socket, config.connect_timeout));
     let mut asker_nonce = [0; NONCE_BYTES];
     getrandom::fill(&mut asker_nonce).map_err(|e| TransferError::Io(format!("no random bytes: {e}")))?;
     let socket = TcpStream::connect_timeout(&address.socket, config.connect_timeout)
         .map_err(|e| TransferError::PeerGone(format!("cannot connect to {}: {e}", address.socket)))?;
     let mut hello = [0; HELLO_BYTES];
     if !send_small(&socket, &encode_hello(&PROTOCOL, &asker_nonce)) || !receive_by(&socket, &mut hello, deadline) {
-        return Err(gone("no greeting from"));
+        return Err(gone("no greeting came from the owner in time"));
     }
     let owner_nonce = decode_hello(&PROTOCOL, &hello).map_err(TransferError::Protocol)?;
     let handshake = Handshake {
@@ -333,7 +341,7 @@ pub fn dial(address: &Address, config: &VerbsConfig, offer: &Offer) -> Result<(T
     let claim = [&handshake.proof(Side::Asker)[..], &offer.encode()].concat();
     let mut answer = [0; VERDICT_BYTES + OFFER_BYTES];
     if !send_small(&socket, &claim) || !receive_by(&socket, &mut answer, deadline) {
-        return Err(gone("the owner closed the connection, which it does where the job secret differs:"));
+        return Err(gone("the owner gives no answer to our proof, as where its job secret differs"));
     }
     let (verdict, theirs) = answer.split_at(VERDICT_BYTES);
     let verdict = verdict.first_chunk().and_then(Verdict::decode);
@@ -346,10 +354,9 @@ pub fn dial(address: &Address, config: &VerbsConfig, offer: &Offer) -> Result<(T
             let theirs = theirs.first_chunk().map(Offer::decode).unwrap_or_else(|| Err("truncated".into()));
             Ok((socket, theirs.map_err(|cause| TransferError::Protocol(format!("the owner offers {cause}")))?))
         }
-        Some((Verdict::Busy, _)) => Err(TransferError::PeerGone(format!(
-            "it serves as many queue pairs as it may or can ({}): {TO_FABRIC}",
-            config.queue_pairs_max
-        ))),
+        Some((Verdict::Busy, _)) => {
+            Err(TransferError::PeerGone(format!("it serves as many queue pairs as it may or can: {TO_FABRIC}")))
+        }
         None => Err(TransferError::Protocol("the owner answered the handshake with an unknown verdict".into())),
     }
 }

@@ -39,9 +39,10 @@ impl Registered {
             (false, true) if access == Access::RemoteRead => (flags | ffi::ACCESS_ON_DEMAND, 0),
             (false, _) => return Err(refused(device, memory.bytes(), FILE_REMEDY, io::ErrorKind::Unsupported.into())),
         };
+        // An empty table is a region too, and no device registers nothing: our own memory has a page at least.
+        let bytes = memory.bytes().max(1);
         // SAFETY: the memory lives as long as the registration, by this type's contract; the device is open.
-        let region =
-            unsafe { (device.library.reg_mr)(device.domain, memory.base().cast::<c_void>(), memory.bytes(), flags) };
+        let region = unsafe { (device.library.reg_mr)(device.domain, memory.base().cast::<c_void>(), bytes, flags) };
         if region.is_null() {
             let cause = io::Error::last_os_error();
             return Err(refused(device, memory.bytes(), LIMIT_REMEDY, cause));
