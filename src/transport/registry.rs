@@ -8,6 +8,15 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+/// Which RDMA device the `verbs` transport uses; what is left out is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerbsSettings {
+    /// The device's name, such as `mlx5_0`; the first with an active port otherwise.
+    pub device: Option<String>,
+    /// The index of its GID; the first of RoCE v2 over IPv4 otherwise, or what comes next to it.
+    pub gid: Option<u8>,
+}
+
 /// What a transport needs to know of its job.
 #[derive(Clone)]
 pub struct TransportConfig {
@@ -21,6 +30,8 @@ pub struct TransportConfig {
     pub listen: IpAddr,
     /// What the job's ranks prove to each other, where a transport listens on a network.
     pub secret: [u8; 32],
+    /// The device of the `verbs` transport.
+    pub verbs: VerbsSettings,
     /// A slower link to put before the transport, where it is one.
     pub link: Link,
     /// What is to go wrong, in tests of what is above the transport.
@@ -31,19 +42,29 @@ impl TransportConfig {
     /// A rank of a job whose ranks all run on this host.
     pub fn new(rank: Rank, size: u32) -> Self {
         let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Self { rank, size, ranks_on_host: size, listen, secret: [0; 32], link: Link::default(), faults: None }
+        Self {
+            rank,
+            size,
+            ranks_on_host: size,
+            listen,
+            secret: [0; 32],
+            verbs: VerbsSettings::default(),
+            link: Link::default(),
+            faults: None,
+        }
     }
 }
 
 /// Without the secret.
 impl fmt::Debug for TransportConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rank, size, ranks_on_host, listen, secret: _, link, faults } = self;
+        let Self { rank, size, ranks_on_host, listen, secret: _, verbs, link, faults } = self;
         f.debug_struct("TransportConfig")
             .field("rank", rank)
             .field("size", size)
             .field("ranks_on_host", ranks_on_host)
             .field("listen", listen)
+            .field("verbs", verbs)
             .field("link", link)
             .field("faults", faults)
             .finish_non_exhaustive()
@@ -56,6 +77,8 @@ type Open = fn(&TransportConfig) -> Result<Arc<dyn Transport>>;
 const TRANSPORTS: &[(&str, Open)] = &[
     ("shm", |config| Ok(Arc::new(shm::ShmTransport::new(config)?))),
     ("tcp", |config| Ok(Arc::new(tcp::TcpTransport::new(tcp::TcpConfig::of(config))?))),
+    #[cfg(feature = "verbs")]
+    ("verbs", |config| Ok(Arc::new(super::verbs::VerbsTransport::new(super::verbs::VerbsConfig::of(config)?)?))),
 ];
 
 /// The names that [`open`] knows.
