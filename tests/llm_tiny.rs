@@ -1,8 +1,8 @@
 //! The language-model path without the real model.
 //!
 //! Goal: any file that is not a sound model of our kind is refused in plain words, without a panic and without memory beyond its size; a sound
-//! one of any small shape runs end to end; and the host's service outlives whatever ranks send. Method: the tests write a tiny random GGUF file
-//! themselves, then damage it everywhere.
+//! one of any small shape runs end to end; a slow one is shown what its decisions did; and the host's service outlives whatever ranks send.
+//! Method: the tests write a tiny random GGUF file themselves, then damage it everywhere; a model is slow where a scorer answers on demand.
 
 #![cfg(feature = "llm")]
 
@@ -14,12 +14,13 @@ use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rudder::controller::llm::{
-    LlmService, LocalScorer, ModelSource, RemoteScorer, ReplaceConfig, Scorer, ScorerLimits, ServiceConfig,
+    LlmReplace, LlmService, LocalScorer, ModelSource, RemoteScorer, ReplaceConfig, Scorer, ScorerLimits, ServiceConfig,
 };
-use rudder::controller::{ControllerConfig, ControllerRuntime, JobFacts, Observation, RuntimeConfig};
+use rudder::controller::{ControllerConfig, ControllerRuntime, Decision, JobFacts, Observation, RuntimeConfig};
 use std::io::{Cursor, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -206,6 +207,97 @@ fn the_runtime_runs_it_and_survives_its_absence() {
         assert_eq!((stats.fallbacks == 0, stats.failure.is_none()), (works, works), "{stats:?}");
         assert!(!works || stats.model_cpu > Duration::ZERO, "{stats:?}");
     }
+}
+
+/// Answers when told to, and shows what it is asked.
+struct OnDemand {
+    prompts: Sender<String>,
+    answers: Receiver<Vec<f32>>,
+}
+
+impl Scorer for OnDemand {
+    fn score(&mut self, _prefix: &str, text: &str, _labels: &[&str]) -> rudder::Result<Vec<f32>> {
+        _ = self.prompts.send(text.to_owned());
+        self.answers.recv().map_err(|_| rudder::Error::Closed)
+    }
+}
+
+/// Minibatches of a buffer whose replacements find rows, under a model that answers when told to.
+struct Training {
+    prompts: Receiver<String>,
+    // Goes before the runtime, whose thread may wait for an answer.
+    answers: Sender<Vec<f32>>,
+    runtime: ControllerRuntime,
+    minibatch: u64,
+    replaced: bool,
+}
+
+impl Training {
+    fn new(delta: u64, bounds: &RuntimeConfig) -> Self {
+        let (shown, prompts) = channel();
+        let (answers, told) = channel();
+        let config = ReplaceConfig { delta, calibrate: false, ..ReplaceConfig::default() };
+        let facts = JobFacts { slots: 50, ..JobFacts::default() };
+        let scorer = Box::new(OnDemand { prompts: shown, answers: told });
+        let build = move || Ok(Box::new(LlmReplace::with_scorer(&config, &facts, scorer)?) as _);
+        let runtime = ControllerRuntime::threaded("llm-replace", bounds, build).unwrap();
+        Self { runtime, prompts, answers, minibatch: 0, replaced: false }
+    }
+
+    fn step(&mut self) -> Option<Decision> {
+        self.minibatch += 1;
+        let replaced_rows = if self.replaced { 10 } else { 0 };
+        let (minibatch, remote_nodes) = (self.minibatch, 100);
+        self.runtime.observe(Observation { minibatch, remote_nodes, replaced_rows, ..Observation::default() });
+        let decision = self.runtime.take_decision();
+        self.replaced = decision.as_ref().is_some_and(|decision| decision.replace);
+        decision
+    }
+
+    fn step_until<T>(&mut self, mut done: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(outcome) = done(self) {
+                return outcome;
+            }
+            assert!(Instant::now() < until, "{:?}", self.runtime.stats());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn step_to_prompt(&mut self) -> String {
+        self.step_until(|training| {
+            training.step();
+            training.prompts.try_recv().ok()
+        })
+    }
+}
+
+#[test]
+fn a_slow_model_is_shown_what_its_replacement_did() {
+    let delta = 4;
+    let mut training = Training::new(delta, &RuntimeConfig::default());
+    training.step_to_prompt();
+    (0..3 * delta).for_each(|_| assert_eq!(training.step(), None, "the model still thinks"));
+    training.answers.send(vec![0.0, -9.0]).unwrap();
+    training.step_until(Training::step);
+    let prompt = training.step_to_prompt();
+    assert!(prompt.contains(": replaced 20%"), "{prompt}");
+}
+
+#[test]
+fn the_fallbacks_replacement_is_not_taken_for_a_late_models() {
+    let bounds =
+        RuntimeConfig { decision_deadline: Duration::from_millis(20), fallback_delta: 4, ..RuntimeConfig::default() };
+    // More minibatches than pass before the answer, so that the fallback's replacement is seen while one of the model's would be awaited.
+    let mut training = Training::new(64, &bounds);
+    training.step_to_prompt();
+    training.step_until(Training::step);
+    assert_eq!(training.runtime.stats().fallback_decisions, 1);
+    training.step();
+    training.answers.send(vec![0.0, -9.0]).unwrap();
+    let prompt = training.step_to_prompt();
+    assert!(prompt.contains(": no answer") && !prompt.contains("replaced"), "{prompt}");
 }
 
 #[test]

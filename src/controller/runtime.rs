@@ -225,6 +225,9 @@ impl ControllerRuntime {
                 merged.quotas = next.quotas.or(merged.quotas.take());
             }
         }
+        if decided.is_some() {
+            controller.handle_taken();
+        }
         decided
     }
 
@@ -458,7 +461,7 @@ impl Worker {
         }
         if late {
             // The moment it was made for has passed, and the fallback has decided meanwhile.
-            return controller.handle_taken();
+            return controller.handle_discarded();
         }
         self.awaited = Some(self.shared.taken.load(Relaxed) + 1);
         // The slot is free: nothing is decided before the last decision was taken.
