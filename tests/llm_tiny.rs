@@ -339,6 +339,17 @@ fn the_service_outlives_dead_ranks_and_garbage() {
 }
 
 #[test]
+fn a_service_for_nobody_or_for_far_too_many_is_refused() {
+    let folder = Folder::new("clients");
+    let model = folder.file("tiny.gguf", &tiny(|_| {}));
+    for clients in [0, 1025, usize::MAX] {
+        let config = ServiceConfig { clients, ..ServiceConfig::new(&model, folder.0.join("socket")) };
+        let error = LlmService::start(&config).unwrap_err().to_string();
+        assert!(error.contains("give 1 to 1024 clients"), "{error}");
+    }
+}
+
+#[test]
 fn a_silent_service_costs_a_rank_its_deadline_only() {
     let folder = Folder::new("silent");
     let socket = folder.0.join("socket");
