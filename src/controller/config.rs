@@ -7,6 +7,11 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
+#[cfg(feature = "llm")]
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, llm-replace or llm-cohorts";
+#[cfg(not(feature = "llm"))]
+const CHOICES: &str = "off, fixed, periodic:DELTA or random:SEED:DELTA";
+
 /// Which controller steers the buffer, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -69,6 +74,18 @@ impl ControllerConfig {
         }
     }
 
+    /// Whether replacement is all that it decides on.
+    pub fn decides_on_replacement(&self) -> bool {
+        match self {
+            Self::Off | Self::Fixed => false,
+            Self::Periodic { .. } | Self::Random { .. } => true,
+            #[cfg(feature = "llm")]
+            Self::LlmReplace(_) => true,
+            #[cfg(feature = "llm")]
+            Self::LlmCohorts(_) => false,
+        }
+    }
+
     /// Whether observations must carry misses by cohort, which cost some counting.
     pub fn wants_cohorts(&self) -> bool {
         match self {
@@ -90,7 +107,8 @@ impl ControllerConfig {
     }
 }
 
-/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `llm-replace`, `llm-cohorts`, the last two with their default settings.
+/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `llm-replace`, `llm-cohorts`, the last two with their default settings and only
+/// with the feature `llm`.
 impl FromStr for ControllerConfig {
     type Err = Error;
 
@@ -110,9 +128,11 @@ impl FromStr for ControllerConfig {
             ["llm-replace"] => Ok(Self::LlmReplace(llm::ReplaceConfig::default())),
             #[cfg(feature = "llm")]
             ["llm-cohorts"] => Ok(Self::LlmCohorts(llm::CohortsConfig::default())),
-            _ => Err(Error::config(format!(
-                "unknown controller {text:?}: give off, fixed, periodic:DELTA, random:SEED:DELTA, llm-replace or llm-cohorts"
+            #[cfg(not(feature = "llm"))]
+            ["llm-replace" | "llm-cohorts"] => Err(Error::config(format!(
+                "controller {text:?} asks a language model, which this build leaves out: build rudder with its feature llm"
             ))),
+            _ => Err(Error::config(format!("unknown controller {text:?}: give {CHOICES}"))),
         }
     }
 }
