@@ -131,7 +131,7 @@ impl<'a> EngineBuilder<'a> {
     pub fn start(self) -> Result<Engine> {
         let Self { mut config, bootstrap, tables, transport } = self;
         config.override_by(|name| std::env::var(name).ok())?;
-        config.check()?;
+        config.settle()?;
         let (specs, fills): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
         specs.iter().try_for_each(TableSpec::check)?;
         let settings = greet(&config, &*bootstrap)?;
