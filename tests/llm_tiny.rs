@@ -209,6 +209,54 @@ fn the_runtime_runs_it_and_survives_its_absence() {
     }
 }
 
+/// What a process that starts with `RAYON_NUM_THREADS` of this number, and runs the tiny model or asks a service, has of candle afterwards: its
+/// variable, and threads.
+fn left_by_candle(rayon: &str, model: &str) -> String {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["candle_is_kept_to_one_thread_and_leaves_the_environment_alone_where_it_can", "--exact", "--nocapture"])
+        .env_remove("CANDLE_NUM_THREADS")
+        .env("RAYON_NUM_THREADS", rayon)
+        .env(MODEL_OF_CHILD, model)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(child.status.success(), "{said}{}", String::from_utf8_lossy(&child.stderr));
+    said.lines().find_map(|line| line.strip_prefix("left: ")).unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+const MODEL_OF_CHILD: &str = "RUDDER_TEST_MODEL_OF_CHILD";
+
+fn run_model_of_child(model: &str) {
+    let folder = Folder::new("threads");
+    let model = match model {
+        "here" => ModelSource::File(folder.file("tiny.gguf", &tiny(|_| {}))),
+        _ => ModelSource::Service { socket: folder.0.join("absent"), deadline: Duration::from_millis(10) },
+    };
+    let config = ControllerConfig::LlmReplace(ReplaceConfig { model, delta: 1, ..ReplaceConfig::default() });
+    let runtime = ControllerRuntime::start(&config, &JobFacts::default(), &RuntimeConfig::default()).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while runtime.stats().latency_max.is_zero() {
+        assert!(Instant::now() < until, "{:?}", runtime.stats());
+        runtime.observe(Observation { minibatch: 1, remote_nodes: 10, ..Observation::default() });
+        runtime.take_decision();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path().join("comm"));
+    let pool =
+        threads.filter(|name| std::fs::read_to_string(name).is_ok_and(|name| name.starts_with("candle-"))).count();
+    println!("\nleft: {:?}, {pool} threads", std::env::var("CANDLE_NUM_THREADS").ok());
+}
+
+#[test]
+fn candle_is_kept_to_one_thread_and_leaves_the_environment_alone_where_it_can() {
+    if let Ok(model) = std::env::var(MODEL_OF_CHILD) {
+        return run_model_of_child(&model);
+    }
+    assert_eq!(left_by_candle("4", "here"), r#"Some("1"), 0 threads"#);
+    assert_eq!(left_by_candle("1", "here"), "None, 0 threads");
+    assert_eq!(left_by_candle("4", "service"), "None, 0 threads");
+}
+
 /// Answers when told to, and shows what it is asked.
 struct OnDemand {
     prompts: Sender<String>,

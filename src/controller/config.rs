@@ -42,7 +42,8 @@ pub enum ControllerConfig {
 }
 
 impl ControllerConfig {
-    /// The controller of this configuration. Those with a model load it here, which takes about a second.
+    /// The controller of this configuration. Those with a model load it here, which takes about a second and may write to the environment: see
+    /// [`ControllerRuntime::start`](super::ControllerRuntime::start).
     ///
     /// # Errors
     /// A setting is out of its bounds, or the model cannot be loaded.
@@ -94,6 +95,17 @@ impl ControllerConfig {
             Self::LlmReplace(_) => false,
             #[cfg(feature = "llm")]
             Self::LlmCohorts(_) => true,
+        }
+    }
+
+    /// Does to the environment what a model in this process needs, so that it is done before a caller starts threads.
+    pub(crate) fn prepare_process(&self) {
+        #[cfg(feature = "llm")]
+        if let Self::LlmReplace(llm::ReplaceConfig { model, .. }) | Self::LlmCohorts(llm::CohortsConfig { model, .. }) =
+            self
+            && model.runs_here()
+        {
+            super::threads::confine_process();
         }
     }
 

@@ -117,8 +117,9 @@ impl ControllerRuntime {
     /// Starts the controller that `config` names. A model loads in the background: that it cannot be loaded shows in
     /// [`stats`](Self::stats), not here, and the fallback decides.
     ///
-    /// With a model this sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the environment through C (`getenv`,
-    /// `setenv`) at the same moment. A process in which one may sets the variable itself before.
+    /// The first model that runs in a process sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the environment
+    /// through C (`getenv`, `setenv`, and what calls them, such as `localtime`) at the same moment. A process in which one may sets the variable
+    /// itself before. A model that a service runs leaves the environment alone.
     ///
     /// # Errors
     /// A setting is out of its bounds, or the thread cannot be started.
@@ -126,8 +127,7 @@ impl ControllerRuntime {
         if config.runs_inline() {
             return Self::inline(config.build(facts)?, bounds);
         }
-        #[cfg(feature = "llm")]
-        super::threads::confine_process();
+        config.prepare_process();
         let (config, facts) = (config.clone(), facts.clone());
         Self::threaded(config.name(), bounds, move || config.build(&facts))
     }

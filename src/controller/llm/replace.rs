@@ -98,7 +98,7 @@ pub struct LlmReplace {
 }
 
 impl LlmReplace {
-    /// Loads the model.
+    /// Loads the model, which may write to the [environment](crate::controller::llm#the-environment).
     ///
     /// # Errors
     /// A setting is out of its bounds, or the model cannot be loaded.

@@ -117,8 +117,8 @@ pub struct LlmService {
 impl LlmService {
     /// Loads the model and begins to serve it; returns once ranks can connect.
     ///
-    /// Sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the environment through C (`getenv`, `setenv`) at the same
-    /// moment. A process in which one may sets the variable itself before.
+    /// Sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the
+    /// [environment](crate::controller::llm#the-environment) through C at the same moment.
     ///
     /// # Errors
     /// A setting is out of its bounds, the model cannot be loaded, or another service listens at the socket.
