@@ -13,13 +13,17 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
+use rudder::bootstrap::{Bootstrap, local};
 use rudder::controller::llm::{
-    LlmReplace, LlmService, LocalScorer, ModelSource, RemoteScorer, ReplaceConfig, Scorer, ScorerLimits, ServiceConfig,
+    CohortsConfig, LlmReplace, LlmService, LocalScorer, ModelSource, RemoteScorer, ReplaceConfig, Scorer, ScorerLimits,
+    ServiceConfig,
 };
-use rudder::controller::{ControllerConfig, ControllerRuntime, Decision, JobFacts, Observation, RuntimeConfig};
+use rudder::controller::{Cohort, ControllerConfig, ControllerRuntime, Decision, JobFacts, Observation, RuntimeConfig};
+use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, TableId, TableSpec};
 use std::io::{Cursor, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -346,6 +350,39 @@ fn the_fallbacks_replacement_is_not_taken_for_a_late_models() {
     training.answers.send(vec![0.0, -9.0]).unwrap();
     let prompt = training.step_to_prompt();
     assert!(prompt.contains(": no answer") && !prompt.contains("replaced"), "{prompt}");
+}
+
+#[test]
+fn an_engine_counts_cohorts_for_a_controller_that_decides_by_them() {
+    let model = ModelSource::Service { socket: "absent".into(), deadline: Duration::from_millis(10) };
+    let config = Config {
+        controller: ControllerConfig::LlmCohorts(CohortsConfig { model, ..CohortsConfig::default() }),
+        transport: "shm".into(),
+        map_host_rows: false,
+        buffer: BufferSize::Halo(0.2),
+        ..Config::default()
+    };
+    let gather = |bootstrap: local::LocalBootstrap| {
+        let me = bootstrap.rank().0;
+        let book = PartitionBook::from_starts(vec![0, 50, 100]).unwrap();
+        let others: Vec<NodeId> = book.range(PartitionId(1 - me)).map(NodeId).collect();
+        let (halo, degree) = (others.clone(), vec![1; others.len()]);
+        let spec = TableSpec { halo, degree, ..TableSpec::new(TableId(0), book, PartitionId(me), 8) };
+        let engine = Engine::builder(config.clone(), Arc::new(bootstrap)).table(spec, |_| ()).start().unwrap();
+        for nodes in others.chunks(25) {
+            engine.gather(TableId(0), nodes, None, &mut vec![0; nodes.len() * 8]).unwrap();
+        }
+        let seen = engine.observations();
+        engine.shutdown().unwrap();
+        seen.last().unwrap().cohort_misses.clone()
+    };
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = local::ranks(2).into_iter().map(|rank| scope.spawn(|| gather(rank))).collect();
+        for rank in ranks {
+            let misses = rank.join().unwrap();
+            assert_eq!((misses.len(), misses.iter().sum::<u32>()), (Cohort::count(2), 25), "{misses:?}");
+        }
+    });
 }
 
 #[test]
