@@ -64,7 +64,7 @@ pub struct Config {
     /// What the buffer keeps.
     pub policy: PolicyConfig,
     /// What decides on replacement and on what is pulled ahead. A rank has one controller for all its tables, and a decision goes to the table
-    /// whose minibatch is the first to end once it is there; a table without a buffer has no use for it.
+    /// whose minibatch is the first to end once it is there; a table without a buffer takes none.
     /// A language model in this process may write to the environment, see [`ControllerRuntime::start`](crate::controller::ControllerRuntime::start).
     pub controller: ControllerConfig,
     /// What a controller may cost.
