@@ -607,6 +607,7 @@ mod tests {
     //! Method: the far end of a socket pair reads as much as is asked for, a fixed backlog behind, a hundred times over.
 
     use super::*;
+    use crate::transport::tcp::wire;
     use rustix::net::{AddressFamily, SocketType, socketpair};
 
     const ROWS: usize = 4096;
