@@ -52,7 +52,9 @@ impl SimTransport {
         let id = self.network.lock().export(self.rank, export);
         let (rank, bytes) = (self.rank.0.to_le_bytes(), (memory.bytes() as u64).to_le_bytes());
         let token = token::seal([&MAGIC[..], &rank, &id.to_le_bytes(), &bytes].concat());
-        let registration = Registration { network: self.network.clone(), owner: self.rank, id };
+        let process = std::process::id();
+        let registration =
+            Registration { network: self.network.clone(), owner: self.rank, id, version: version.clone(), process };
         Ok(Region::new(Box::new(registration), memory, token).with_version(version))
     }
 }
@@ -61,10 +63,19 @@ struct Registration {
     network: SimNetwork,
     owner: Rank,
     id: u64,
+    version: Version,
+    /// Whose registration this is: to a forked child it is nothing.
+    process: u32,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // The version page is shared with the parent, whose region goes on.
+            return;
+        }
+        // A channel that copies rows holds the region beyond its withdrawal: this is how it hears of the end.
+        self.version.set(Version::RETIRED);
         self.network.lock().withdraw(self.owner, self.id);
     }
 }
@@ -136,5 +147,23 @@ impl Transport for SimTransport {
 
     fn channel(&self) -> Result<Box<dyn Channel>> {
         Ok(Box::new(SimChannel::new(self.network.clone(), self.rank, self.imports.clone())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a copy under way hears that its source has ended. Method: the region ends while its export is held, as a channel holds it.
+
+    use super::*;
+
+    #[test]
+    fn a_region_that_ends_is_retired() {
+        let network = SimNetwork::new(SimConfig::default());
+        let transport = network.transport(Rank(0));
+        let region = transport.allocate(64, Access::RemoteRead).unwrap();
+        let export = network.lock().exported(Rank(0), 1).unwrap().clone();
+        assert_eq!(export.version.get_after_reading(), 0);
+        drop(region);
+        assert_eq!(export.version.get_after_reading(), Version::RETIRED);
     }
 }

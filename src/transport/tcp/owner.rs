@@ -57,8 +57,8 @@ impl Exports {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.last += 1;
         let number = table.last;
-        table.regions.insert(number, Exported { memory, version });
-        Registration { exports: Arc::clone(self), number, process: std::process::id() }
+        table.regions.insert(number, Exported { memory, version: version.clone() });
+        Registration { exports: Arc::clone(self), number, version, process: std::process::id() }
     }
 
     /// A region, where it holds that version. Its memory, held by the reader, outlives a registration that ends meanwhile.
@@ -72,6 +72,7 @@ impl Exports {
 pub struct Registration {
     exports: Arc<Exports>,
     number: u64,
+    version: Version,
     /// Whose registration this is: to a forked child it is nothing.
     process: u32,
 }
@@ -85,9 +86,11 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         if std::process::id() != self.process {
-            // The parent's threads may have held the lock when the child was forked.
+            // The parent's threads may have held the lock when the child was forked, and the version page is the parent's too.
             return;
         }
+        // A thread that answers a request holds the region beyond its removal: this is how it hears of the end.
+        self.version.set(Version::RETIRED);
         let ended = self.exports.table.write().unwrap_or_else(PoisonError::into_inner).regions.remove(&self.number);
         // Freed outside the lock: unmapping gigabytes takes a while.
         drop(ended);
@@ -500,5 +503,25 @@ impl Packer {
         self.pieces.push(self.staging.as_mut_ptr(), bytes);
         // SAFETY: the one piece lies in the staging buffer.
         unsafe { self.pieces.send_all(socket.as_fd()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: rows of a region that its owner has let go of are never sent as if they were good.
+    //! Method: the registration ends between the look-up of a request's region and the check before its rows are sent.
+
+    use super::*;
+
+    #[test]
+    fn a_request_under_way_hears_of_the_regions_end() {
+        let exports = Arc::new(Exports::default());
+        let memory = Arc::new(Memory::allocate(64).unwrap());
+        let registration = exports.add(memory, Version::new().unwrap());
+        let exported = exports.find(registration.number(), 0).unwrap();
+        let source = Source { exported: &exported, version: 0, row_bytes: 64 };
+        assert_eq!(source.check(), Ok(()));
+        drop(registration);
+        assert_eq!(source.check(), Err(Errno::STALE));
     }
 }
