@@ -6,6 +6,7 @@
 mod channel;
 mod network;
 
+use super::imports;
 use super::token::{self, Fields};
 use super::{Capabilities, Channel, RemoteRegion, Transport};
 use crate::error::{Error, Result};
@@ -29,7 +30,7 @@ pub struct SimTransport {
     imports: Arc<Imports>,
 }
 
-type Imports = RwLock<Vec<Imported>>;
+type Imports = RwLock<imports::Imports<Imported>>;
 
 /// A peer's region, by the number that the network gave it.
 #[derive(Clone, Copy)]
@@ -140,9 +141,7 @@ impl Transport for SimTransport {
             return Err(refused("its owner does not export it, or not any more".into()));
         }
         let mut imports = self.imports.write().unwrap_or_else(PoisonError::into_inner);
-        let region = RemoteRegion { peer, index: imports.len() as u32, bytes };
-        imports.push(Imported { region, id });
-        Ok(region)
+        imports.add(peer, id, bytes, |region| Imported { region, id })
     }
 
     fn channel(&self) -> Result<Box<dyn Channel>> {
