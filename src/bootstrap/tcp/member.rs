@@ -198,7 +198,7 @@ fn unpack(mut packed: &[u8], size: u32) -> Option<Vec<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     //! Goal: rounds that do not hold together are refused, and a rank that is sent away unheard comes again.
-    //! Method: cut and stretch a good round; a root closes its first connections.
+    //! Method: cut and stretch a good round; a root closes its first connection.
     use super::super::{accept, unique_id::UniqueId};
     use super::{Member, unpack};
     use crate::id::Rank;
@@ -208,12 +208,10 @@ mod tests {
     fn a_rank_that_is_sent_away_unheard_comes_again() {
         let id = UniqueId::create(None).unwrap();
         let listener = id.take_listener().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(10);
         std::thread::scope(|scope| {
             let member = scope.spawn(move || Member::join(&id, Rank(1), 2, deadline).map(drop));
-            for _ in 0..3 {
-                drop(listener.accept().unwrap());
-            }
+            drop(listener.accept().unwrap());
             let root = accept::all(&listener, &id.secret(), 2, deadline).map(drop);
             assert_eq!((member.join().unwrap(), root), (Ok(()), Ok(())));
         });
