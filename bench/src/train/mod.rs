@@ -117,8 +117,7 @@ impl Plan {
         self.check()?;
         let began = Instant::now();
         let stop = stop_on_signals()?;
-        let directory =
-            tempfile::Builder::new().prefix("rudder-").tempdir().context("making a directory for the run")?;
+        let directory = run_directory()?;
         let mut progress = Progress::new();
         progress.begin("preparing the graph");
         let graph = self.prepare(&directory.path().join("graph"))?;
