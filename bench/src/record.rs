@@ -32,7 +32,7 @@ impl Document {
     /// As one line of JSON.
     ///
     /// # Errors
-    /// A number that JSON does not know, such as an infinite loss.
+    /// It does not go into JSON.
     pub fn to_json(&self) -> anyhow::Result<String> {
         Ok(serde_json::to_string(self)? + "\n")
     }

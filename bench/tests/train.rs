@@ -242,6 +242,9 @@ fn settings_that_cannot_work_are_refused_with_a_remedy() {
         (&["--ranks", "3", "--ranks-per-host", "2"], "do not fill"),
         (&["--controller", "llm", "--model", "/nonexistent.gguf"], "/nonexistent.gguf"),
         (&["--ranks", "2", "--graph", "cora"], "cora"),
+        (&["--learning-rate", "inf"], "does not learn"),
+        (&["--learning-rate", "1e-60"], "does not learn"),
+        (&["--learning-rate", "1e38"], "the training diverged: the loss of minibatch"),
     ] {
         let output = train(args).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

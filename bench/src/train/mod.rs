@@ -166,7 +166,9 @@ impl Plan {
             self.cases.iter().all(|&(setup, lookahead)| setup != SetUp::Window || lookahead > 0),
             "window keeps what announced minibatches want: give --lookahead, such as --lookahead 16"
         );
-        ensure!(job.learning_rate > 0.0, "--learning-rate {} does not learn", job.learning_rate);
+        // As the optimiser has it, in single precision.
+        let step = job.learning_rate as f32;
+        ensure!(step > 0.0 && step.is_finite(), "--learning-rate {} does not learn", job.learning_rate);
         Ok(())
     }
 
