@@ -105,6 +105,9 @@ pub struct Settings {
     pub ranks: u32,
     /// Ranks that stand for one host.
     pub ranks_per_host: u32,
+    /// What has started the ranks, on hosts of its choice; where nothing has, they are processes of one machine.
+    #[serde(default)]
+    pub launcher: Option<String>,
     /// The transport's name.
     pub transport: String,
     /// The shaped link, where there is one.

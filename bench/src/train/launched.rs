@@ -27,7 +27,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// The ranks do not meet, or as [`Plan::run`].
 pub fn run(plan: &Plan, place: &Environment, meeting: &Path, listen: IpAddr) -> Result<Option<Document>> {
-    let plan = Plan { job: Job { ranks: place.size, map_host_rows: true, listen, ..plan.job.clone() }, ..plan.clone() };
+    let job = Job { ranks: place.size, map_host_rows: true, listen, ..plan.job.clone() };
+    let plan = Plan { job, launcher: Some(place.launcher), ..plan.clone() };
     plan.check()?;
     let began = Instant::now();
     let bootstrap = meet(place, meeting, listen, plan.job.patience())?;
