@@ -1,8 +1,9 @@
 //! How the root gathers its ranks.
 //!
 //! One loop over sockets that do not block: strangers, slow ones included, cost a bounded number of descriptors for a bounded time and
-//! are no reason to fail. Who comes is heard before anybody is sent away, and a rank that is sent away comes again. A rank that proves the secret and still does not fit (its number taken, another size) is a mistake in the
-//! job's start, and ends it for everybody with the reason.
+//! are no reason to fail. Who comes is heard before anybody is sent away, and a rank that is sent away comes again. A rank that proves
+//! the secret and still does not fit (its number taken, another size) is a mistake in the job's start, and ends it for everybody with
+//! the reason.
 
 use super::proof::{Claim, NONCE_BYTES, Side, nonce};
 use super::root::Root;
