@@ -606,8 +606,8 @@ mod tests {
     //! Goal: a connection that never quite drains keeps a bounded outbox.
     //! Method: the far end of a socket pair reads as much as is asked for, a fixed backlog behind, a hundred times over.
 
+    use super::super::wire;
     use super::*;
-    use crate::transport::tcp::wire;
     use rustix::net::{AddressFamily, SocketType, socketpair};
 
     const ROWS: usize = 4096;
