@@ -21,6 +21,7 @@ pub mod controller;
 mod engine;
 mod error;
 mod id;
+mod listening;
 pub mod memory;
 mod partition;
 pub mod pipeline;

@@ -259,6 +259,26 @@ fn garbage_does_not_disturb_the_job() {
 }
 
 #[test]
+fn a_rank_that_waits_before_many_strangers_is_heard() {
+    let id = UniqueId::create(None).unwrap();
+    thread::scope(|scope| {
+        let member = scope.spawn(|| join(&id, 1, 2, PATIENCE).map(drop));
+        // The rank's hello lies in the backlog before the first of them, more than there are places for.
+        thread::sleep(SHORT);
+        let strangers: Vec<_> = (0..100).map(|_| TcpStream::connect(id.address()).unwrap()).collect();
+        join(&id, 0, 2, PATIENCE).expect("the job begins");
+        member.join().unwrap().expect("a rank gets in before 100 strangers");
+        drop(strangers);
+    });
+}
+
+#[test]
+fn jobs_of_more_ranks_than_there_can_be_are_refused() {
+    let id = UniqueId::create(None).unwrap();
+    assert!(cause(join(&id, 0, u32::MAX, SHORT)).contains("65536 is the most"));
+}
+
+#[test]
 fn unique_ids_travel_as_text_and_hide_their_secret() {
     let id = UniqueId::create(None).unwrap();
     assert!(id.address().ip().is_loopback());

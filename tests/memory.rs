@@ -94,7 +94,8 @@ fn tables_must_fit_their_region() {
     }
     let table = FeatureTable::new(TableId(3), 10, 10, 7, region()).unwrap();
     assert_eq!((table.version(), table.rows(), table.row_bytes()), (7, 10, 10));
-    table.publish(8);
+    table.publish(8).unwrap();
+    table.publish(Version::RETIRED).expect_err("what a region shows after its end");
     assert_eq!(table.version(), 8);
 }
 

@@ -51,6 +51,7 @@ fn plan(args: &DemoArgs, model: Option<PathBuf>) -> Plan {
         partitioner: Partitioner::Metis,
         cases: cases.filter(|(setup, _)| model.is_some() || !setup.needs_model()).collect(),
         model,
+        launcher: None,
         job: Job {
             setup: SetUp::Off,
             lookahead: 0,

@@ -13,6 +13,9 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::sync::Arc;
 
+/// Most parameters of a model: the gradients of a rank are averaged by one collective, which takes 64 MiB of each.
+const PARAMETERS_MAX: usize = (1 << 24) - 64;
+
 /// The size of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelShape {
@@ -24,6 +27,23 @@ pub struct ModelShape {
     pub classes: usize,
     /// Number of layers, one a fan-out.
     pub layers: usize,
+}
+
+impl ModelShape {
+    /// Rows and columns of a layer's weights.
+    fn layer(&self, at: usize) -> (usize, usize) {
+        let from = if at == 0 { self.input } else { self.hidden };
+        (from.saturating_mul(2), if at + 1 == self.layers { self.classes } else { self.hidden })
+    }
+
+    /// The number of parameters, at most [`PARAMETERS_MAX`].
+    fn parameters(&self) -> Result<usize> {
+        let of_layer = |(from, to): (usize, usize)| from.checked_add(1)?.checked_mul(to);
+        let sum = |sum: usize, at| sum.checked_add(of_layer(self.layer(at))?).filter(|sum| *sum <= PARAMETERS_MAX);
+        (0..self.layers).try_fold(0, sum).with_context(|| {
+            format!("{self:?} has more than {PARAMETERS_MAX} parameters: choose a smaller --hidden or fewer --fanout")
+        })
+    }
 }
 
 struct Layer {
@@ -52,15 +72,15 @@ impl GraphSage {
     /// A model with weights drawn from `seed` (Glorot and Bengio, 2010): the same on every rank.
     ///
     /// # Errors
-    /// A size is 0.
+    /// A size is 0, or the model has more parameters than can be averaged.
     pub fn new(shape: ModelShape, learning_rate: f32, seed: u64) -> Result<Self> {
         let ModelShape { input, hidden, classes, layers } = shape;
         ensure!(input.min(hidden).min(classes).min(layers) > 0, "a model needs columns, classes and layers: {shape:?}");
+        let parameters = Vec::with_capacity(shape.parameters()?);
         let mut random = Xoshiro256PlusPlus::seed_from_u64(mix_all([seed, 0x3DE1]));
-        let mut model = Self { shape, layers: Vec::new(), parameters: Vec::new(), adam: Adam::new(learning_rate) };
+        let mut model = Self { shape, layers: Vec::new(), parameters, adam: Adam::new(learning_rate) };
         for at in 0..layers {
-            let from = 2 * if at == 0 { input } else { hidden };
-            let to = if at + 1 == layers { classes } else { hidden };
+            let (from, to) = shape.layer(at);
             let bound = (6.0 / (from + to) as f32).sqrt();
             model.parameters.extend((0..from * to).map(|_| random.random_range(-bound..bound)));
             model.parameters.extend(std::iter::repeat_n(0.0, to));
@@ -450,6 +470,10 @@ mod tests {
         }
         assert!(GraphSage::new(shape(8, 3), 0.01, 4).unwrap().correct(&minibatch, &all, &graph.labels).is_err());
         assert!(GraphSage::new(shape(0, 2), 0.01, 4).is_err());
+        for (hidden, layers) in [(1_000_000, 2), (usize::MAX, 3), (64, usize::MAX)] {
+            let error = GraphSage::new(shape(hidden, layers), 0.01, 4).err().expect("refused").to_string();
+            assert!(error.contains("a smaller --hidden"), "{error}");
+        }
         assert!(model.apply(&[0.0; 3]).is_err());
     }
 }

@@ -32,7 +32,7 @@ impl Document {
     /// As one line of JSON.
     ///
     /// # Errors
-    /// A number that JSON does not know, such as an infinite loss.
+    /// It does not go into JSON.
     pub fn to_json(&self) -> anyhow::Result<String> {
         Ok(serde_json::to_string(self)? + "\n")
     }
@@ -105,6 +105,9 @@ pub struct Settings {
     pub ranks: u32,
     /// Ranks that stand for one host.
     pub ranks_per_host: u32,
+    /// What has started the ranks, on hosts of its choice; where nothing has, they are processes of one machine.
+    #[serde(default)]
+    pub launcher: Option<String>,
     /// The transport's name.
     pub transport: String,
     /// The shaped link, where there is one.

@@ -234,6 +234,24 @@ fn ranks_that_a_launcher_started_meet_by_a_file() {
 }
 
 #[test]
+fn a_launched_run_that_fails_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = |rank: &str| {
+        // The graph is prepared by then.
+        let mut command = train(&["--controller", "off", "--hidden", "1000000"]);
+        command.arg("--meeting").arg(directory.path().join("meeting"));
+        command.env("PMI_RANK", rank).env("PMI_SIZE", "2").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let ranks = [start("1"), start("0")];
+    for rank in ranks {
+        let output = ends(rank);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("a smaller --hidden"), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "the prepared graph is still there");
+}
+
+#[test]
 fn settings_that_cannot_work_are_refused_with_a_remedy() {
     for (args, words) in [
         (&["--controller", "window"][..], "--lookahead"),
@@ -242,6 +260,9 @@ fn settings_that_cannot_work_are_refused_with_a_remedy() {
         (&["--ranks", "3", "--ranks-per-host", "2"], "do not fill"),
         (&["--controller", "llm", "--model", "/nonexistent.gguf"], "/nonexistent.gguf"),
         (&["--ranks", "2", "--graph", "cora"], "cora"),
+        (&["--learning-rate", "inf"], "does not learn"),
+        (&["--learning-rate", "1e-60"], "does not learn"),
+        (&["--learning-rate", "1e38"], "the training diverged: the loss of minibatch"),
     ] {
         let output = train(args).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

@@ -1,5 +1,6 @@
 //! What the launcher says about this process, in its environment.
 
+use super::RANKS_MAX;
 use crate::error::{Error, Result};
 use crate::id::Rank;
 
@@ -27,7 +28,7 @@ const LAUNCHERS: &[(&str, [&str; 3])] = &[
 /// Reads rank, size and local rank from the variables of Open MPI, PMI or Slurm; `None` where no launcher has set any.
 ///
 /// # Errors
-/// A variable is malformed, lacks its companion, or the rank is not below the size.
+/// A variable is malformed, lacks its companion, or the rank is not below the size, which is at most [`RANKS_MAX`].
 pub fn environment() -> Result<Option<Environment>> {
     read(|name| std::env::var(name).ok())
 }
@@ -45,6 +46,9 @@ fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Environment>
         };
         if rank >= size {
             return Err(Error::config(format!("{rank_name} is {rank} but {size_name} is {size}")));
+        }
+        if size > RANKS_MAX {
+            return Err(Error::config(format!("{size_name} is {size}; a job has at most {RANKS_MAX} ranks")));
         }
         return Ok(Some(Environment { rank: Rank(rank), size, local_rank: number(local_name)?, launcher }));
     }
@@ -77,6 +81,7 @@ mod tests {
         for wrong in [
             &[("PMI_RANK", "2"), ("PMI_SIZE", "2")][..],
             &[("PMI_RANK", "-1"), ("PMI_SIZE", "2")],
+            &[("PMI_RANK", "1"), ("PMI_SIZE", "65537")],
             &[("SLURM_PROCID", "0")],
             &[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "many")],
         ] {

@@ -46,12 +46,37 @@ fn deadline_after(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(TIMEOUT_MAX)
 }
 
+/// Most ranks of a job: what rank 0 keeps for each, and a mistaken number of ranks, end somewhere.
+pub const RANKS_MAX: u32 = 1 << 16;
+
+/// Absent ranks that an error names.
+const ABSENT_NAMED: usize = 8;
+
 /// The ranks of which `present` is false, in words.
 fn missing(present: impl Iterator<Item = bool>) -> String {
-    let absent: Vec<String> =
-        present.enumerate().filter(|(_, present)| !present).map(|(rank, _)| rank.to_string()).collect();
-    match absent.len() {
-        1 => format!("rank {}", absent[0]),
-        _ => format!("ranks {}", absent.join(", ")),
+    let mut absent = present.enumerate().filter(|(_, present)| !present).map(|(rank, _)| rank.to_string());
+    let named: Vec<String> = absent.by_ref().take(ABSENT_NAMED).collect();
+    let more = match absent.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    match &named[..] {
+        [one] => format!("rank {one}"),
+        several => format!("ranks {}{more}", several.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: an error names absent ranks without end to its length. Method: few and many of them.
+
+    use super::missing;
+
+    #[test]
+    fn a_few_absent_ranks_are_named() {
+        assert_eq!(missing([true, false].into_iter()), "rank 1");
+        assert_eq!(missing([false, true, false].into_iter()), "ranks 0, 2");
+        assert_eq!(missing([false; 8].into_iter()), "ranks 0, 1, 2, 3, 4, 5, 6, 7");
+        assert_eq!(missing([false; 5000].into_iter()), "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 4992 more");
     }
 }

@@ -40,6 +40,8 @@ impl Default for Pages {
 pub(super) struct Mapping {
     base: NonNull<u8>,
     mapped: usize,
+    /// Of these, what the account has been told of: nothing until all pages are had.
+    counted: usize,
     locked: usize,
     file: Arc<OwnedFd>,
 }
@@ -57,7 +59,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        account::subtract(self.mapped, self.locked);
+        account::subtract(self.counted, self.locked);
         // SAFETY: the mapping was made by `map` with this length, and no pointer into it outlives its owner by contract. A failure
         // can only mean a wrong length, and leaks.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.mapped) };
@@ -112,12 +114,15 @@ fn map(bytes: usize, backing: Backing) -> Result<Mapping> {
         unsafe { mmap(std::ptr::null_mut(), mapped, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0) }
             .map_err(|e| failed("map", e))?;
     let base = NonNull::new(base.cast()).expect("mmap never returns address 0 on success");
-    account::add(mapped, 0);
-    let mapping = Mapping { base, mapped, locked: 0, file: Arc::new(file) };
+    let mut mapping = Mapping { base, mapped, counted: 0, locked: 0, file: Arc::new(file) };
     if backing == Backing::Transparent {
         ask_for_transparent_huge_pages(&mapping);
     }
     populate(&mapping).map_err(|e| failed("allocate", e))?;
+    mapping.counted = mapped;
+    // Reserved pages are never swapped out, asked for or not.
+    mapping.locked = if backing == Backing::Reserved { mapped } else { 0 };
+    account::add(mapping.counted, mapping.locked);
     // Peers that receive the file can map it for reading only; kernels before 5.1 do not know that seal.
     let _ = fcntl_add_seals(&*mapping.file, SealFlags::FUTURE_WRITE);
     fcntl_add_seals(&*mapping.file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)

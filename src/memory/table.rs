@@ -26,11 +26,8 @@ impl FeatureTable {
                 "{table}: {rows} rows of {row_bytes} bytes do not fit a region of {there} bytes"
             )));
         }
-        if version == Version::RETIRED {
-            return Err(Error::argument(format!("{table}: version {version} is reserved")));
-        }
         let table = Self { table, row_bytes, rows, region };
-        table.publish(version);
+        table.publish(version)?;
         Ok(table)
     }
 
@@ -56,10 +53,20 @@ impl FeatureTable {
 
     /// Refuses, from now on, gets that name another version. Called before the first row of the new version is written; readers are
     /// told the version by the caller.
-    pub fn publish(&self, version: u64) {
+    ///
+    /// # Errors
+    /// The version is the reserved [`Version::RETIRED`].
+    pub fn publish(&self, version: u64) -> Result<()> {
+        if version == Version::RETIRED {
+            return Err(Error::argument(format!(
+                "{}: version {version} is reserved: publish a smaller one",
+                self.table
+            )));
+        }
         if let Some(cell) = self.region.version() {
             cell.set(version);
         }
+        Ok(())
     }
 
     /// Where the rows are, and the token for peers.

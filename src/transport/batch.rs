@@ -2,6 +2,7 @@
 
 use super::RowBatch;
 use crate::error::{Error, Result};
+use crate::memory::Version;
 
 impl RowBatch<'_> {
     /// Rows of `row_bytes` that the region holds.
@@ -9,12 +10,17 @@ impl RowBatch<'_> {
         self.region.bytes / self.row_bytes.max(1) as u64
     }
 
-    /// Checks the batch against itself: rows within the region, places within the destination, lists of one length.
+    /// Checks the batch against itself: rows within the region, places within the destination, lists of one length, a version that
+    /// a region can hold.
     ///
     /// # Errors
     /// Says what is wrong with it.
     pub fn check(&self) -> Result<()> {
-        let Self { rows, places, destination, row_bytes, .. } = *self;
+        let Self { rows, places, destination, row_bytes, version, .. } = *self;
+        if version == Version::RETIRED {
+            // It would equal what a region shows after its end.
+            return Err(Error::argument(format!("version {version} is reserved: no region holds it")));
+        }
         if row_bytes == 0 || destination.stride < row_bytes {
             return Err(Error::argument(format!("rows of {row_bytes} bytes at a stride of {}", destination.stride)));
         }
@@ -72,7 +78,19 @@ mod tests {
     //! Method: a worked example, and a property test against the rows one by one.
 
     use super::*;
+    use crate::id::Rank;
+    use crate::transport::{BatchId, Destination, RemoteRegion};
     use proptest::prelude::*;
+
+    #[test]
+    fn the_version_of_ended_regions_cannot_be_asked_for() {
+        let destination = Destination { base: std::ptr::null_mut(), stride: 8, places: 1 };
+        let region = RemoteRegion { peer: Rank(0), index: 0, bytes: 8 };
+        let batch =
+            |version| RowBatch { id: BatchId(1), region, version, row_bytes: 8, rows: &[0], places: &[0], destination };
+        assert!(batch(Version::RETIRED - 1).check().is_ok());
+        assert!(batch(Version::RETIRED).check().unwrap_err().to_string().contains("reserved"));
+    }
 
     #[test]
     fn only_neighbours_on_both_sides_are_joined() {

@@ -12,6 +12,7 @@ use std::time::Duration;
 mod batch;
 mod handshake;
 pub mod hook;
+mod imports;
 mod registry;
 pub mod shm;
 pub mod sim;

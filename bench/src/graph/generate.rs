@@ -6,6 +6,11 @@ use anyhow::{Result, ensure};
 /// Edges that a generator may draw: a bound on memory, 8 bytes each.
 const EDGES_MAX: usize = 1 << 30;
 
+/// Numbers that all feature rows may have: a bound on files and memory, 4 bytes each, 256 GiB.
+const FEATURES_MAX: u64 = 1 << 36;
+/// Numbers that the classes' centres may have: every rank's generator holds them, 1 GiB.
+const CENTRES_MAX: u64 = 1 << 28;
+
 /// What a generator has drawn: vertices still include isolated ones.
 pub(super) struct Drawn {
     pub name: String,
@@ -22,11 +27,20 @@ pub(super) struct FeatureShape {
     pub signal: f32,
 }
 
-/// The number of edges that give `vertices` a mean degree of `degree`.
+/// The number of edges that give `vertices` a mean degree of `degree`, once it is known that they and their features can be held.
 ///
 /// # Errors
-/// They are too many to hold.
-pub(super) fn edges_for(vertices: usize, degree: usize) -> Result<usize> {
+/// They cannot: edges, feature rows of `width` numbers, or the centres of the `classes` are too many.
+pub(super) fn edges_for(vertices: usize, degree: usize, width: usize, classes: usize) -> Result<usize> {
+    let numbers = |rows: usize| (rows as u64).saturating_mul(width as u64);
+    ensure!(
+        numbers(vertices) <= FEATURES_MAX,
+        "{vertices} feature rows of {width} numbers; at most {FEATURES_MAX} numbers are possible"
+    );
+    ensure!(
+        numbers(classes) <= CENTRES_MAX,
+        "centres of {classes} classes, {width} numbers each; at most {CENTRES_MAX} numbers are possible"
+    );
     let edges = vertices.saturating_mul(degree) / 2;
     ensure!(
         edges <= EDGES_MAX,

@@ -21,6 +21,9 @@ pub use spec::GraphSpec;
 
 use anyhow::{Result, ensure};
 
+/// Most classes of a graph: labels are 16 bits.
+pub const CLASSES_MAX: usize = 1 << 16;
+
 /// What a labelled node is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -122,6 +125,32 @@ impl Topology {
         Self::from_rows(offsets.into(), targets.into())
     }
 
+    /// Verify what METIS takes for granted and would not survive otherwise: both directions of each edge, no loops, no duplicates.
+    ///
+    /// # Errors
+    /// Names the first node whose neighbours are not so.
+    pub fn check_undirected(&self) -> Result<()> {
+        // Nodes are walked in ascending order, so that each row must name them in its own order too.
+        let mut next = self.offsets[..self.nodes()].to_vec();
+        for node in 0..self.nodes() as u32 {
+            let row = self.neighbours(node);
+            ensure!(
+                row.is_sorted_by(|before, after| before < after),
+                "topology: the neighbours of node {node} do not ascend, or one is there twice"
+            );
+            for &other in row {
+                ensure!(other != node, "topology: node {node} is its own neighbour");
+                let at = next[other as usize] as usize;
+                next[other as usize] += 1;
+                ensure!(
+                    at < self.offsets[other as usize + 1] as usize && self.targets[at] == node,
+                    "topology: of node {node} and node {other}, or one before them, only one has the other as its neighbour"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Number of nodes.
     #[inline]
     pub fn nodes(&self) -> usize {
@@ -200,6 +229,23 @@ mod tests {
         let rows: Vec<&[u32]> = (0..4).map(|node| topology.neighbours(node)).collect();
         assert_eq!(rows, [&[1][..], &[0, 3], &[], &[1]]);
         assert_eq!((topology.nodes(), topology.arcs(), topology.degree(1)), (4, 4, 2));
+    }
+
+    #[test]
+    fn what_metis_takes_for_granted_is_verified() {
+        let sound = Topology::from_edges(5, &[(0, 1), (1, 4), (3, 1), (2, 4), (0, 4)]).unwrap();
+        sound.check_undirected().unwrap();
+        for (offsets, targets, words) in [
+            (vec![0, 1, 1], vec![1], "only one"),
+            (vec![0, 1, 2, 3], vec![1, 2, 0], "only one"),
+            (vec![0, 1, 2], vec![0, 1], "its own neighbour"),
+            (vec![0, 2, 4], vec![1, 1, 0, 0], "twice"),
+            (vec![0, 2, 3, 4], vec![2, 1, 0, 0], "do not ascend"),
+        ] {
+            let topology = Topology::from_rows(offsets.into(), targets.into()).unwrap();
+            let error = topology.check_undirected().unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

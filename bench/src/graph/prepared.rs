@@ -10,7 +10,7 @@
 //! leave a `checksum` out, and only lengths are verified then. The files must not change while they are mapped.
 
 use super::hash::checksum;
-use super::{Array, Features, Graph, Split, Topology};
+use super::{Array, CLASSES_MAX, Features, Graph, Split, Topology};
 use crate::partition::{Partitioned, Partitioner};
 use anyhow::{Context, Result, ensure};
 use bytemuck::Pod;
@@ -136,6 +136,8 @@ impl Prepared {
     fn check(&self) -> Result<()> {
         let nodes = self.book.nodes();
         ensure!(self.width() > 0, "feature rows have no columns");
+        let classes = self.classes();
+        ensure!((1..=CLASSES_MAX).contains(&classes), "{classes} classes, where 1 to {CLASSES_MAX} are possible");
         for (what, found) in [
             ("offsets.u64", self.topology.nodes()),
             ("labels.u16", self.labels.len()),
@@ -245,15 +247,19 @@ impl Prepared {
     }
 
     /// The graph, under the ids of this directory, to be partitioned anew.
-    pub fn graph(self: Arc<Self>) -> Graph {
-        Graph {
+    ///
+    /// # Errors
+    /// The topology, which another program may have written, is not one of undirected edges.
+    pub fn graph(self: Arc<Self>) -> Result<Graph> {
+        self.topology.check_undirected().context("targets.u32")?;
+        Ok(Graph {
             name: self.name().to_owned(),
             topology: self.topology.clone(),
             labels: self.labels.clone(),
             classes: self.classes(),
             splits: self.splits.clone(),
             features: Features::prepared(self),
-        }
+        })
     }
 
     pub(super) fn write_row(&self, node: u32, into: &mut [f32]) -> Result<()> {
@@ -398,6 +404,23 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_with_one_way_edges_is_not_partitioned_anew() {
+        let (directory, cut) = written();
+        let mut targets = cut.graph.topology.targets().to_vec();
+        // The first node loses one neighbour for another, which knows nothing of it.
+        let stranger = (1..).find(|node| !targets[..cut.graph.topology.degree(0)].contains(node)).unwrap();
+        targets[0] = stranger;
+        targets[..cut.graph.topology.degree(0)].sort_unstable();
+        fs::write(directory.path().join("targets.u32"), bytemuck::cast_slice(&targets)).unwrap();
+        let manifest = directory.path().join(MANIFEST);
+        let mut parsed: Manifest = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+        parsed.files.values_mut().for_each(|entry| entry.checksum = None);
+        fs::write(&manifest, serde_json::to_vec(&parsed).unwrap()).unwrap();
+        let error = cause(GraphSpec::Directory(directory.path().into()).load(0));
+        assert!(error.contains("targets.u32") && error.contains("only one"), "{error}");
+    }
+
+    #[test]
     fn truncated_and_damaged_files_are_refused_by_name() {
         for name in
             ["offsets.u64", "targets.u32", "labels.u16", "splits.u8", "original.u32", "halo.1.u32", "features.2.f32"]
@@ -430,6 +453,7 @@ mod tests {
             (text.replace("\"version\": 1", "\"version\": 7"), "version 7"),
             (text.replace("\"width\": 3", "\"width\": 4"), "a row for each node"),
             (text.replace("\"classes\": 4", "\"classes\": 2"), "below classes"),
+            (text.replace("\"classes\": 4", "\"classes\": 65537"), "1 to 65536"),
         ] {
             assert_ne!(damaged, text);
             fs::write(&manifest, damaged).unwrap();

@@ -20,7 +20,7 @@ const fn fixed(probability: f64) -> u32 {
 /// from its hash and shows in its features.
 pub fn generate(name: String, scale: u32, degree: usize, width: usize, seed: u64) -> Result<Graph> {
     let vertices = 1usize << scale;
-    let count = generate::edges_for(vertices, degree)?;
+    let count = generate::edges_for(vertices, degree, width, CLASSES)?;
     let mut random = Xoshiro256PlusPlus::seed_from_u64(mix_all([seed, 0x23A7]));
     // Scrambled, as Graph500 has it: otherwise a vertex's id tells its degree.
     let mut scramble: Vec<u32> = (0..vertices as u32).collect();

@@ -31,7 +31,7 @@ pub struct Shape {
 /// A graph whose labels are the communities and show faintly in the features: aggregation over neighbours is what makes them clear.
 pub fn generate(name: String, shape: Shape, seed: u64) -> Result<Graph> {
     let Shape { nodes, degree, communities, width } = shape;
-    let count = generate::edges_for(nodes, degree)?;
+    let count = generate::edges_for(nodes, degree, width, communities)?;
     let mut random = Xoshiro256PlusPlus::seed_from_u64(mix_all([seed, 0x5B3]));
     let propensity = Propensity::draw(nodes, communities, &mut random);
     // Communities are contiguous in here and must not be so in the graph, where a range partition would find them for nothing.

@@ -1,6 +1,6 @@
 //! Which graph: the argument that all commands share.
 
-use super::{Graph, Prepared, debian, rmat, sbm};
+use super::{CLASSES_MAX, Graph, Prepared, debian, rmat, sbm};
 use anyhow::{Context, Error, Result, bail, ensure};
 use std::fmt;
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ impl GraphSpec {
             Self::Sbm { nodes, degree, communities, dim } => {
                 sbm::generate(name, sbm::Shape { nodes, degree, communities, width: dim }, seed)
             }
-            Self::Directory(ref path) => Prepared::open(path).map(|prepared| Arc::new(prepared).graph()),
+            Self::Directory(ref path) => Prepared::open(path).and_then(|prepared| Arc::new(prepared).graph()),
         }
         .with_context(|| format!("graph {self}"))
     }
@@ -78,7 +78,7 @@ impl FromStr for GraphSpec {
                 let keys = [
                     ("nodes", 2, 1 << 28, 60_000),
                     ("degree", 1, 1 << 12, 20),
-                    ("communities", 1, 1 << 16, 64),
+                    ("communities", 1, CLASSES_MAX, 64),
                     ("dim", 1, 1 << 16, 16),
                 ];
                 let [nodes, degree, communities, dim] = values(parameters, keys)?;
@@ -157,6 +157,18 @@ mod tests {
             ("sbm:nodes=3,communities=4", "communities"),
         ] {
             let error = format!("{:#}", text.parse::<GraphSpec>().unwrap_err());
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn graphs_that_no_machine_holds_are_refused_before_they_are_drawn() {
+        for (text, words) in [
+            ("rmat:scale=28,degree=1,dim=65536", "feature rows"),
+            ("sbm:nodes=65536,degree=1,communities=65536,dim=65536", "centres"),
+            ("rmat:scale=28,degree=4096,dim=1", "edges"),
+        ] {
+            let error = format!("{:#}", text.parse::<GraphSpec>().unwrap().load(1).err().expect("refused"));
             assert!(error.contains(words), "{text}: {error}");
         }
     }

@@ -371,7 +371,7 @@ fn section_settings(document: &Document) -> String {
     let mut lines = vec![
         ("command", format!("<code>{}</code>", escape(&document.command))),
         ("graph", format!("{}, {} classes, seed {}", escape(&settings.graph), settings.classes, settings.seed)),
-        ("partitions", format!("{} by {}, {} halo nodes", settings.ranks, settings.partitioner, list(&halo))),
+        ("partitions", format!("{} by {}, {} halo nodes", halo.len(), escape(&settings.partitioner), list(&halo))),
         ("ranks a host", settings.ranks_per_host.to_string()),
         ("transport", escape(&settings.transport)),
         ("link", settings.link.as_deref().map_or_else(|| "not shaped".to_owned(), escape)),
@@ -401,9 +401,9 @@ fn section_settings(document: &Document) -> String {
             "rudder",
             format!(
                 "{} {}, {} build",
-                machine.rudder,
-                machine.commit.as_deref().unwrap_or("(commit not known)"),
-                machine.build
+                escape(&machine.rudder),
+                machine.commit.as_deref().map_or_else(|| "(commit not known)".to_owned(), escape),
+                escape(&machine.build)
             ),
         ),
         ("took", format!("{:.0} s", document.wall_s)),
@@ -415,9 +415,14 @@ fn section_settings(document: &Document) -> String {
     for (name, value) in lines {
         let _ = write!(text, "<tr><td>{name}</td><td>{value}</td></tr>");
     }
-    text + "</table><p class=\"note\">Ranks are processes of one machine that stand for hosts. The topology is mapped by all of them; feature \
-            rows of other partitions are read through rudder only. The link is shaped inside each rank, on the rows that it receives; gradients \
-            do not pass through it.</p></section>"
+    let ranks = settings.launcher.as_deref().map_or_else(
+        || "Ranks are processes of one machine that stand for hosts.".to_owned(),
+        |launcher| format!("Ranks were started by {}, on the hosts that it gave them.", escape(launcher)),
+    );
+    text + "</table><p class=\"note\">"
+        + &ranks
+        + " The topology is mapped by all of them; feature rows of other partitions are read through rudder only. The link is shaped inside \
+           each rank, on the rows that it receives; gradients do not pass through it.</p></section>"
 }
 
 #[cfg(test)]
@@ -448,6 +453,7 @@ mod tests {
                 partitioner: "metis".to_owned(),
                 ranks: 4,
                 ranks_per_host: 1,
+                launcher: None,
                 transport: "tcp".to_owned(),
                 link: Some("1 Gbit/s, 50µs".to_owned()),
                 buffer: "10 % of the halo".to_owned(),
@@ -519,6 +525,35 @@ mod tests {
         }
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
         assert_eq!(page.matches("<figure>").count(), 7);
+    }
+
+    #[test]
+    fn nothing_of_a_document_is_taken_for_markup() {
+        let mut document = sample();
+        let text = "<script>&\"".to_owned();
+        let Settings { graph, partitioner, transport, buffer, link, model, launcher, .. } = &mut document.settings;
+        [graph, partitioner, transport, buffer].into_iter().for_each(|field| field.clone_from(&text));
+        [link, model, launcher].into_iter().for_each(|field| *field = Some(text.clone()));
+        let Machine { cpu, kernel, rudder, build, commit, .. } = &mut document.machine;
+        [cpu, kernel, rudder, build, &mut document.command].into_iter().for_each(|field| field.clone_from(&text));
+        *commit = Some(text.clone());
+        for run in &mut document.runs {
+            run.failures = vec![text.clone()];
+            (run.controller, run.policy) = (text.clone(), text.clone());
+        }
+        document.notes = vec![text];
+        assert!(!html(&document).contains("<script"));
+    }
+
+    #[test]
+    fn the_page_says_where_ranks_ran_and_what_they_shared() {
+        let mut document = sample();
+        document.settings.ranks = 8;
+        let page = html(&document);
+        assert!(page.contains("<td>4 by metis") && page.contains("processes of one machine"));
+        document.settings.launcher = Some("Slurm".to_owned());
+        let page = html(&document);
+        assert!(page.contains("started by Slurm") && !page.contains("processes of one machine"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// How often a rank looks for the file.
 const LOOK: Duration = Duration::from_millis(100);
@@ -27,28 +28,45 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// The ranks do not meet, or as [`Plan::run`].
 pub fn run(plan: &Plan, place: &Environment, meeting: &Path, listen: IpAddr) -> Result<Option<Document>> {
-    let plan = Plan { job: Job { ranks: place.size, map_host_rows: true, listen, ..plan.job.clone() }, ..plan.clone() };
+    let job = Job { ranks: place.size, map_host_rows: true, listen, ..plan.job.clone() };
+    let plan = Plan { job, launcher: Some(place.launcher), ..plan.clone() };
     plan.check()?;
     let began = Instant::now();
     let bootstrap = meet(place, meeting, listen, plan.job.patience())?;
-    let directory = meeting.with_extension("graph");
     let lead = place.rank == Rank(0);
     // One rank prepares the graph for all; the others hear where it is, or that it could not be.
-    let prepared =
-        if lead { plan.prepare(&directory).map_err(|error| format!("{error:#}")) } else { Ok(PathBuf::new()) };
-    let told = bootstrap.all_gather(&serde_json::to_vec(&prepared)?, plan.job.patience())?;
-    let graph: Result<PathBuf, String> = serde_json::from_slice(&told[0]).context("what rank 0 says of the graph")?;
+    let prepared = if lead { prepare(&plan, meeting).map(Some) } else { Ok(None) };
+    let said = prepared.as_ref().map(|made| made.as_ref().map(|made| &made.path)).map_err(|error| format!("{error:#}"));
+    let told = bootstrap.all_gather(&serde_json::to_vec(&said)?, plan.job.patience()).with_context(|| {
+        format!("while rank 0 prepares the graph; --patience, now {} s, allows it more", plan.job.patience_s)
+    })?;
+    let graph: Result<Option<PathBuf>, String> =
+        serde_json::from_slice(&told[0]).context("what rank 0 says of the graph")?;
     let graph = graph.map_err(|cause| anyhow::anyhow!("rank 0 could not prepare the graph: {cause}"))?;
+    let graph = graph.context("rank 0 says nothing of the graph")?;
     let model = Host::of(&plan, &*bootstrap)?;
     let runs = set_ups(&plan, &bootstrap, &graph, model.socket.as_deref());
-    let document = runs.and_then(|runs| match lead {
+    runs.and_then(|runs| match lead {
         true => plan.document(&Prepared::open(&graph)?, model.served.as_ref(), runs, began).map(Some),
         false => Ok(None),
-    });
-    if lead && graph.starts_with(&directory) {
-        std::fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))?;
-    }
-    document
+    })
+}
+
+/// A prepared graph, and the directory that was made for it and goes with it.
+struct PreparedFor {
+    path: PathBuf,
+    _directory: TempDir,
+}
+
+/// Prepares the graph beside the meeting file, where all ranks see it.
+fn prepare(plan: &Plan, meeting: &Path) -> Result<PreparedFor> {
+    let beside = meeting.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = beside.canonicalize().with_context(|| format!("finding {}", beside.display()))?;
+    let directory = tempfile::Builder::new()
+        .prefix("rudder-graph-")
+        .tempdir_in(&beside)
+        .with_context(|| format!("making a directory in {}", beside.display()))?;
+    Ok(PreparedFor { path: plan.prepare(&directory.path().join("graph"))?, _directory: directory })
 }
 
 fn set_ups(plan: &Plan, bootstrap: &Arc<dyn Bootstrap>, graph: &Path, model: Option<&Path>) -> Result<Vec<Run>> {

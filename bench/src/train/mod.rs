@@ -40,6 +40,8 @@ pub struct Plan {
     pub cases: Vec<(SetUp, u32)>,
     /// The language model's file; `None` takes the installed default.
     pub model: Option<PathBuf>,
+    /// What has started the ranks, where this command does not do so itself.
+    pub launcher: Option<&'static str>,
     /// What all runs have in common. The set-up, the lookahead, the graph's directory and the model's socket are filled in.
     pub job: Job,
 }
@@ -83,6 +85,7 @@ impl From<&TrainArgs> for Plan {
             partitioner: args.partitioner,
             cases: args.setups.iter().map(|&setup| (setup, args.lookahead)).collect(),
             model: args.model.clone(),
+            launcher: None,
             job: Job {
                 setup: SetUp::Off,
                 lookahead: 0,
@@ -117,8 +120,7 @@ impl Plan {
         self.check()?;
         let began = Instant::now();
         let stop = stop_on_signals()?;
-        let directory =
-            tempfile::Builder::new().prefix("rudder-").tempdir().context("making a directory for the run")?;
+        let directory = run_directory()?;
         let mut progress = Progress::new();
         progress.begin("preparing the graph");
         let graph = self.prepare(&directory.path().join("graph"))?;
@@ -167,7 +169,9 @@ impl Plan {
             self.cases.iter().all(|&(setup, lookahead)| setup != SetUp::Window || lookahead > 0),
             "window keeps what announced minibatches want: give --lookahead, such as --lookahead 16"
         );
-        ensure!(job.learning_rate > 0.0, "--learning-rate {} does not learn", job.learning_rate);
+        // As the optimiser has it, in single precision.
+        let step = job.learning_rate as f32;
+        ensure!(step > 0.0 && step.is_finite(), "--learning-rate {} does not learn", job.learning_rate);
         Ok(())
     }
 
@@ -221,6 +225,7 @@ impl Plan {
                 .map_or_else(String::new, |name| name.get_name().to_owned()),
             ranks: job.ranks,
             ranks_per_host: job.ranks_per_host,
+            launcher: self.launcher.map(str::to_owned),
             transport: job.transport.clone(),
             link: link_words(&job.link),
             buffer: buffer_words(job.buffer),

@@ -229,6 +229,7 @@ impl Trainer<'_> {
         drop(rows);
         step.compute_s = lap.lap();
         step.loss = self.average(loss, minibatch.seeds.len())?;
+        check_loss(step.loss, self.record.steps.len() + 1, self.job.learning_rate)?;
         step.allreduce_s = lap.lap();
         self.model.apply(&self.gradients)?;
         step.compute_s += lap.lap();
@@ -321,6 +322,15 @@ impl Trainer<'_> {
     }
 }
 
+/// Ends a training that has diverged: nothing after it means anything, and JSON has no such numbers.
+fn check_loss(loss: f32, minibatch: usize, learning_rate: f64) -> Result<()> {
+    ensure!(
+        loss.is_finite(),
+        "the training diverged: the loss of minibatch {minibatch} is {loss}; try a --learning-rate below {learning_rate}"
+    );
+    Ok(())
+}
+
 /// Gathered rows as the numbers they are.
 fn floats(rows: &Rows) -> Result<&[f32]> {
     bytemuck::try_cast_slice(rows.as_bytes()).map_err(|error| anyhow::anyhow!("gathered rows as floats: {error}"))
@@ -344,5 +354,21 @@ impl Lap {
     fn lap(&mut self) -> f64 {
         let now = Instant::now();
         (now - std::mem::replace(&mut self.0, now)).as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a training that diverges says so. Method: losses that are no numbers.
+
+    use super::check_loss;
+
+    #[test]
+    fn a_loss_that_is_no_number_ends_the_run_by_name() {
+        assert!(check_loss(2.5, 1, 0.1).is_ok());
+        for loss in [f32::NAN, f32::INFINITY] {
+            let error = check_loss(loss, 17, 0.5).unwrap_err().to_string();
+            assert!(error.contains("minibatch 17") && error.contains("below 0.5"), "{error}");
+        }
     }
 }

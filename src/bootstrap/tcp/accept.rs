@@ -1,14 +1,16 @@
 //! How the root gathers its ranks.
 //!
 //! One loop over sockets that do not block: strangers, slow ones included, cost a bounded number of descriptors for a bounded time and
-//! are no reason to fail. A rank that proves the secret and still does not fit (its number taken, another size) is a mistake in the
-//! job's start, and ends it for everybody with the reason.
+//! are no reason to fail. Who comes is heard before anybody is sent away, and a rank that is sent away comes again. A rank that proves
+//! the secret and still does not fit (its number taken, another size) is a mistake in the job's start, and ends it for everybody with
+//! the reason.
 
 use super::proof::{Claim, NONCE_BYTES, Side, nonce};
 use super::root::Root;
 use super::wire::{self, Header, failed_frame, read_some, write_all};
 use super::{MAGIC, PROTOCOL};
 use crate::bootstrap::missing;
+use crate::listening::FailedAccepts;
 use rustix::event::{PollFd, PollFlags};
 use std::collections::VecDeque;
 use std::io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
@@ -19,6 +21,8 @@ use std::time::{Duration, Instant};
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 /// Connections in their handshake at once, beyond the job's own; the oldest goes first.
 const STRANGERS_MAX: usize = 64;
+/// Connections that are accepted before those that are here are heard again.
+const ACCEPTED_AT_ONCE: usize = 32;
 /// Refusals that an error tells of.
 const REFUSALS_TOLD: usize = 4;
 
@@ -36,8 +40,7 @@ struct Accepting<'a> {
     joined: Vec<Option<TcpStream>>,
     pending: VecDeque<Pending>,
     refusals: Vec<String>,
-    /// Why the last attempt to accept a connection failed, if it did.
-    failed_accept: Option<String>,
+    failed_accepts: FailedAccepts,
 }
 
 /// A connection that has proven nothing yet.
@@ -55,14 +58,17 @@ struct Pending {
 pub(super) fn all(listener: &TcpListener, secret: &[u8; 32], size: u32, deadline: Instant) -> Result<Root, String> {
     let joined = (1..size).map(|_| None).collect();
     let (pending, refusals) = (VecDeque::new(), Vec::new());
-    let mut accepting = Accepting { secret, size, joined, pending, refusals, failed_accept: None };
+    let failed_accepts = FailedAccepts::new("bootstrap");
+    let mut accepting = Accepting { secret, size, joined, pending, refusals, failed_accepts };
     listener.set_nonblocking(true).map_err(|e| format!("cannot listen: {e}"))?;
     let outcome = accepting.run(listener, deadline);
-    let streams = accepting.joined;
+    let joined = accepting.joined.into_iter().flatten();
     match outcome {
-        Ok(()) => Root::start(streams.into_iter().flatten().collect(), deadline),
+        Ok(()) => Root::start(joined.collect(), deadline),
         Err(cause) => {
-            streams.into_iter().flatten().for_each(|stream| refuse(stream, &cause));
+            // Before the hello a rank would not understand it.
+            let greeted = accepting.pending.into_iter().filter(|pending| pending.nonces.is_some());
+            joined.chain(greeted.map(|pending| pending.stream)).for_each(|stream| refuse(stream, &cause));
             Err(cause)
         }
     }
@@ -85,6 +91,8 @@ impl Accepting<'_> {
             self.accept(listener);
             self.watch_joined()?;
             self.advance()?;
+            let places = self.size as usize + STRANGERS_MAX;
+            self.pending.drain(..self.pending.len().saturating_sub(places));
         }
         Ok(())
     }
@@ -93,7 +101,7 @@ impl Accepting<'_> {
         let absent = missing([true].into_iter().chain(self.joined.iter().map(Option::is_some)));
         let told =
             if self.refusals.is_empty() { String::new() } else { format!("; refused: {}", self.refusals.join(", ")) };
-        let failed = self.failed_accept.as_ref().map_or(String::new(), |cause| format!("; {cause}"));
+        let failed = self.failed_accepts.present().map_or(String::new(), |cause| format!("; {cause}"));
         format!("{absent} of {} did not join in time{told}{failed}", self.size)
     }
 
@@ -105,32 +113,23 @@ impl Accepting<'_> {
     }
 
     fn accept(&mut self, listener: &TcpListener) {
-        loop {
+        for _ in 0..ACCEPTED_AT_ONCE {
             let (stream, from) = match listener.accept() {
                 Ok(accepted) => accepted,
                 // Nobody waits, or who did has gone.
                 Err(e) if matches!(e.kind(), WouldBlock | Interrupted | ConnectionAborted) => return,
-                Err(cause) => return self.note_failed_accept(&cause),
+                Err(cause) => {
+                    self.failed_accepts.note(cause);
+                    // What could not be accepted stays in the backlog, so that a wait for it ends at once: time must pass otherwise.
+                    return std::thread::sleep(ACCEPT_AGAIN_AFTER);
+                }
             };
-            self.failed_accept = None;
-            if self.pending.len() >= self.size as usize + STRANGERS_MAX {
-                self.pending.pop_front();
-            }
+            self.failed_accepts.end();
             if wire::prepare(&stream).is_ok() {
                 let (received, since) = ([0; CLAIM_BYTES], Instant::now());
                 self.pending.push_back(Pending { stream, from, since, received, filled: 0, nonces: None });
             }
         }
-    }
-
-    /// What could not be accepted stays in the listener's backlog, so that a wait for it ends at once: time must pass otherwise.
-    fn note_failed_accept(&mut self, cause: &std::io::Error) {
-        let text = format!("accepting failed: {cause}; raise ulimit -n where descriptors are short");
-        if self.failed_accept.as_ref() != Some(&text) {
-            tracing::warn!("bootstrap: {text}");
-            self.failed_accept = Some(text);
-        }
-        std::thread::sleep(ACCEPT_AGAIN_AFTER);
     }
 
     /// A rank that has joined says nothing before the start: what can be read is its end.

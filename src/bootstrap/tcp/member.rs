@@ -23,43 +23,56 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn join(id: &UniqueId, rank: Rank, size: u32, deadline: Instant) -> Result<Self, String> {
-        let stream = connect(id, deadline)?;
-        let mut member = Self { stream, size };
-        member.prove(id, rank, deadline)?;
+        let mut member = loop {
+            let mut member = Self { stream: connect(id, deadline)?, size };
+            match member.prove(id, rank, deadline) {
+                Ok(()) => break member,
+                // A root that strangers crowd around may have sent us away unheard.
+                Err(Failure::Lost(cause)) if cause.kind() != ErrorKind::TimedOut => {
+                    if Instant::now() + RETRY_AFTER >= deadline {
+                        return Err(format!("the root at {} broke off the handshake: {cause}", id.address()));
+                    }
+                    std::thread::sleep(RETRY_AFTER);
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        };
         match member.read_header(deadline + GRACE)? {
             Header::Data { round: 0, bytes: 0 } => Ok(member),
             other => Err(member.unexpected(other)),
         }
     }
 
-    fn prove(&mut self, id: &UniqueId, rank: Rank, deadline: Instant) -> Result<(), String> {
-        let lost = |e: std::io::Error| format!("the root at {} broke off the handshake: {e}", id.address());
-        let joining_nonce = nonce().map_err(lost)?;
+    fn prove(&mut self, id: &UniqueId, rank: Rank, deadline: Instant) -> Result<(), Failure> {
+        let joining_nonce = nonce().map_err(|e| Failure::Told(format!("the system gives no random bytes: {e}")))?;
         let hello = [&MAGIC[..], &PROTOCOL.to_le_bytes(), &joining_nonce].concat();
-        write_all(&mut self.stream, &hello, deadline).map_err(lost)?;
+        write_all(&mut self.stream, &hello, deadline)?;
         let mut answer = [0; MAGIC.len() + 2];
-        read_all(&mut self.stream, &mut answer, deadline).map_err(lost)?;
+        read_all(&mut self.stream, &mut answer, deadline)?;
         if answer[..4] != MAGIC {
-            return Err(format!("{} is not the root of a job: something else listens there", id.address()));
+            let cause = format!("{} is not the root of a job: something else listens there", id.address());
+            return Err(Failure::Told(cause));
         }
         let version = u16::from_le_bytes([answer[4], answer[5]]);
         if version != PROTOCOL {
-            return Err(format!("the root speaks protocol version {version}, this rank speaks version {PROTOCOL}"));
+            let cause = format!("the root speaks protocol version {version}, this rank speaks version {PROTOCOL}");
+            return Err(Failure::Told(cause));
         }
         let mut root_nonce = [0; NONCE_BYTES];
-        read_all(&mut self.stream, &mut root_nonce, deadline).map_err(lost)?;
+        read_all(&mut self.stream, &mut root_nonce, deadline)?;
         let claim = Claim { version, joining_nonce, root_nonce, rank: rank.0, size: self.size };
         let proof = claim.prove(&id.secret(), Side::Joining);
         let claimed = [&rank.0.to_le_bytes()[..], &self.size.to_le_bytes(), &proof].concat();
-        write_all(&mut self.stream, &claimed, deadline).map_err(lost)?;
+        write_all(&mut self.stream, &claimed, deadline)?;
         let mut proof = [0; NONCE_BYTES];
         match self.read_header(deadline)? {
             Header::Data { round: 0, bytes } if bytes == proof.len() as u64 => {}
-            other => return Err(self.unexpected(other)),
+            other => return Err(Failure::Told(self.unexpected(other))),
         }
-        read_all(&mut self.stream, &mut proof, deadline).map_err(lost)?;
+        read_all(&mut self.stream, &mut proof, deadline)?;
         if !claim.holds(&id.secret(), Side::Root, &proof) {
-            return Err(format!("the root at {} cannot prove that it holds this job's secret", id.address()));
+            let cause = format!("the root at {} cannot prove that it holds this job's secret", id.address());
+            return Err(Failure::Told(cause));
         }
         Ok(())
     }
@@ -100,14 +113,14 @@ impl Member {
     }
 
     /// The next header; a failed job is an error with the root's own words.
-    fn read_header(&mut self, deadline: Instant) -> Result<Header, String> {
+    fn read_header(&mut self, deadline: Instant) -> Result<Header, Failure> {
         let mut header = [0; HEADER_BYTES];
-        read_all(&mut self.stream, &mut header, deadline).map_err(lost)?;
-        match Header::decode(&header, ROUND_BYTES_MAX).map_err(|cause| format!("rank 0 {cause}"))? {
+        read_all(&mut self.stream, &mut header, deadline)?;
+        match Header::decode(&header, ROUND_BYTES_MAX).map_err(|cause| Failure::Told(format!("rank 0 {cause}")))? {
             Header::Failed { bytes } => {
                 let mut cause = vec![0; bytes];
-                read_all(&mut self.stream, &mut cause, deadline.max(Instant::now() + GRACE)).map_err(lost)?;
-                Err(String::from_utf8_lossy(&cause).into_owned())
+                read_all(&mut self.stream, &mut cause, deadline.max(Instant::now() + GRACE))?;
+                Err(Failure::Told(String::from_utf8_lossy(&cause).into_owned()))
             }
             data => Ok(data),
         }
@@ -115,6 +128,29 @@ impl Member {
 
     fn unexpected(&self, header: Header) -> String {
         format!("ranks are out of step: rank 0 sent {header:?}")
+    }
+}
+
+/// Why a rank does not get on with the root.
+enum Failure {
+    /// The connection ended without a word.
+    Lost(std::io::Error),
+    /// In words, the root's own or ours.
+    Told(String),
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(cause: std::io::Error) -> Self {
+        Self::Lost(cause)
+    }
+}
+
+impl From<Failure> for String {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Lost(cause) => lost(cause),
+            Failure::Told(cause) => cause,
+        }
     }
 }
 
@@ -161,8 +197,25 @@ fn unpack(mut packed: &[u8], size: u32) -> Option<Vec<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: rounds that do not hold together are refused. Method: cut and stretch a good one.
-    use super::unpack;
+    //! Goal: rounds that do not hold together are refused, and a rank that is sent away unheard comes again.
+    //! Method: cut and stretch a good round; a root closes its first connection.
+    use super::super::{accept, unique_id::UniqueId};
+    use super::{Member, unpack};
+    use crate::id::Rank;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_rank_that_is_sent_away_unheard_comes_again() {
+        let id = UniqueId::create(None).unwrap();
+        let listener = id.take_listener().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        std::thread::scope(|scope| {
+            let member = scope.spawn(move || Member::join(&id, Rank(1), 2, deadline).map(drop));
+            drop(listener.accept().unwrap());
+            let root = accept::all(&listener, &id.secret(), 2, deadline).map(drop);
+            assert_eq!((member.join().unwrap(), root), (Ok(()), Ok(())));
+        });
+    }
 
     #[test]
     fn malformed_rounds_are_refused() {

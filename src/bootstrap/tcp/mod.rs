@@ -10,7 +10,7 @@ mod root;
 mod unique_id;
 mod wire;
 
-use super::{Bootstrap, deadline_after};
+use super::{Bootstrap, RANKS_MAX, deadline_after};
 use crate::error::{Error, Result};
 use crate::id::Rank;
 use member::Member;
@@ -47,10 +47,14 @@ impl TcpBootstrap {
     /// id. A member hears the root's reason up to a second after `timeout`.
     ///
     /// # Errors
-    /// Names the ranks that did not come; or says that this rank, its secret, its size or its protocol version was refused.
+    /// Names the ranks that did not come; or says that this rank, its secret, its size (at most [`RANKS_MAX`]) or its protocol version was
+    /// refused.
     pub fn join(id: &UniqueId, rank: Rank, size: u32, timeout: Duration) -> Result<Self> {
         if rank.0 >= size {
             return Err(Error::argument(format!("{rank} of a job of {size} ranks")));
+        }
+        if size > RANKS_MAX {
+            return Err(Error::argument(format!("a job of {size} ranks: {RANKS_MAX} is the most")));
         }
         let deadline = deadline_after(timeout);
         let joined = if rank == Rank(0) {

@@ -7,6 +7,7 @@
 
 use super::failed;
 use crate::error::Result;
+use crate::listening::FailedAccepts;
 use crate::memory::{Memory, Version};
 use crate::transport::token::{self, Fields};
 use crate::transport::{MappedRegion, Waker};
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant};
 
 const MAGIC: [u8; 6] = *b"rd-shm";
 const PROTOCOL: u16 = 1;
-/// An owner answers as soon as its thread runs: this is for a host that is busy with something else.
+/// For the whole of an import. An owner answers as soon as its thread runs: this is for a host that is busy with something else.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A request follows its connection at once, or never.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
@@ -228,15 +229,19 @@ struct Silent {
 
 fn serve(listener: &OwnedFd, secret: &[u8; 16], exports: &Exports, waker: &Waker, stop: &AtomicBool) {
     let mut silent: VecDeque<Silent> = VecDeque::with_capacity(SILENT_MAX);
+    let mut failed_accepts = FailedAccepts::new(super::NAME);
     while !stop.load(Ordering::Acquire) {
         let oldest = silent.front().map(|oldest| ASK_WITHIN.saturating_sub(oldest.since.elapsed()));
         wait(listener, waker, &silent, oldest);
         match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(peer) => silent.push_back(Silent { peer, since: Instant::now() }),
+            Ok(peer) => {
+                failed_accepts.end();
+                silent.push_back(Silent { peer, since: Instant::now() });
+            }
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             Err(cause) => {
                 // Out of descriptors, most likely: the peer's connection stays queued, so that trying at once would spin.
-                tracing::warn!("shm: cannot accept a connection: {cause}");
+                failed_accepts.note(cause);
                 waker.wait(Duration::from_millis(100));
             }
         }
@@ -266,9 +271,26 @@ fn wait(listener: &OwnedFd, waker: &Waker, silent: &VecDeque<Silent>, at_most: O
     let _ = poll(&mut ready, at_most.as_ref());
 }
 
-fn set_timeouts(socket: &OwnedFd) -> rustix::io::Result<()> {
-    set_socket_timeout(socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
-    set_socket_timeout(socket, Timeout::Send, Some(ANSWER_WITHIN))
+/// Makes a call that may wait, until the deadline. A signal ends such a call on a socket with a time limit even where its handler asks
+/// for restarts (signal(7)), so that it is made again here.
+fn by<T>(
+    deadline: Instant,
+    socket: &OwnedFd,
+    limit: Timeout,
+    call: impl Fn() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A zero timeout would mean none.
+        if left.is_zero() {
+            return Err(Errno::AGAIN);
+        }
+        set_socket_timeout(socket, limit, Some(left))?;
+        match call() {
+            Err(Errno::INTR) => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// A request: magic, version, secret, region.
@@ -339,15 +361,17 @@ pub(super) fn request(address: &Address, token: &Token) -> Result<MappedRegion, 
     };
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(gone)?;
-    set_timeouts(&socket).map_err(gone)?;
-    connect(&socket, &address.socket().map_err(gone)?).map_err(gone)?;
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    let name = address.socket().map_err(gone)?;
+    by(deadline, &socket, Timeout::Send, || connect(&socket, &name)).map_err(gone)?;
     let ours = rustix::process::geteuid();
     if socket_peercred(&socket).map_err(gone)?.uid != ours {
         return Err("its owner is of another user".into());
     }
     let request = [&MAGIC[..], &PROTOCOL.to_le_bytes(), &address.secret, &token.region.to_le_bytes()].concat();
-    rustix::net::send(&socket, &request, SendFlags::NOSIGNAL).map_err(gone)?;
-    let (status, bytes, files) = receive(&socket).map_err(gone)?;
+    let send = || rustix::net::send(&socket, &request, SendFlags::NOSIGNAL);
+    by(deadline, &socket, Timeout::Send, send).map_err(gone)?;
+    let (status, bytes, files) = by(deadline, &socket, Timeout::Recv, || receive(&socket)).map_err(gone)?;
     let Ok([rows, page]) = <[OwnedFd; 2]>::try_from(files) else {
         return Err(match status {
             Some(UNKNOWN_REGION) => "its owner does not export it any more".into(),
@@ -395,8 +419,9 @@ fn receive(socket: &OwnedFd) -> rustix::io::Result<Answer> {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: an asker is served whatever others do or leave undone.
-    //! Method: more strangers than there are places connect and say nothing, or nonsense; then a region is asked for.
+    //! Goal: an asker is served whatever others do or leave undone, and whatever signals it gets.
+    //! Method: more strangers than there are places connect and say nothing, or nonsense, then a region is asked for; signals rain on an
+    //! asker whose owner is slow.
 
     use super::*;
 
@@ -425,5 +450,39 @@ mod tests {
         assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
         drop(strangers);
         request(&address, &token).unwrap();
+    }
+
+    #[test]
+    fn signals_do_not_end_an_import() {
+        extern "C" fn ignore(_signal: libc::c_int) {}
+        // SAFETY: the handler does nothing, and no other test of this process sends the signal.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            (action.sa_sigaction, action.sa_flags) = (ignore as *const () as usize, libc::SA_RESTART);
+            assert_eq!(libc::sigaction(libc::SIGUSR2, &action, std::ptr::null_mut()), 0);
+        }
+        let (address, exports) = (Address::new().unwrap(), Arc::new(Exports::default()));
+        let listener = listener(&address).unwrap();
+        let memory = Arc::new(Memory::allocate(100).unwrap());
+        let _registration = exports.insert(1, memory, Version::new().unwrap());
+        let token = Token { owner: address.key(), region: 1, bytes: 100 };
+        let (waker, stop) = (Waker::new().unwrap(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            // SAFETY: names the calling thread, which outlives the scope.
+            let asker = unsafe { libc::pthread_self() };
+            let (listener, exports, address, waker, stop) = (&listener, &exports, &address, &waker, &stop);
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    std::thread::sleep(Duration::from_millis(10));
+                    // SAFETY: the thread waits in this scope.
+                    unsafe { libc::pthread_kill(asker, libc::SIGUSR2) };
+                }
+                serve(listener, &address.secret, exports, waker, stop);
+            });
+            let imported = request(address, &token).map(drop);
+            stop.store(true, Ordering::Release);
+            waker.wake();
+            assert_eq!(imported, Ok(()));
+        });
     }
 }

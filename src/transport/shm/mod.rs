@@ -7,6 +7,7 @@
 mod channel;
 mod exchange;
 
+use super::imports;
 use super::{Capabilities, Channel, MappedRegion, RemoteRegion, Transport, TransportConfig};
 use crate::error::{Error, Result};
 use crate::id::Rank;
@@ -21,8 +22,6 @@ const NAME: &str = "shm";
 const BATCH_ROWS_MAX: usize = 1 << 16;
 /// Copies are done when `post` returns; this bounds what waits to be polled.
 const BATCHES_IN_FLIGHT_MAX: usize = 1024;
-/// Regions that one transport imports; each costs two mappings of the process's limit of 65,530.
-const IMPORTS_MAX: usize = 16 << 10;
 
 /// The shared-memory transport of one rank.
 pub struct ShmTransport {
@@ -41,7 +40,7 @@ struct Imported {
     mapped: MappedRegion,
 }
 
-type Imports = RwLock<Vec<Arc<Imported>>>;
+type Imports = RwLock<imports::Imports<Arc<Imported>>>;
 
 impl ShmTransport {
     /// Opens the transport: peers of this user on this host can ask for regions from now on.
@@ -124,15 +123,13 @@ impl Transport for ShmTransport {
         if token.owner != address.key() {
             return Err(refused("issued by another rank or transport".into()));
         }
+        let known = self.imports.read().unwrap_or_else(PoisonError::into_inner).find(peer, token.region, token.bytes);
+        if let Some(known) = known {
+            return Ok(known);
+        }
         let mapped = exchange::request(address, &token).map_err(refused)?;
         let mut imports = self.imports.write().unwrap_or_else(PoisonError::into_inner);
-        if imports.len() >= IMPORTS_MAX {
-            let remedy = "import fewer, larger regions";
-            return Err(Error::Full { queue: "the table of imported regions", limit: IMPORTS_MAX, remedy });
-        }
-        let region = RemoteRegion { peer, index: imports.len() as u32, bytes: token.bytes };
-        imports.push(Arc::new(Imported { region, mapped }));
-        Ok(region)
+        imports.add(peer, token.region, token.bytes, |region| Arc::new(Imported { region, mapped }))
     }
 
     fn mapped(&self, region: RemoteRegion) -> Option<MappedRegion> {

@@ -99,7 +99,7 @@ impl SimChannel {
         }
         self.waker.drain();
         let mut state = self.network.lock();
-        let end = state.now + at_most;
+        let end = state.now.saturating_add(at_most);
         state.now = next.map_or(end, |next| next.clamp(state.now, end.max(state.now)));
     }
 }

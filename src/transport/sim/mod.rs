@@ -6,6 +6,7 @@
 mod channel;
 mod network;
 
+use super::imports;
 use super::token::{self, Fields};
 use super::{Capabilities, Channel, RemoteRegion, Transport};
 use crate::error::{Error, Result};
@@ -29,7 +30,7 @@ pub struct SimTransport {
     imports: Arc<Imports>,
 }
 
-type Imports = RwLock<Vec<Imported>>;
+type Imports = RwLock<imports::Imports<Imported>>;
 
 /// A peer's region, by the number that the network gave it.
 #[derive(Clone, Copy)]
@@ -52,7 +53,9 @@ impl SimTransport {
         let id = self.network.lock().export(self.rank, export);
         let (rank, bytes) = (self.rank.0.to_le_bytes(), (memory.bytes() as u64).to_le_bytes());
         let token = token::seal([&MAGIC[..], &rank, &id.to_le_bytes(), &bytes].concat());
-        let registration = Registration { network: self.network.clone(), owner: self.rank, id };
+        let process = std::process::id();
+        let registration =
+            Registration { network: self.network.clone(), owner: self.rank, id, version: version.clone(), process };
         Ok(Region::new(Box::new(registration), memory, token).with_version(version))
     }
 }
@@ -61,10 +64,19 @@ struct Registration {
     network: SimNetwork,
     owner: Rank,
     id: u64,
+    version: Version,
+    /// Whose registration this is: to a forked child it is nothing.
+    process: u32,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // The version page is shared with the parent, whose region goes on.
+            return;
+        }
+        // A channel that copies rows holds the region beyond its withdrawal: this is how it hears of the end.
+        self.version.set(Version::RETIRED);
         self.network.lock().withdraw(self.owner, self.id);
     }
 }
@@ -129,12 +141,28 @@ impl Transport for SimTransport {
             return Err(refused("its owner does not export it, or not any more".into()));
         }
         let mut imports = self.imports.write().unwrap_or_else(PoisonError::into_inner);
-        let region = RemoteRegion { peer, index: imports.len() as u32, bytes };
-        imports.push(Imported { region, id });
-        Ok(region)
+        imports.add(peer, id, bytes, |region| Imported { region, id })
     }
 
     fn channel(&self) -> Result<Box<dyn Channel>> {
         Ok(Box::new(SimChannel::new(self.network.clone(), self.rank, self.imports.clone())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a copy under way hears that its source has ended. Method: the region ends while its export is held, as a channel holds it.
+
+    use super::*;
+
+    #[test]
+    fn a_region_that_ends_is_retired() {
+        let network = SimNetwork::new(SimConfig::default());
+        let transport = network.transport(Rank(0));
+        let region = transport.allocate(64, Access::RemoteRead).unwrap();
+        let export = network.lock().exported(Rank(0), 1).unwrap().clone();
+        assert_eq!(export.version.get_after_reading(), 0);
+        drop(region);
+        assert_eq!(export.version.get_after_reading(), Version::RETIRED);
     }
 }

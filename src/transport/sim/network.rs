@@ -111,9 +111,10 @@ impl State {
             rate => Duration::from_nanos((u128::from(bytes) * 1_000_000_000 / u128::from(rate)) as u64),
         };
         let free = self.link_free.entry(link).or_default();
-        *free = (*free).max(self.now) + sending;
+        // A clock that a wait without end has run to its last moment stands still there.
+        *free = (*free).max(self.now).saturating_add(sending);
         let late = self.chance.random_range(0..=config.jitter.as_nanos() as u64);
-        *free + config.latency + Duration::from_nanos(late)
+        free.saturating_add(config.latency).saturating_add(Duration::from_nanos(late))
     }
 
     pub(super) fn export(&mut self, owner: Rank, export: Export) -> u64 {

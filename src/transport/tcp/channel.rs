@@ -23,6 +23,8 @@ const SHARE_ROWS_MIN: usize = 4096;
 const OUTBOX_BYTES_MAX: usize = 4 << 20;
 const EVENTS_MAX: usize = 64;
 const WAKER: u64 = u64::MAX;
+/// Longer waits end after 30 days too: clocks overflow at what is meant by "for ever".
+const WAIT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A connection and what epoll was told of it.
 struct Link {
@@ -240,7 +242,7 @@ unsafe impl Channel for TcpChannel {
         let before = completions.len();
         completions.append(&mut self.pending);
         let until = match wait {
-            Wait::For(wait) if completions.len() == before => Some(Instant::now() + wait),
+            Wait::For(wait) if completions.len() == before => Some(Instant::now() + wait.min(WAIT_MAX)),
             Wait::For(_) | Wait::No => None,
         };
         loop {

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::id::Rank;
 use crate::memory::{Access, Memory, Region, Version};
 use crate::transport::handshake::{Address, NONCE_BYTES};
+use crate::transport::imports::Imports;
 use crate::transport::{Capabilities, Channel, RemoteRegion, Transport, TransportConfig};
 use owner::{Exports, Owner};
 use std::fmt;
@@ -110,7 +111,7 @@ struct Peers {
     config: TcpConfig,
     addresses: OnceLock<Vec<Address>>,
     /// Imported regions, by our index.
-    imports: RwLock<Vec<Import>>,
+    imports: RwLock<Imports<Import>>,
 }
 
 /// The `tcp` transport of one rank: a listener, the threads that serve its connections, and the way to the peers.
@@ -207,13 +208,7 @@ impl Transport for TcpTransport {
             .ok_or_else(|| refused(format!("there is no such rank: {} addresses are known", addresses.len())))?;
         let token = Token::decode(token, &address.secret).map_err(refused)?;
         let mut imports = self.peers.imports.write().unwrap_or_else(PoisonError::into_inner);
-        let import = Import { peer, token };
-        let known = imports.iter().position(|&known| known == import);
-        let index = known.unwrap_or_else(|| {
-            imports.push(import);
-            imports.len() - 1
-        });
-        Ok(RemoteRegion { peer, index: index as u32, bytes: token.bytes })
+        imports.add(peer, token.region, token.bytes, |_| Import { peer, token })
     }
 
     fn channel(&self) -> Result<Box<dyn Channel>> {

@@ -1,13 +1,14 @@
 //! The owner's side: a listener and one thread for each connection, which answers requests from the registered memory.
 //!
 //! A thread a connection, blocking: a request then costs one receive and one send, and a slow reader holds up nobody but itself.
-//! Both kinds of connection are bounded: those that have not proved anything yet wait in the listener's backlog, those that have
-//! and are too many are told so.
+//! Both kinds of connection are bounded: where too many have not proved anything yet the oldest of them goes, those that have and are
+//! too many are told so.
 
 use super::socket::{self, Pieces};
 use super::wire::{PROTOCOL, REPLY_BYTES, REQUEST_BYTES, REQUEST_ROWS_MAX, Reply, Request, Status};
 use super::{JobSecret, TcpConfig, failure};
 use crate::error::Result;
+use crate::listening::FailedAccepts;
 use crate::memory::{Memory, Version, copy};
 use crate::transport::Waker;
 use crate::transport::handshake::{
@@ -25,8 +26,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Connections that may be in their handshake at once; further ones wait in the listener's backlog.
+/// Connections that may be in their handshake at once; a further one takes the place of the oldest.
 const HANDSHAKES_MAX: usize = 32;
+/// A handshake has so long before it must make room: two round trips, on a busy host. Far less than an honest asker waits for its turn.
+const HANDSHAKE_SPARED: Duration = Duration::from_millis(250);
 const BACKLOG: i32 = 128;
 /// Rows are packed into a buffer of this size, which stays in the second-level cache, and sent from there.
 const STAGING_BYTES: usize = 256 << 10;
@@ -57,8 +60,8 @@ impl Exports {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.last += 1;
         let number = table.last;
-        table.regions.insert(number, Exported { memory, version });
-        Registration { exports: Arc::clone(self), number, process: std::process::id() }
+        table.regions.insert(number, Exported { memory, version: version.clone() });
+        Registration { exports: Arc::clone(self), number, version, process: std::process::id() }
     }
 
     /// A region, where it holds that version. Its memory, held by the reader, outlives a registration that ends meanwhile.
@@ -72,6 +75,7 @@ impl Exports {
 pub struct Registration {
     exports: Arc<Exports>,
     number: u64,
+    version: Version,
     /// Whose registration this is: to a forked child it is nothing.
     process: u32,
 }
@@ -85,9 +89,11 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         if std::process::id() != self.process {
-            // The parent's threads may have held the lock when the child was forked.
+            // The parent's threads may have held the lock when the child was forked, and the version page is the parent's too.
             return;
         }
+        // A thread that answers a request holds the region beyond its removal: this is how it hears of the end.
+        self.version.set(Version::RETIRED);
         let ended = self.exports.table.write().unwrap_or_else(PoisonError::into_inner).regions.remove(&self.number);
         // Freed outside the lock: unmapping gigabytes takes a while.
         drop(ended);
@@ -112,6 +118,8 @@ struct Service {
 struct Session {
     socket: Arc<OwnedFd>,
     thread: JoinHandle<()>,
+    since: Instant,
+    in_handshake: Arc<AtomicBool>,
 }
 
 /// A listener with its threads.
@@ -188,25 +196,48 @@ impl Drop for Owner {
 }
 
 fn accept_all(listener: &OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<Session>>) {
+    let mut failed_accepts = FailedAccepts::new(super::NAME);
     while !service.closing.load(Ordering::Acquire) {
-        if service.handshakes.load(Ordering::Acquire) >= HANDSHAKES_MAX {
-            service.waker.wait(service.connect_timeout);
-            continue;
-        }
         let mut fds =
             [PollFd::new(listener, PollFlags::IN), PollFd::from_borrowed_fd(service.waker.fd(), PollFlags::IN)];
         let _ = poll(&mut fds, None);
+        let somebody_waits = fds[0].revents().contains(PollFlags::IN);
         service.waker.drain();
+        if service.handshakes.load(Ordering::Acquire) >= HANDSHAKES_MAX {
+            if somebody_waits {
+                let until = make_room(&sessions.lock().unwrap_or_else(PoisonError::into_inner));
+                service.waker.wait(until);
+            }
+            continue;
+        }
         match accept_with(listener, SocketFlags::CLOEXEC) {
-            Ok(socket) => start_session(socket, service, sessions),
+            Ok(socket) => {
+                failed_accepts.end();
+                start_session(socket, service, sessions);
+            }
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             // Out of descriptors or memory: what is needed is time for connections to end, and those that have to give back theirs.
-            Err(_) => {
+            Err(cause) => {
+                failed_accepts.note(cause);
                 reap(&mut sessions.lock().unwrap_or_else(PoisonError::into_inner));
                 service.waker.wait(Duration::from_millis(20));
             }
         }
     }
+}
+
+/// Ends the oldest handshake, where it has had its time, and says how long to wait for its place.
+fn make_room(sessions: &[Session]) -> Duration {
+    let Some(oldest) = sessions.iter().find(|session| session.in_handshake.load(Ordering::Acquire)) else {
+        return HANDSHAKE_SPARED;
+    };
+    let spared = HANDSHAKE_SPARED.saturating_sub(oldest.since.elapsed());
+    if !spared.is_zero() {
+        return spared;
+    }
+    // Its thread finds the connection closed, gives up the place and wakes us.
+    let _ = shutdown(&oldest.socket, Shutdown::Both);
+    HANDSHAKE_SPARED
 }
 
 /// Forgets sessions that have ended, and with them their sockets.
@@ -215,12 +246,14 @@ fn reap(sessions: &mut Vec<Session>) {
 }
 
 fn start_session(socket: OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<Session>>) {
-    let socket = Arc::new(socket);
+    let (socket, since) = (Arc::new(socket), Instant::now());
+    let in_handshake = Arc::new(AtomicBool::new(true));
     service.handshakes.fetch_add(1, Ordering::AcqRel);
     let thread = std::thread::Builder::new().name("rudder-tcp-serve".into()).stack_size(STACK_BYTES).spawn({
-        let (socket, service) = (Arc::clone(&socket), Arc::clone(service));
+        let (socket, service, in_handshake) = (Arc::clone(&socket), Arc::clone(service), Arc::clone(&in_handshake));
         move || {
             let admitted = service.admit(&socket);
+            in_handshake.store(false, Ordering::Release);
             service.handshakes.fetch_sub(1, Ordering::AcqRel);
             service.waker.wake();
             if admitted {
@@ -233,7 +266,7 @@ fn start_session(socket: OwnedFd, service: &Arc<Service>, sessions: &Mutex<Vec<S
     let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
     reap(&mut sessions);
     match thread {
-        Ok(thread) => sessions.push(Session { socket, thread }),
+        Ok(thread) => sessions.push(Session { socket, thread, since, in_handshake }),
         // The system has no thread to spare: the peer sees its connection close and may try again.
         Err(_) => {
             service.handshakes.fetch_sub(1, Ordering::AcqRel);
@@ -500,5 +533,25 @@ impl Packer {
         self.pieces.push(self.staging.as_mut_ptr(), bytes);
         // SAFETY: the one piece lies in the staging buffer.
         unsafe { self.pieces.send_all(socket.as_fd()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: rows of a region that its owner has let go of are never sent as if they were good.
+    //! Method: the registration ends between the look-up of a request's region and the check before its rows are sent.
+
+    use super::*;
+
+    #[test]
+    fn a_request_under_way_hears_of_the_regions_end() {
+        let exports = Arc::new(Exports::default());
+        let memory = Arc::new(Memory::allocate(64).unwrap());
+        let registration = exports.add(memory, Version::new().unwrap());
+        let exported = exports.find(registration.number(), 0).unwrap();
+        let source = Source { exported: &exported, version: 0, row_bytes: 64 };
+        assert_eq!(source.check(), Ok(()));
+        drop(registration);
+        assert_eq!(source.check(), Err(Errno::STALE));
     }
 }
