@@ -4,6 +4,7 @@ use super::hook::{FaultConfig, Faulty, Link, Throttled};
 use super::{Transport, shm, tcp};
 use crate::error::{Error, Result};
 use crate::id::Rank;
+use crate::placement::Nic;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub struct TransportConfig {
     pub ranks_on_host: u32,
     /// The interface that listeners bind to.
     pub listen: IpAddr,
+    /// The NIC of this rank, for a transport that takes one and was not told another.
+    pub nic: Option<Nic>,
     /// What the job's ranks prove to each other, where a transport listens on a network.
     pub secret: [u8; 32],
     /// A slower link to put before the transport, where it is one.
@@ -31,19 +34,29 @@ impl TransportConfig {
     /// A rank of a job whose ranks all run on this host.
     pub fn new(rank: Rank, size: u32) -> Self {
         let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Self { rank, size, ranks_on_host: size, listen, secret: [0; 32], link: Link::default(), faults: None }
+        Self {
+            rank,
+            size,
+            ranks_on_host: size,
+            listen,
+            nic: None,
+            secret: [0; 32],
+            link: Link::default(),
+            faults: None,
+        }
     }
 }
 
 /// Without the secret.
 impl fmt::Debug for TransportConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rank, size, ranks_on_host, listen, secret: _, link, faults } = self;
+        let Self { rank, size, ranks_on_host, listen, nic, secret: _, link, faults } = self;
         f.debug_struct("TransportConfig")
             .field("rank", rank)
             .field("size", size)
             .field("ranks_on_host", ranks_on_host)
             .field("listen", listen)
+            .field("nic", nic)
             .field("link", link)
             .field("faults", faults)
             .finish_non_exhaustive()
