@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 rudder := $(CARGO_TARGET_DIR)/release/rudder
-scripts := .ci/run $(wildcard tools/*.sh)
+scripts := .ci/run $(wildcard tools/*.sh tests/vm/*.sh)
 # Recorded in the documents that the rudder command writes.
 commit := $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 
@@ -45,11 +45,22 @@ test-nomodel: lint doc ## The same without the tests of the language model, whic
 test-demo: ## Train on a small graph with two ranks, and check the document that comes out
 	tools/smoke.sh
 
+.PHONY: test-verbs
+test-verbs: ## Test reads by RDMA devices, in a virtual machine with Soft-RoCE (no root, no device)
+	@tools/setup.sh --check verbs
+	tools/test-verbs.sh
+
+.PHONY: rates-verbs
+rates-verbs: ## Measure those reads beside ib_read_bw, in the same virtual machine
+	@tools/setup.sh --check verbs
+	tools/test-verbs.sh --rates
+
 .PHONY: lint
 lint: ## Check format, clippy's lints and the shell scripts
 	@tools/setup.sh --check test
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --package rudder --all-targets --features verbs --locked -- -D warnings
 	shellcheck $(scripts)
 
 .PHONY: doc

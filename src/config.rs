@@ -17,7 +17,7 @@ use std::time::Duration;
 pub enum BufferSize {
     /// Slots for this share of the halo nodes, 0 to 1.
     Halo(f64),
-    /// Bytes for all of it: slots and what is kept for each, staging, and announced ids.
+    /// Bytes for all of it: slots and what is kept for each, staging, and announced ids, which get a quarter of it at most.
     Bytes(u64),
 }
 
@@ -126,7 +126,7 @@ pub struct Config {
     pub prefetch_rows_in_flight: usize,
     /// Times that a row is tried.
     pub attempts: u8,
-    /// Wait before the second try; it doubles with each further one.
+    /// Wait before the second try, up to 60 s; it doubles with each further one.
     pub backoff: Duration,
     /// Time for a gather.
     pub gather_timeout: Duration,
@@ -262,6 +262,9 @@ impl Config {
             && !(0.0..=1.0).contains(&share)
         {
             return Err(Error::config(format!("buffer = {share} is not a share between 0 and 1")));
+        }
+        if self.backoff > Duration::from_secs(60) {
+            return Err(Error::config(format!("backoff = {:?} is more than 60 s", self.backoff)));
         }
         for (name, value) in [
             ("gather_timeout", self.gather_timeout),

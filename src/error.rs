@@ -123,7 +123,7 @@ pub enum Error {
         table: TableId,
         /// The partition read.
         partition: PartitionId,
-        /// The first and last row index of the failed part, within the partition.
+        /// Rows of the failed part, by their indexes within the partition.
         rows: Range<u64>,
         /// Why.
         source: TransferError,

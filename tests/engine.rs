@@ -270,7 +270,8 @@ fn host_rows_are_copied_from_their_mapping() {
 
 #[test]
 fn a_buffer_keeps_within_its_bytes() {
-    for bytes in [1u64 << 12, 1 << 20, 1 << 22] {
+    // The last is more than any machine has: books are made for nodes that exist.
+    for bytes in [1u64 << 12, 1 << 20, 1 << 22, 1 << 45] {
         let config =
             Config { buffer: BufferSize::Bytes(bytes), tickets: 2, ..config("lfu", ControllerConfig::Off, 0.0) };
         job(plain("tcp", 2), &[(TableId(0), 1000)], &config, |engine, _| {
@@ -282,9 +283,45 @@ fn a_buffer_keeps_within_its_bytes() {
             }
             let stats = engine.stats(TableId(0)).unwrap();
             assert!(stats.buffer_bytes <= bytes, "{} bytes of {bytes}", stats.buffer_bytes);
+            assert!(bytes < 1 << 22 || u64::from(stats.slots) == NODES / 2, "{} slots", stats.slots);
             engine.shutdown().unwrap();
         });
     }
+}
+
+#[test]
+fn a_broken_loop_forgets_its_stream_and_no_other() {
+    let table = TableId(0);
+    let config = Config { tickets: 4, ..config("window", ControllerConfig::Off, 0.2) };
+    job(plain("tcp", 2), &[(table, 8)], &config, |engine, _| {
+        let minibatch = [NodeId(1), NodeId(NODES - 1)];
+        let announce = |stream| engine.announce(StreamId(stream), &[table], &minibatch);
+        let tickets: Vec<_> = (0..4).map(|number| announce(number % 2).unwrap()).collect();
+        assert!(matches!(announce(0), Err(Error::Full { .. })));
+        engine.forget_stream(StreamId(1));
+        let mut rows = [0; 16];
+        for (ticket, kept) in tickets.into_iter().zip([true, false, true, false]) {
+            let gathered = engine.gather(table, &minibatch, Some(ticket), &mut rows);
+            assert_eq!(gathered.is_ok(), kept, "{gathered:?}");
+        }
+        engine.shutdown().unwrap();
+    });
+}
+
+#[test]
+fn tables_named_twice_are_refused() {
+    let table = TableId(3);
+    job(plain("tcp", 2), &[(table, 8)], &config("lfu", ControllerConfig::Off, 0.2), |engine, _| {
+        let twice = engine.announce(StreamId(0), &[table, table], &[NodeId(1)]).unwrap_err();
+        assert!(twice.to_string().contains("table 3 is announced twice"), "{twice}");
+        engine.shutdown().unwrap();
+    });
+    let book = rudder::PartitionBook::from_starts(vec![0, 4]).unwrap();
+    let spec = || rudder::TableSpec::new(table, book.clone(), rudder::PartitionId(0), 8);
+    let bootstrap = std::sync::Arc::new(rudder::bootstrap::local::ranks(1).remove(0));
+    let builder = rudder::Engine::builder(Config::default(), bootstrap);
+    let twice = builder.table(spec(), |_| {}).table(spec(), |_| {}).start().err().expect("it is refused");
+    assert!(twice.to_string().contains("table 3 is registered twice"), "{twice}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks the tools that a purpose needs and, where it may, installs what is missing from Debian's packages.
 #
-#   tools/setup.sh [--check] [all|build|test|model|demo]
+#   tools/setup.sh [--check] [all|build|test|verbs|model|demo]
 #
 # It installs as root or by sudo without a password; anyone else is told the line to run. With --check it never installs.
 # Rust itself is yours to install: what Debian 12 carries is too old.
@@ -21,6 +21,9 @@ declare -A version=(
     [gcc]=4:12.2.0-3
     [libc6-dev]=2.36-9+deb12u14
     [shellcheck]=0.9.0-1
+    [libibverbs1]=44.0-2
+    [ibverbs-providers]=44.0-2
+    [iproute2]=6.1.0-3
     [python3]=3.11.2-1+b1
     [python3-pip]=23.0.1+dfsg-1
 )
@@ -30,6 +33,11 @@ say() { echo "setup: $*" >&2; }
 # One check a tool. METIS and zstd are compiled from the C sources that their crates carry.
 have_cc() { command -v cc && echo '#include <stdio.h>' | cc -E -; }
 have_shellcheck() { command -v shellcheck; }
+# What the virtual machine of the verbs tests takes from this one; kernel and qemu it fetches for itself, without installing them.
+have_verbs() {
+    PATH=$PATH:/usr/sbin:/sbin command -v rdma && PATH=$PATH:/usr/sbin:/sbin command -v tc &&
+        compgen -G '/usr/lib/*/libibverbs.so.1' && compgen -G '/usr/lib/*/libibverbs/librxe-*.so'
+}
 have_pip() { command -v python3 && python3 -m pip --version; }
 
 have_rust() {
@@ -70,6 +78,7 @@ packages_of() {
     case $1 in
         cc) echo gcc libc6-dev ;;
         shellcheck) echo shellcheck ;;
+        verbs) echo libibverbs1 ibverbs-providers iproute2 ;;
         pip) echo python3 python3-pip ;;
     esac
 }
@@ -79,11 +88,12 @@ wanted=()
 case $purpose in
     build) needed=(cc) ;;
     test) needed=(cc shellcheck) ;;
+    verbs) needed=(cc verbs) ;;
     model) needed=(pip) ;;
     demo) needed=(cc) wanted=(pip) ;;
-    all) needed=(cc shellcheck pip) ;;
+    all) needed=(cc shellcheck verbs pip) ;;
     *)
-        say "there is no purpose '$purpose'; there are all, build, test, model, demo"
+        say "there is no purpose '$purpose'; there are all, build, test, verbs, model, demo"
         exit 2
         ;;
 esac

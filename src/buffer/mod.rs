@@ -51,6 +51,9 @@ pub use window::{WINDOW_MAX, WindowPosition};
 /// for longer, and rows wanted before it are fetched once more for want of that slot: farther ones wait for slots that nobody has.
 const NEAR: u32 = 2;
 
+/// The most slots that a buffer may have.
+pub const SLOTS_MAX: u32 = (1 << 30) - 1;
+
 /// Number of a request; ascending. A slot that a request is to be copied from is pinned until that request is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pin(pub u64);
@@ -162,8 +165,8 @@ impl PrefetchBuffer {
             let (degrees, nodes) = (hints.degree.len(), hints.halo.len());
             return Err(Error::argument(format!("{degrees} degrees for {nodes} halo nodes; give one each")));
         }
-        if slots == u32::MAX {
-            return Err(Error::config(format!("{slots} slots are one too many")));
+        if slots > SLOTS_MAX {
+            return Err(Error::config(format!("{slots} slots; the most are {SLOTS_MAX}")));
         }
         let halo = Halo::new(hints.nodes, &hints.halo)?;
         let mut built = policy.build(slots, &hints)?;
@@ -325,8 +328,8 @@ impl PrefetchBuffer {
         }
         self.observed = false;
         let mut swaps = std::mem::take(&mut self.swaps);
-        let mut replaced = self.policy.replace(replace, &self.view, &mut swaps);
-        replaced.rows = 0;
+        let skipped = self.policy.replace(replace, &self.view, &mut swaps);
+        let mut replaced = Replaced { rows: 0, skipped };
         for Swap { victim, node } in swaps.drain(..) {
             if let Some(victim) = victim {
                 self.evict(victim);
@@ -433,13 +436,6 @@ impl PrefetchBuffer {
             self.unsettle(slot);
             self.view.slots.put_free(slot);
             self.counters.abandoned += 1;
-        }
-    }
-
-    /// A request that waited for the slot will copy from it.
-    pub fn pin(&mut self, slot: Slot, pin: Pin) {
-        if slot.0 < self.slots() {
-            self.view.slots.pin(slot, pin);
         }
     }
 

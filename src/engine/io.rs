@@ -30,6 +30,8 @@ struct Io<'a> {
     copies: Vec<Copy>,
     moves: Vec<Move>,
     aborts: Vec<Rank>,
+    /// Nothing was on its way when it was last looked.
+    idle: bool,
     /// A transport may still write to memory of `shared`, which is kept for ever.
     leaked: bool,
 }
@@ -43,6 +45,7 @@ pub(super) fn run(shared: &Arc<Shared>, channel: Box<dyn Channel>) {
         copies: Vec::with_capacity(2 * shared.config.batch_rows),
         moves: Vec::with_capacity(2 * shared.config.batch_rows),
         aborts: Vec::with_capacity(16),
+        idle: true,
         leaked: false,
     };
     let turns = catch_unwind(AssertUnwindSafe(|| {
@@ -73,6 +76,10 @@ impl Io<'_> {
                 self.shared.changed.notify_all();
             }
             let transmit = if self.aborts.is_empty() { state.pipeline.poll_transmit(now) } else { None };
+            let idle = state.pipeline.is_idle();
+            if !std::mem::replace(&mut self.idle, idle) && idle {
+                self.shared.changed.notify_all();
+            }
             let destination = transmit.as_ref().and_then(|transmit| self.destination(&state, transmit));
             (transmit.map(|transmit| (transmit, destination)), state.pipeline.poll_timeout(now))
         };
@@ -94,7 +101,7 @@ impl Io<'_> {
     fn destination(&self, state: &State, transmit: &Transmit) -> Option<Destination> {
         let memory = &self.shared.tables[transmit.table];
         match transmit.area {
-            Area::Rows(id) => state.destinations.get(id.index()).copied().flatten(),
+            Area::Rows(id) => state.destination(id),
             Area::Slots(_) => memory.slots.as_ref().map(|slots| Destination {
                 base: slots.memory().base(),
                 stride: memory.row_bytes,
@@ -168,11 +175,10 @@ impl Io<'_> {
             state = self.shared.lock();
         }
         let over = state.pipeline.handle_copied();
-        let idle = state.pipeline.is_idle();
         drop(state);
         self.completions.clear();
         self.copies.clear();
-        if over || failed || idle {
+        if over || failed {
             self.shared.changed.notify_all();
         }
     }
@@ -180,7 +186,7 @@ impl Io<'_> {
     fn address(&self, state: &State, table: usize, place: Place) -> Option<*mut u8> {
         let memory = &self.shared.tables[table];
         let (base, stride) = match place.area {
-            Area::Rows(id) => (state.destinations.get(id.index()).copied().flatten()?.base, memory.row_bytes),
+            Area::Rows(id) => (state.destination(id)?.base, memory.row_bytes),
             Area::Slots(_) => (memory.slots.as_ref()?.memory().base(), memory.row_bytes),
             Area::Staging(_) => (self.shared.staging.as_ref()?.memory().base(), self.shared.staging_stride),
         };

@@ -17,7 +17,7 @@ use crate::controller::{ControllerRuntime, Decision, DecisionStats, Observation}
 use crate::error::{Error, Result};
 use crate::id::{NodeId, StreamId, TableId};
 use crate::memory::{FeatureTable, Region, RegisteredRows, Rows, RowsPool, copy};
-use crate::pipeline::{CopyPlan, Pipeline, StartOptions, TableStats, Ticket};
+use crate::pipeline::{CopyPlan, Pipeline, RequestId, StartOptions, TableStats, Ticket};
 use crate::placement::Placement;
 use crate::transport::{Destination, MappedRegion, Transport, Waker};
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,7 @@ struct State {
     pipeline: Pipeline,
     /// By request index: the rows that a request holds, and where they are.
     rows: Vec<Option<Rows>>,
-    destinations: Vec<Option<Destination>>,
+    destinations: Vec<Option<(RequestId, Destination)>>,
     plans: Vec<CopyPlan>,
     observations: VecDeque<Observation>,
     paused: bool,
@@ -82,6 +82,14 @@ struct Shared {
     transport: Arc<dyn Transport>,
 }
 
+impl State {
+    /// Where the rows of a request that is not collected lie.
+    fn destination(&self, id: RequestId) -> Option<Destination> {
+        let held = self.destinations.get(id.index()).copied().flatten();
+        held.filter(|&(holder, _)| holder == id).map(|(_, destination)| destination)
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic under the lock ends the I/O thread, which closes the engine: what is read after it is refused by `closed`.
@@ -97,7 +105,8 @@ impl Shared {
         if std::process::id() == self.process { Ok(()) } else { Err(Error::Forked) }
     }
 
-    fn decide(&self, observations: &mut VecDeque<Observation>, observation: &Observation) -> Decision {
+    /// Passes an observation on; with something to steer, what has been decided by now.
+    fn decide(&self, observations: &mut VecDeque<Observation>, observation: &Observation, steers: bool) -> Decision {
         let mut observation = observation.clone();
         observation.minibatches = self.config.minibatches;
         observation.stall = Duration::from_nanos(self.stall_ns.swap(0, Ordering::Relaxed));
@@ -106,7 +115,7 @@ impl Shared {
         }
         observations.push_back(observation.clone());
         self.controller.observe(observation);
-        self.controller.take_decision().unwrap_or_default()
+        if steers { self.controller.take_decision().unwrap_or_default() } else { Decision::default() }
     }
 
     /// Copies what a plan names to the request's rows.
@@ -160,8 +169,8 @@ impl Engine {
         EngineBuilder::new(config, bootstrap)
     }
 
-    /// Says that a minibatch of these nodes will be gathered from these tables, so that its rows can be fetched ahead. Tickets of a stream are
-    /// redeemed in the order in which they were announced.
+    /// Says that a minibatch of these nodes will be gathered from these tables, so that its rows can be fetched ahead. The window reaches 64
+    /// announcements back: a ticket that is held for longer keeps new ones out, whichever stream they are of.
     ///
     /// # Errors
     /// A node outside a table; too many minibatches or ids announced already. Gathering without a ticket is always right, only slower.
@@ -183,6 +192,13 @@ impl Engine {
     pub fn forget(&self, ticket: Ticket) {
         if self.shared.check_process().is_ok() {
             self.shared.lock().pipeline.forget(ticket);
+        }
+    }
+
+    /// Takes back all that a stream has announced and not gathered: a loop that breaks off need not know its tickets.
+    pub fn forget_stream(&self, stream: StreamId) {
+        if self.shared.check_process().is_ok() {
+            self.shared.lock().pipeline.forget_stream(stream);
         }
     }
 
@@ -214,8 +230,9 @@ impl Engine {
         let mut plan = plans.pop().unwrap_or_else(|| pipeline.plan());
         let observed = !*paused;
         let options = StartOptions { ticket, observed, timeout: shared.config.gather_timeout };
-        let started = pipeline
-            .start(now, at, nodes, options, &mut plan, &mut |observation| shared.decide(observations, observation));
+        let started = pipeline.start(now, at, nodes, options, &mut plan, &mut |observation, steers| {
+            shared.decide(observations, observation, steers)
+        });
         let id = match started {
             Ok(id) => id,
             Err(error) => {
@@ -228,7 +245,7 @@ impl Engine {
             state.destinations.resize(id.index() + 1, None);
         }
         state.rows[id.index()] = Some(rows);
-        state.destinations[id.index()] = Some(destination);
+        state.destinations[id.index()] = Some((id, destination));
         drop(state);
         shared.waker.wake();
         shared.copy_plan(at, &plan, destination);
@@ -326,11 +343,14 @@ impl Engine {
     /// It is not so within `timeout`.
     pub fn wait_idle(&self, timeout: Duration) -> Result<()> {
         self.shared.check_process()?;
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
         let mut state = self.shared.lock();
         while !state.pipeline.is_idle() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.closed {
+            let left = timeout.saturating_sub(began.elapsed());
+            if state.closed {
+                return Err(Error::Closed);
+            }
+            if left.is_zero() {
                 return Err(Error::Transport {
                     transport: self.shared.transport.name(),
                     cause: format!("rows are still on their way after {timeout:?}"),
@@ -370,6 +390,9 @@ impl Engine {
 
     /// What the controller has decided, and what it cost.
     pub fn decision_stats(&self) -> DecisionStats {
+        if self.shared.check_process().is_err() {
+            return DecisionStats::default();
+        }
         self.shared.controller.stats()
     }
 

@@ -51,13 +51,22 @@ impl Request {
     }
 
     fn finish(&mut self, timeout: Duration) -> Result<Rows> {
-        let deadline = Instant::now() + timeout;
+        let mut deadline = Instant::now() + timeout;
+        let mut expired = false;
         self.collected = true;
         let mut state = self.shared.lock();
         while !state.pipeline.is_over(self.id) {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() && expired {
                 break;
+            }
+            if left.is_zero() {
+                // A process that was stopped for so long finds all its deadlines passed: the I/O thread gets its time to abort all the same.
+                expired = true;
+                state.pipeline.expire(self.shared.now(), self.id);
+                self.shared.waker.wake();
+                deadline = Instant::now() + ABORT_GRACE;
+                continue;
             }
             state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }

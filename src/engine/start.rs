@@ -2,7 +2,7 @@
 
 use super::{Engine, Shared, State, TableMemory, io};
 use crate::bootstrap::Bootstrap;
-use crate::buffer::{BufferHints, PrefetchBuffer};
+use crate::buffer::{BufferHints, PrefetchBuffer, SLOTS_MAX};
 use crate::config::{BufferSize, Config};
 use crate::controller::{ControllerRuntime, JobFacts};
 use crate::error::{Error, Result};
@@ -21,6 +21,9 @@ use std::time::Instant;
 
 /// Ranks of different versions refuse each other.
 const PROTOCOL: u32 = 2;
+
+/// What an announced node costs: its id, and its entry in the window's table when that is at its emptiest.
+const ANNOUNCED_NODE_BYTES: u64 = 8 + 16 * 4;
 
 /// Chunks of staging memory, where a transport needs it.
 const STAGING_CHUNKS: u32 = 8;
@@ -171,6 +174,14 @@ impl<'a> EngineBuilder<'a> {
         }
         let (specs, origins): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
         specs.iter().try_for_each(TableSpec::check)?;
+        if let Some((at, spec)) =
+            specs.iter().enumerate().find(|(at, spec)| specs[..*at].iter().any(|other| other.id == spec.id))
+        {
+            return Err(Error::argument(format!(
+                "{} is registered twice, the second time as table number {at}",
+                spec.id
+            )));
+        }
         let name = transport.as_ref().map_or(config.transport.as_str(), |transport| transport.name());
         let site = Site::read(name, config.nic.as_deref())?;
         let (settings, placement) = greet(&config, &*bootstrap, site)?;
@@ -365,7 +376,14 @@ fn sources(
             return Err(Error::PartitionBook(format!("no rank exports {partition} of {}", spec.id)));
         }
         let rank = exporters[me.index() % exporters.len()];
-        let region = transport.import(Rank(rank as u32), &exports[rank].tables[at].token)?;
+        let peer = Rank(rank as u32);
+        let region = transport.import(peer, &exports[rank].tables[at].token)?;
+        let range = spec.book.range(partition);
+        let bytes = (range.end - range.start).saturating_mul(spec.row_bytes as u64);
+        if region.bytes < bytes {
+            let cause = format!("{} bytes for {partition} of {}, whose rows take {bytes}", region.bytes, spec.id);
+            return Err(Error::Token { peer, cause });
+        }
         let map = if config.map_host_rows { transport.mapped(region) } else { None };
         sources.push(if map.is_some() { Source::Mapped } else { Source::Remote(region) });
         mapped.push(map);
@@ -422,7 +440,7 @@ fn assemble(
         prefetch_rows_in_flight: config.prefetch_rows_in_flight,
         requests: config.requests,
         tickets: config.tickets,
-        announced_nodes: config.announced_nodes,
+        announced_nodes: announced_nodes(&config),
         attempts: config.attempts,
         backoff: config.backoff,
         transfer_timeout: config.transfer_timeout,
@@ -489,25 +507,53 @@ fn buffer(
         let (halo, degree, owners) = (halo.clone(), degree.clone(), spec.book.clone());
         PrefetchBuffer::new(slots, &config.policy, BufferHints { nodes: spec.book.nodes(), halo, degree, owners })
     };
-    let slots = match config.buffer {
-        BufferSize::Halo(share) => (halo.len() as f64 * share) as u32,
-        BufferSize::Bytes(bytes) => {
-            // What is kept beside the rows grows with the slots: one trial tells how much it is for each.
-            let ids = (config.tickets.min(16) * 8 * config.rows_max.min(1 << 16)) as u64;
-            let rows = bytes.saturating_sub(ids + staging_bytes as u64);
-            let trial = (rows / spec.row_bytes as u64).clamp(1, u64::from(u32::MAX) / 2) as u32;
-            let metadata = make(trial)?.bytes() as u64 / u64::from(trial) + 1;
-            (rows / (spec.row_bytes as u64 + metadata)).min(u64::from(u32::MAX) / 2) as u32
-        }
-    };
     let remote = (0..spec.book.partitions()).map(PartitionId).filter(|&partition| travels(partition));
     let remote_nodes: u64 =
         remote.map(|partition| spec.book.range(partition)).map(|range| range.end - range.start).sum();
-    let slots = slots.min(remote_nodes.min(u64::from(u32::MAX) / 2) as u32);
-    if slots == 0 {
-        return Ok((None, None));
+    let most = remote_nodes.min(u64::from(SLOTS_MAX)) as u32;
+    let made = match config.buffer {
+        BufferSize::Halo(share) => made_of((halo.len() as f64 * share).min(f64::from(most)) as u32, make)?,
+        BufferSize::Bytes(bytes) => {
+            let ids = announced_nodes(config) as u64 * ANNOUNCED_NODE_BYTES;
+            made_within(bytes.saturating_sub(ids + staging_bytes as u64), spec.row_bytes as u64, most, make)?
+        }
+    };
+    let Some(buffer) = made else { return Ok((None, None)) };
+    let region = transport.allocate(buffer.slots() as usize * spec.row_bytes, Access::Local)?;
+    tracing::info!("{}: a buffer of {} slots, {} bytes of rows", spec.id, buffer.slots(), region.memory().bytes());
+    Ok((Some(buffer), Some(region)))
+}
+
+/// A buffer of so many slots; none of no slots.
+fn made_of(slots: u32, make: impl Fn(u32) -> Result<PrefetchBuffer>) -> Result<Option<PrefetchBuffer>> {
+    if slots == 0 { Ok(None) } else { make(slots).map(Some) }
+}
+
+/// A buffer whose rows and books together take at most so many bytes; none where not even one slot fits. Books grow with the slots, though not
+/// evenly, so it is made smaller until it fits.
+fn made_within(
+    bytes: u64,
+    row_bytes: u64,
+    most: u32,
+    make: impl Fn(u32) -> Result<PrefetchBuffer>,
+) -> Result<Option<PrefetchBuffer>> {
+    let mut slots = (bytes / row_bytes).min(u64::from(most)) as u32;
+    while let Some(buffer) = made_of(slots, &make)? {
+        let taken = u64::from(slots) * row_bytes + buffer.bytes() as u64;
+        if taken <= bytes {
+            return Ok(Some(buffer));
+        }
+        // A tenth at least, so that this ends soon.
+        let share = (bytes as f64 / taken as f64).min(0.9);
+        slots = (f64::from(slots) * share) as u32;
     }
-    let region = transport.allocate(slots as usize * spec.row_bytes, Access::Local)?;
-    tracing::info!("{}: a buffer of {slots} slots, {} bytes of rows", spec.id, region.memory().bytes());
-    Ok((Some(make(slots)?), Some(region)))
+    Ok(None)
+}
+
+/// Node ids that may be announced: a buffer held to a number of bytes gives them a quarter of it.
+fn announced_nodes(config: &Config) -> usize {
+    match config.buffer {
+        BufferSize::Halo(_) => config.announced_nodes,
+        BufferSize::Bytes(bytes) => config.announced_nodes.min((bytes / 4 / ANNOUNCED_NODE_BYTES) as usize),
+    }
 }

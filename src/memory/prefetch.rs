@@ -1,12 +1,24 @@
 //! Asking for cache lines before they are read, where many scattered ones are about to be.
 
-/// Asks for the line of an address; the address may be any.
+/// Asks for the line of an address, which may be any, to be read soon.
 #[inline(always)]
 pub(super) fn prefetch_line(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint: it never faults, whatever the address.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// As [`prefetch_line`], to be read later: into the second-level cache only.
+#[inline(always)]
+pub(super) fn prefetch_line_far(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

@@ -32,6 +32,16 @@ impl Fill {
         waited
     }
 
+    /// Takes back a slot that was taken out of its turn, for nobody brings its row.
+    pub fn give_back(&mut self, node: NodeId, slot: Slot) {
+        let word = slot.0 as usize / 64;
+        if self.waiting.len() <= word {
+            self.waiting.resize(word + 1, 0);
+        }
+        self.waiting[word] |= 1 << (slot.0 % 64);
+        self.rows.push((node, slot));
+    }
+
     /// Takes the next row. The memory of all goes with the last.
     pub fn next(&mut self) -> Option<(NodeId, Slot)> {
         while let Some((node, slot)) = self.rows.pop() {
@@ -63,6 +73,8 @@ mod tests {
         assert!(fill.take(Slot(200)) && !fill.take(Slot(200)));
         assert_eq!([fill.next(), fill.next(), fill.next()], [3, 64, 0].map(|at| Some(row(at))));
         assert!(!fill.take(Slot(64)));
+        fill.give_back(NodeId(1200), Slot(200));
+        assert_eq!(fill.next(), Some(row(200)));
         assert_eq!(fill.next(), None);
         assert!(fill.is_empty() && fill.rows.capacity() == 0);
     }

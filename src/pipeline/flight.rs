@@ -28,6 +28,8 @@ pub(super) struct Flight {
     pub landing: Landing,
     /// The slot that gets a copy once a demand row has landed.
     pub admitted: Option<Slot>,
+    /// That slot is one of the initial fill: it waits for its row whoever else has asked for it.
+    pub fills: bool,
     /// Head of the list of those who wait beside the landing.
     waiters: u32,
     pub attempts: u8,
@@ -86,8 +88,18 @@ impl Flights {
     }
 
     pub fn insert(&mut self, table: u32, node: NodeId, owner: u32, row: u64, landing: Landing) -> FlightId {
-        let flight =
-            Flight { table, node, owner, row, landing, admitted: None, waiters: NONE, attempts: 0, batch: NONE };
+        let flight = Flight {
+            table,
+            node,
+            owner,
+            row,
+            landing,
+            admitted: None,
+            fills: false,
+            waiters: NONE,
+            attempts: 0,
+            batch: NONE,
+        };
         match self.free.pop() {
             Some(at) => {
                 self.flights[at as usize] = flight;

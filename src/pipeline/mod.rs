@@ -119,7 +119,7 @@ impl CopyPlan {
             list.rows.clear();
             list.places.clear();
         }
-        for list in [&mut self.local, &mut self.ready] {
+        for list in self.mapped.iter_mut().chain([&mut self.local, &mut self.ready]) {
             list.rows.reserve(nodes);
             list.places.reserve(nodes);
         }
@@ -203,7 +203,7 @@ struct Lane {
     /// Fetches decided at a boundary, in order.
     fetches: Vec<(NodeId, Slot)>,
     /// Pins of plans that are being copied, ascending.
-    copying: VecDeque<(Pin, bool)>,
+    copying: VecDeque<Pin>,
     stats: TableStats,
     observed: TableStats,
     replaced_rows: u64,
@@ -370,8 +370,8 @@ impl Pipeline {
         self.flights.len() == 0 && self.settled.is_empty() && self.lanes.iter().all(|lane| lane.fill.is_empty())
     }
 
-    /// Starts a gather: the plan says what the caller copies itself; the rest arrives. `decide` is shown what the minibatch found and
-    /// says whether rows are replaced at its end; it must not wait.
+    /// Starts a gather: the plan says what the caller copies itself; the rest arrives. `decide` is shown what the minibatch found
+    /// and told whether there is a buffer to steer, and says what is to be done at its end; it must not wait.
     ///
     /// # Errors
     /// A node outside the table, a ticket of other nodes, or too many open requests; nothing has changed then.
@@ -382,8 +382,11 @@ impl Pipeline {
         nodes: &[NodeId],
         options: StartOptions,
         plan: &mut CopyPlan,
-        decide: &mut dyn FnMut(&Observation) -> Decision,
+        decide: &mut dyn FnMut(&Observation, bool) -> Decision,
     ) -> Result<RequestId> {
+        if u32::try_from(nodes.len()).is_err() {
+            return Err(Error::argument(format!("{} nodes in one gather; the most are 2^32 - 1", nodes.len())));
+        }
         plan.reset(nodes.len());
         self.split(table, nodes, Some(plan))?;
         let part = options.ticket.map(|ticket| self.redeem(ticket, table)).transpose()?;
@@ -406,7 +409,7 @@ impl Pipeline {
         let lane = &mut self.lanes[table];
         lane.stats.local_rows += (nodes.len() - self.remote.len()) as u64;
         if lane.table.buffer.is_some() {
-            lane.copying.push_back((pin, false));
+            lane.copying.push_back(pin);
             plan.pin = Some((table, pin));
         }
         if options.observed {
@@ -420,13 +423,10 @@ impl Pipeline {
     pub fn handle_plan_done(&mut self, plan: &CopyPlan) -> bool {
         let Some((table, pin)) = plan.pin else { return false };
         let lane = &mut self.lanes[table];
-        if let Some(entry) = lane.copying.iter_mut().find(|(other, _)| *other == pin) {
-            entry.1 = true;
+        if let Some(at) = lane.copying.iter().position(|&other| other == pin) {
+            lane.copying.remove(at);
         }
-        while lane.copying.front().is_some_and(|&(_, done)| done) {
-            lane.copying.pop_front();
-        }
-        let oldest = lane.copying.front().map_or(Pin(self.next_pin), |&(pin, _)| pin);
+        let oldest = lane.copying.front().copied().unwrap_or(Pin(self.next_pin));
         if let Some(buffer) = &mut lane.table.buffer {
             buffer.release(oldest);
         }
@@ -441,6 +441,9 @@ impl Pipeline {
     /// A node outside a table, or a full window; nothing has changed then.
     pub fn announce(&mut self, stream: StreamId, tables: &[TableId], nodes: &[NodeId]) -> Result<Ticket> {
         let full = |queue, limit| Error::Full { queue, limit, remedy: "gather or forget announced minibatches first" };
+        if let Some(twice) = tables.iter().enumerate().find(|(at, table)| tables[..*at].contains(table)) {
+            return Err(Error::argument(format!("{} is announced twice for one minibatch", twice.1)));
+        }
         let ids = tables.len() * nodes.len();
         if self.announced_nodes + ids > self.limits.announced_nodes {
             return Err(full("the list of announced nodes", self.limits.announced_nodes));
@@ -484,6 +487,13 @@ impl Pipeline {
             self.retire(ticket, part);
         }
         self.tickets.close(ticket);
+    }
+
+    /// As [`forget`](Self::forget), for all open tickets of a stream.
+    pub fn forget_stream(&mut self, stream: StreamId) {
+        while let Some(ticket) = self.tickets.any_of(stream) {
+            self.forget(ticket);
+        }
     }
 
     /// Sorts nodes into what the caller copies and what is remote (left in `remote`, `remote_places`).
@@ -565,7 +575,8 @@ impl Pipeline {
                 && lane.fill.take(slot)
             {
                 // The slot has waited for this row, which now comes to it by a copy.
-                self.flights.get_mut(flight).admitted = Some(slot);
+                let flight = self.flights.get_mut(flight);
+                (flight.admitted, flight.fills) = (Some(slot), true);
             }
             lane.flights.insert(node, flight);
             self.wanted.push(Wanted { owner: partition.0, row, flight });
@@ -610,23 +621,24 @@ impl Pipeline {
     }
 
     /// Shows the minibatch to the controller and carries out what it has decided.
-    fn close_minibatch(&mut self, table: usize, decide: &mut dyn FnMut(&Observation) -> Decision) {
+    fn close_minibatch(&mut self, table: usize, decide: &mut dyn FnMut(&Observation, bool) -> Decision) {
         let lane = &mut self.lanes[table];
         let (stats, seen) = (lane.stats, lane.observed);
         let Some(buffer) = &mut lane.table.buffer else {
-            decide(&Observation {
+            let observation = Observation {
                 minibatch: stats.minibatches,
                 remote_nodes: stats.remote_nodes - seen.remote_nodes,
                 demand_rows: stats.demand_rows - seen.demand_rows,
                 bytes: (stats.demand_rows - seen.demand_rows) * lane.table.row_bytes as u64,
                 ..Observation::default()
-            });
+            };
+            decide(&observation, false);
             lane.observed = stats;
             return;
         };
         let (counters, counted) = (buffer.counters(), lane.counted);
         let rows = stats.demand_rows - seen.demand_rows + stats.prefetched_rows - seen.prefetched_rows;
-        let decision = decide(&Observation {
+        let observation = Observation {
             minibatch: stats.minibatches,
             minibatches: 0,
             remote_nodes: stats.remote_nodes - seen.remote_nodes,
@@ -641,7 +653,8 @@ impl Pipeline {
             bytes: rows * lane.table.row_bytes as u64,
             stall: Duration::ZERO,
             cohort_misses: buffer.cohort_misses().to_vec(),
-        });
+        };
+        let decision = decide(&observation, true);
         lane.counted = counters;
         lane.observed = stats;
         if decision.quotas.is_some() {

@@ -1,5 +1,5 @@
-//! Goal: the initial fill of a huge buffer holds a bounded number of flights and batches, and no row of it is fetched twice, though minibatches
-//! want some before their turn.
+//! Goal: the initial fill of a huge buffer holds a bounded number of flights and batches, and no row of it is fetched twice or lost, though
+//! minibatches want some before their turn; and a waiter that runs out of patience leaves nothing behind.
 //! Method: a pipeline is driven by hand against a transport that completes whatever it is given.
 
 use super::*;
@@ -47,6 +47,62 @@ fn post(pipeline: &mut Pipeline) -> Vec<Completion> {
     completions
 }
 
+fn start(pipeline: &mut Pipeline, nodes: &[NodeId]) -> RequestId {
+    let mut plan = pipeline.plan();
+    let options = StartOptions { ticket: None, observed: true, timeout: Duration::from_secs(1) };
+    let id = pipeline.start(NOW, 0, nodes, options, &mut plan, &mut |_, _| Decision::default()).unwrap();
+    pipeline.handle_plan_done(&plan);
+    id
+}
+
+#[test]
+fn a_request_that_expires_leaves_nothing_to_post() {
+    let mut pipeline = filling();
+    let nodes: Vec<_> = (LOCAL..LOCAL + 100).map(NodeId).collect();
+    let id = start(&mut pipeline, &nodes);
+    pipeline.expire(Duration::from_millis(5), id);
+    assert!(pipeline.is_over(id), "nothing was posted for it");
+    let (result, leaked) = pipeline.collect(id);
+    assert!(matches!(result, Err(Error::Deadline { missing: 100, .. })) && !leaked, "{result:?}");
+    assert!(pipeline.poll_transmit(NOW).is_none() && pipeline.is_idle());
+}
+
+#[test]
+fn a_request_given_up_for_lost_posts_nothing_more() {
+    let mut pipeline = filling();
+    let nodes: Vec<_> = (LOCAL..LOCAL + 300).map(NodeId).collect();
+    let id = start(&mut pipeline, &nodes);
+    let transmit = pipeline.poll_transmit(NOW).expect("rows to get");
+    let posted = transmit.rows.len();
+    pipeline.handle_posted(NOW, transmit, posted);
+    assert!(posted < nodes.len() && !pipeline.is_over(id));
+    assert!(matches!(pipeline.collect(id), (Err(Error::Closed), _)));
+    assert!(pipeline.poll_transmit(NOW).is_none(), "its rows would land in memory that is not its own any more");
+}
+
+#[test]
+fn a_row_of_the_fill_outlives_who_asked_for_it() {
+    let mut pipeline = filling();
+    pipeline.fill();
+    let mut copies = Vec::new();
+    // Not of the first rows of the fill, which are on their way by now.
+    let waits = |pipeline: &Pipeline, node: &NodeId| !pipeline.lanes[0].flights.contains_key(node);
+    let nodes: Vec<_> = (LOCAL..NODES).map(NodeId).filter(|node| waits(&pipeline, node)).take(50).collect();
+    let id = start(&mut pipeline, &nodes);
+    pipeline.cancel(NOW, id, Duration::ZERO);
+    assert!(pipeline.is_over(id));
+    let _ = pipeline.collect(id);
+    while !pipeline.is_idle() {
+        let completions = post(&mut pipeline);
+        assert!(!completions.is_empty(), "it waits for nothing");
+        pipeline.handle_completions(NOW, &completions, &mut copies);
+        copies.clear();
+        pipeline.handle_copied();
+    }
+    let buffer = pipeline.lanes[0].table.buffer.as_ref().unwrap();
+    assert!(nodes.iter().all(|&node| matches!(buffer.residency(node), Residency::Ready(_))));
+}
+
 #[test]
 fn a_huge_fill_is_fetched_once_and_little_by_little() {
     let mut pipeline = filling();
@@ -59,7 +115,7 @@ fn a_huge_fill_is_fetched_once_and_little_by_little() {
             wanted -= 1000;
             let nodes: Vec<_> = (wanted..wanted + 20).map(NodeId).collect();
             let options = StartOptions { ticket: None, observed: true, timeout: Duration::from_secs(1) };
-            pipeline.start(NOW, 0, &nodes, options, &mut plan, &mut |_| Decision::default()).unwrap();
+            pipeline.start(NOW, 0, &nodes, options, &mut plan, &mut |_, _| Decision::default()).unwrap();
             pipeline.handle_plan_done(&plan);
         }
         let completions = post(&mut pipeline);

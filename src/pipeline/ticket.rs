@@ -65,6 +65,12 @@ impl Tickets {
         self.tickets.get_mut(id.index as usize).filter(|ticket| ticket.used && ticket.generation == id.generation)
     }
 
+    /// An open ticket of a stream.
+    pub fn any_of(&self, stream: StreamId) -> Option<Ticket> {
+        let index = self.tickets.iter().position(|ticket| ticket.used && ticket.stream == stream)?;
+        Some(Ticket { index: index as u32, generation: self.tickets[index].generation })
+    }
+
     /// Ends a ticket.
     pub fn close(&mut self, id: Ticket) {
         if let Some(ticket) = self.get_mut(id) {

@@ -299,7 +299,7 @@ impl Pipeline {
     /// Gives each row that failed another try, or its request an error.
     fn retry_failed(&mut self, now: Duration) {
         let mut failed = std::mem::take(&mut self.failed);
-        // Rows that fail together go again together.
+        // Rows that fail together, and alike, go again together.
         failed.sort_by_key(|&(id, _)| {
             let flight = self.flights.get(id);
             let request = match flight.landing {
@@ -308,18 +308,18 @@ impl Pipeline {
             };
             (flight.table, request, flight.attempts, flight.owner, flight.row)
         });
-        let key = |pipeline: &Self, id: FlightId| {
-            let flight = pipeline.flights.get(id);
+        let key = |pipeline: &Self, (id, error): &(FlightId, TransferError)| {
+            let flight = pipeline.flights.get(*id);
             let request = match flight.landing {
                 Landing::Rows(request, _) => Some(request),
                 Landing::Slot(_) => None,
             };
-            (flight.table, request, flight.attempts, flight.owner)
+            (flight.table, request, flight.attempts, flight.owner, std::mem::discriminant(error))
         };
         let mut from = 0;
         while from < failed.len() {
-            let group = key(self, failed[from].0);
-            let end = from + failed[from..].iter().take_while(|&&(id, _)| key(self, id) == group).count();
+            let group = key(self, &failed[from]);
+            let end = from + failed[from..].iter().take_while(|one| key(self, one) == group).count();
             self.retry_group(now, &failed[from..end]);
             from = end;
         }
@@ -419,8 +419,10 @@ impl Pipeline {
         if let Landing::Slot(slot) = flight.landing {
             self.abandon(table, slot);
         }
-        if let Some(slot) = flight.admitted {
-            self.abandon(table, slot);
+        match flight.admitted {
+            Some(slot) if flight.fills => self.lanes[table].fill.give_back(flight.node, slot),
+            Some(slot) => self.abandon(table, slot),
+            None => {}
         }
         self.end_flight(id);
     }
@@ -489,22 +491,32 @@ impl Pipeline {
         self.drop_queued(id);
     }
 
+    /// Fails a request whose waiter has run out of patience, unless it has ended.
+    pub fn expire(&mut self, now: Duration, id: RequestId) {
+        let Some(request) = self.requests.get_mut(id) else { return };
+        request.deadline = request.deadline.min(now);
+        self.fail_late(id);
+    }
+
     /// Whether a request can be collected.
     pub fn is_over(&self, id: RequestId) -> bool {
         self.requests.get(id).is_none_or(|request| request.is_over())
     }
 
-    /// Ends a request that is over: its result, and whether its memory must be leaked.
+    /// Ends a request that is over, or whose rows are given up for lost: its result, and whether its memory must be leaked.
     ///
     /// # Errors
     /// What the request failed with.
     pub fn collect(&mut self, id: RequestId) -> (Result<()>, bool) {
+        if !self.is_over(id) {
+            self.drop_queued(id);
+        }
         let Some(request) = self.requests.get_mut(id) else { return (Err(Error::Closed), false) };
         request.used = false;
         let result = match std::mem::replace(&mut request.outcome, Outcome::Cancelled) {
-            Outcome::Live => Ok(()),
+            Outcome::Live if request.missing == 0 => Ok(()),
             Outcome::Failed(error) => Err(error),
-            Outcome::Cancelled => Err(Error::Closed),
+            Outcome::Live | Outcome::Cancelled => Err(Error::Closed),
         };
         (result, request.leaked)
     }

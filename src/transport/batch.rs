@@ -37,3 +37,70 @@ impl RowBatch<'_> {
         Ok(())
     }
 }
+
+/// Neighbouring rows of a batch that lie as they will land: one read fetches them all.
+#[cfg(any(feature = "verbs", test))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// The first row, within the region.
+    pub row: u64,
+    /// Its place.
+    pub place: u32,
+    /// How many.
+    pub rows: usize,
+}
+
+/// Cuts rows into runs of exactly adjacent ones: each next row to the next place, at most `rows_max` at once. Where places lie apart
+/// (a stride longer than a row) nothing is adjacent, and `rows_max` must be 1.
+#[cfg(any(feature = "verbs", test))]
+pub(super) fn runs<'a>(rows: &'a [u64], places: &'a [u32], rows_max: usize) -> impl Iterator<Item = Run> + 'a {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (&row, &place) = (rows.get(at)?, places.get(at)?);
+        let follows = |&(i, (&next_row, &next_place)): &(usize, (&u64, &u32))| {
+            row.checked_add(i as u64) == Some(next_row) && place as usize + i == next_place as usize
+        };
+        let count = rows[at..].iter().zip(&places[at..]).enumerate().take(rows_max.max(1)).take_while(follows).count();
+        at += count;
+        Some(Run { row, place, rows: count })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: runs cover a batch exactly, in its order, and join all that is adjacent and nothing else.
+    //! Method: a worked example, and a property test against the rows one by one.
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_neighbours_on_both_sides_are_joined() {
+        let found: Vec<_> = runs(&[4, 5, 6, 7, 9, 9, 10], &[0, 1, 3, 4, 5, 6, 7], 8).collect();
+        let run = |row, place, rows| Run { row, place, rows };
+        assert_eq!(found, [run(4, 0, 2), run(6, 3, 2), run(9, 5, 1), run(9, 6, 2)]);
+    }
+
+    proptest! {
+        #[test]
+        fn runs_are_the_batch(steps in proptest::collection::vec((0u64..3, 0u32..3), 0..60), rows_max in 1usize..6) {
+            let (mut rows, mut places, mut row, mut place) = (vec![], vec![], 0, 0);
+            for (row_step, place_step) in steps {
+                row += row_step;
+                place += place_step;
+                rows.push(row);
+                places.push(place);
+            }
+            let found: Vec<_> = runs(&rows, &places, rows_max).collect();
+            let each = |run: &Run| (0..run.rows).map(|i| (run.row + i as u64, run.place + i as u32)).collect::<Vec<_>>();
+            let covered: Vec<_> = found.iter().flat_map(each).collect();
+            let whole: Vec<_> = rows.iter().copied().zip(places.iter().copied()).collect();
+            prop_assert_eq!(covered, whole);
+            for pair in found.windows(2) {
+                prop_assert!(pair[0].rows <= rows_max);
+                let end = (pair[0].row + pair[0].rows as u64, pair[0].place + pair[0].rows as u32);
+                prop_assert!(pair[0].rows == rows_max || end != (pair[1].row, pair[1].place));
+            }
+        }
+    }
+}

@@ -10,15 +10,18 @@ use crate::memory::{Access, Memory, Region, Version};
 use std::time::Duration;
 
 mod batch;
+mod handshake;
 pub mod hook;
 mod registry;
 pub mod shm;
 pub mod sim;
 pub mod tcp;
 mod token;
+#[cfg(feature = "verbs")]
+pub mod verbs;
 mod waker;
 
-pub use registry::{TransportConfig, names, open};
+pub use registry::{TransportConfig, VerbsSettings, names, open};
 pub use waker::Waker;
 
 /// What a transport promises and where its limits are.

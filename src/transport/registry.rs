@@ -9,6 +9,15 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+/// Which RDMA device the `verbs` transport uses; what is left out is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerbsSettings {
+    /// The device's name, such as `mlx5_0`; the first with an active port otherwise.
+    pub device: Option<String>,
+    /// The index of its GID; the first of RoCE v2 over IPv4 otherwise, or what comes next to it.
+    pub gid: Option<u8>,
+}
+
 /// What a transport needs to know of its job.
 #[derive(Clone)]
 pub struct TransportConfig {
@@ -24,6 +33,8 @@ pub struct TransportConfig {
     pub nic: Option<Nic>,
     /// What the job's ranks prove to each other, where a transport listens on a network.
     pub secret: [u8; 32],
+    /// The device of the `verbs` transport.
+    pub verbs: VerbsSettings,
     /// A slower link to put before the transport, where it is one.
     pub link: Link,
     /// What is to go wrong, in tests of what is above the transport.
@@ -41,6 +52,7 @@ impl TransportConfig {
             listen,
             nic: None,
             secret: [0; 32],
+            verbs: VerbsSettings::default(),
             link: Link::default(),
             faults: None,
         }
@@ -50,13 +62,14 @@ impl TransportConfig {
 /// Without the secret.
 impl fmt::Debug for TransportConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rank, size, ranks_on_host, listen, nic, secret: _, link, faults } = self;
+        let Self { rank, size, ranks_on_host, listen, nic, secret: _, verbs, link, faults } = self;
         f.debug_struct("TransportConfig")
             .field("rank", rank)
             .field("size", size)
             .field("ranks_on_host", ranks_on_host)
             .field("listen", listen)
             .field("nic", nic)
+            .field("verbs", verbs)
             .field("link", link)
             .field("faults", faults)
             .finish_non_exhaustive()
@@ -69,6 +82,8 @@ type Open = fn(&TransportConfig) -> Result<Arc<dyn Transport>>;
 const TRANSPORTS: &[(&str, Open)] = &[
     ("shm", |config| Ok(Arc::new(shm::ShmTransport::new(config)?))),
     ("tcp", |config| Ok(Arc::new(tcp::TcpTransport::new(tcp::TcpConfig::of(config))?))),
+    #[cfg(feature = "verbs")]
+    ("verbs", |config| Ok(Arc::new(super::verbs::VerbsTransport::new(super::verbs::VerbsConfig::of(config)?)?))),
 ];
 
 /// The names that [`open`] knows.

@@ -15,7 +15,7 @@ mod spec;
 
 pub use array::Array;
 pub use features::Features;
-pub use hash::mix_all;
+pub use hash::{mix, mix_all};
 pub use prepared::Prepared;
 pub use spec::GraphSpec;
 

@@ -20,8 +20,8 @@ impl ReplacementPolicy for Degree {
         nodes.extend(highest_degree(slots as usize, hints));
     }
 
-    fn accepts(&self, origin: Origin) -> bool {
-        origin == Origin::Initial
+    fn accepts(&self, _origin: Origin) -> bool {
+        false
     }
 
     fn victim(&mut self, _candidate: NodeId, _origin: Origin, _view: &View) -> Option<Slot> {

@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 /// Most entries that one search for a victim brings up to date or sets aside.
 const STEPS: usize = 64;
 
+/// The most nodes whose counts are remembered: 3 GiB of them.
+const REMEMBERED_MAX: usize = 1 << 28;
+
 /// Settings of the counting policies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -75,6 +78,11 @@ impl Lfu {
             return Err(Error::config(
                 "policy lfu cannot work with 0 remembered nodes; leave `remembered` out for the default",
             ));
+        }
+        if remembered > REMEMBERED_MAX {
+            return Err(Error::config(format!(
+                "policy lfu: {remembered} remembered nodes; the most are {REMEMBERED_MAX}"
+            )));
         }
         if !(0.0..=1.0).contains(&config.ahead) {
             return Err(Error::config(format!("policy lfu: ahead {} is not a share between 0 and 1", config.ahead)));

@@ -11,10 +11,10 @@ mod queue;
 mod rudder;
 mod window;
 
+use super::BufferHints;
 use super::halo::Halo;
 use super::slots::{Occupancy, SlotTable};
 use super::window::{Window, WindowPosition};
-use super::{BufferHints, Replaced};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
 pub use lfu::LfuConfig;
@@ -155,7 +155,7 @@ pub(super) trait ReplacementPolicy: Send {
     /// The minibatch did not find these.
     fn miss(&mut self, _nodes: &[NodeId], _view: &View) {}
 
-    /// Whether rows of this origin get slots at all.
+    /// Whether rows of this origin compete for slots at all; those of the initial fill and of replacements have theirs already.
     fn accepts(&self, origin: Origin) -> bool;
 
     /// The slot that the candidate is to have, or `None` where every slot that may go is worth more. Asked when none is free.
@@ -186,9 +186,9 @@ pub(super) trait ReplacementPolicy: Send {
     /// Resident nodes of the minibatch that was at `position` and is no longer in the window.
     fn retired(&mut self, _position: WindowPosition, _resident: &[(Slot, NodeId)], _view: &View) {}
 
-    /// Closes a minibatch; where `decided`, fills `swaps` with what a replacement changes.
-    fn replace(&mut self, decided: bool, _view: &View, _swaps: &mut Vec<Swap>) -> Replaced {
-        Replaced { rows: 0, skipped: decided }
+    /// Closes a minibatch; where `decided`, fills `swaps` with what a replacement changes. Returns whether it was decided in vain.
+    fn replace(&mut self, decided: bool, _view: &View, _swaps: &mut Vec<Swap>) -> bool {
+        decided
     }
 
     /// What it remembers of a node that is not resident.

@@ -124,7 +124,6 @@ impl SlotQueue {
             (self.low, self.high) = (start, start);
         }
         let key = key.clamp(self.high - RING + 1, self.low + RING - 1);
-        let key = if key < self.low && self.high - key >= RING { self.low } else { key };
         (self.low, self.high) = (self.low.min(key), self.high.max(key));
         key
     }

@@ -10,7 +10,7 @@
 
 use super::degree::highest_degree;
 use super::{Origin, ReplacementPolicy, Swap, View};
-use crate::buffer::{BufferHints, Replaced};
+use crate::buffer::BufferHints;
 use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
 use rand::SeedableRng;
@@ -209,7 +209,7 @@ impl ReplacementPolicy for Rudder {
         self.access[self.ranks[slot.index()] as usize] = self.scores[slot.index()];
     }
 
-    fn replace(&mut self, decided: bool, view: &View, swaps: &mut Vec<Swap>) -> Replaced {
+    fn replace(&mut self, decided: bool, view: &View, swaps: &mut Vec<Swap>) -> bool {
         if decided {
             self.find_victims(view);
             let empty = if self.empty_score < self.threshold { view.slots.free() } else { 0 };
@@ -221,14 +221,14 @@ impl ReplacementPolicy for Rudder {
             for &rank in &self.missed {
                 self.access[rank as usize] += 1.0;
             }
-            return Replaced { rows: 0, skipped: decided };
+            return decided;
         }
         // Empty slots come last: their published stand-ins have node ids beyond the graph.
         let mut victims = self.victims.iter().map(|&(_, slot)| slot);
         swaps.extend(
             self.candidates.iter().map(|&rank| Swap { victim: victims.next(), node: self.halo[rank as usize] }),
         );
-        Replaced { rows: self.candidates.len() as u32, skipped: false }
+        false
     }
 
     fn bytes(&self) -> usize {

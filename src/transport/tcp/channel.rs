@@ -1,10 +1,11 @@
 //! The asker's side: one thread's connections to every peer, behind one epoll.
 
 use super::connection::{Batches, Connection, Part};
-use super::wire::{Address, REQUEST_ROWS_MAX};
+use super::wire::REQUEST_ROWS_MAX;
 use super::{Import, Peers, failure};
 use crate::error::{Error, Result, TransferError};
 use crate::id::Rank;
+use crate::transport::handshake::Address;
 use crate::transport::{Channel, Completion, Fenced, RemoteRegion, RowBatch, Wait, Waker};
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;

@@ -4,12 +4,10 @@
 //! way of an inbox where rows are small (one receive brings hundreds) and straight from the socket where they are large.
 
 use super::socket::{self, Pieces};
-use super::wire::{
-    self, Address, HELLO_BYTES, Handshake, NONCE_BYTES, REPLY_BYTES, Reply, Request, Side, Status, VERDICT_BYTES,
-    Verdict,
-};
+use super::wire::{PROTOCOL, REPLY_BYTES, Reply, Request, Status};
 use super::{JobSecret, TcpConfig};
 use crate::error::TransferError;
+use crate::transport::handshake::{self, Address, HELLO_BYTES, Handshake, NONCE_BYTES, Side, VERDICT_BYTES, Verdict};
 use crate::transport::{BatchId, Completion, Destination, RowBatch};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -271,7 +269,7 @@ impl Connection {
                 Stage::Connecting => {
                     let outcome = sockopt::socket_error(&self.socket).map_err(|e| gone("connecting", e))?;
                     outcome.map_err(|e| gone(&format!("cannot connect to {}", address.socket), e))?;
-                    match self.send_small(&wire::encode_hello(&self.asker_nonce)) {
+                    match self.send_small(&handshake::encode_hello(&PROTOCOL, &self.asker_nonce)) {
                         // The socket is still connecting.
                         Err(Errno::AGAIN | Errno::NOTCONN) => return Ok(()),
                         Err(errno) => return Err(gone(&format!("cannot connect to {}", address.socket), errno)),
@@ -280,7 +278,7 @@ impl Connection {
                 }
                 Stage::Greeted => {
                     let Some(hello) = self.receive_small::<HELLO_BYTES>()? else { return Ok(()) };
-                    let owner_nonce = wire::decode_hello(&hello).map_err(TransferError::Protocol)?;
+                    let owner_nonce = handshake::decode_hello(&PROTOCOL, &hello).map_err(TransferError::Protocol)?;
                     let proof = self.handshake(job, address, &owner_nonce).proof(Side::Asker);
                     self.send_small(&proof).map_err(|e| gone("handshake", e))?;
                     self.stage = Stage::Proved { owner_nonce };
@@ -302,7 +300,13 @@ impl Connection {
         address: &'a Address,
         owner_nonce: &'a [u8; NONCE_BYTES],
     ) -> Handshake<'a> {
-        Handshake { job, owner_secret: &address.secret, asker_nonce: &self.asker_nonce, owner_nonce }
+        Handshake {
+            protocol: &PROTOCOL,
+            job,
+            owner_secret: &address.secret,
+            asker_nonce: &self.asker_nonce,
+            owner_nonce,
+        }
     }
 
     fn judge(&self, verdict: &[u8; VERDICT_BYTES], handshake: &Handshake<'_>) -> Result<(), TransferError> {
@@ -602,6 +606,7 @@ mod tests {
     //! Goal: a connection that never quite drains keeps a bounded outbox.
     //! Method: the far end of a socket pair reads as much as is asked for, a fixed backlog behind, a hundred times over.
 
+    use super::super::wire;
     use super::*;
     use rustix::net::{AddressFamily, SocketType, socketpair};
 

@@ -17,25 +17,18 @@ mod wire;
 use crate::error::{Error, Result};
 use crate::id::Rank;
 use crate::memory::{Access, Memory, Region, Version};
+use crate::transport::handshake::{Address, NONCE_BYTES};
 use crate::transport::{Capabilities, Channel, RemoteRegion, Transport, TransportConfig};
 use owner::{Exports, Owner};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
-use wire::{Address, NONCE_BYTES, Token};
+use wire::{PROTOCOL, Token};
+
+pub use crate::transport::handshake::JobSecret;
 
 const NAME: &str = "tcp";
-
-/// What every rank of a job knows and no stranger does.
-#[derive(Clone, PartialEq, Eq)]
-pub struct JobSecret(pub [u8; 32]);
-
-impl fmt::Debug for JobSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JobSecret(..)")
-    }
-}
 
 /// Settings of a [`TcpTransport`], each with the bounds that its field names.
 #[derive(Clone, Debug)]
@@ -175,13 +168,13 @@ impl Transport for TcpTransport {
     }
 
     fn address(&self) -> Vec<u8> {
-        self.address.encode()
+        self.address.encode(&PROTOCOL)
     }
 
     fn connect(&self, addresses: &[Vec<u8>]) -> Result<()> {
         let decoded: Vec<Address> = (addresses.iter().enumerate())
             .map(|(rank, blob)| {
-                Address::decode(blob).map_err(|cause| failure(format!("{}: {cause}", Rank(rank as u32))))
+                Address::decode(&PROTOCOL, blob).map_err(|cause| failure(format!("{}: {cause}", Rank(rank as u32))))
             })
             .collect::<Result<_>>()?;
         let known = self.peers.addresses.get_or_init(|| decoded.clone());

@@ -5,21 +5,19 @@
 //! and are too many are told so.
 
 use super::socket::{self, Pieces};
-use super::wire::{
-    self, HELLO_BYTES, Handshake, NONCE_BYTES, PROOF_BYTES, REPLY_BYTES, REQUEST_BYTES, REQUEST_ROWS_MAX, Reply,
-    Request, Side, Status, Verdict,
-};
+use super::wire::{PROTOCOL, REPLY_BYTES, REQUEST_BYTES, REQUEST_ROWS_MAX, Reply, Request, Status};
 use super::{JobSecret, TcpConfig, failure};
 use crate::error::Result;
 use crate::memory::{Memory, Version, copy};
 use crate::transport::Waker;
+use crate::transport::handshake::{
+    self, HELLO_BYTES, Handshake, NONCE_BYTES, PROOF_BYTES, Side, Verdict, receive_by, send_small,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
-use rustix::net::{
-    RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, bind, getsockname, listen, recv, send, shutdown,
-};
+use rustix::net::{RecvFlags, Shutdown, SocketFlags, accept_with, bind, getsockname, listen, recv, shutdown};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -248,16 +246,19 @@ impl Service {
     fn admit(&self, socket: &OwnedFd) -> bool {
         let deadline = Instant::now() + self.connect_timeout;
         let mut hello = [0; HELLO_BYTES];
-        if !receive_by(socket, &mut hello, deadline) || !wire::is_hello(&hello) {
+        if !receive_by(socket, &mut hello, deadline) || !handshake::is_hello(&PROTOCOL, &hello) {
             return false;
         }
         let mut owner_nonce = [0; NONCE_BYTES];
         // The hello goes out to another version as well, which learns from it that there is one.
-        if getrandom::fill(&mut owner_nonce).is_err() || !send_small(socket, &wire::encode_hello(&owner_nonce)) {
+        if getrandom::fill(&mut owner_nonce).is_err()
+            || !send_small(socket, &handshake::encode_hello(&PROTOCOL, &owner_nonce))
+        {
             return false;
         }
-        let Ok(asker_nonce) = wire::decode_hello(&hello) else { return false };
+        let Ok(asker_nonce) = handshake::decode_hello(&PROTOCOL, &hello) else { return false };
         let handshake = Handshake {
+            protocol: &PROTOCOL,
             job: &self.job,
             owner_secret: &self.secret,
             asker_nonce: &asker_nonce,
@@ -280,29 +281,6 @@ impl Service {
         }
         admitted && answered
     }
-}
-
-/// Fills the buffer before the deadline, however slowly a stranger drips.
-fn receive_by(socket: &OwnedFd, mut buffer: &mut [u8], deadline: Instant) -> bool {
-    while !buffer.is_empty() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        // A zero timeout would mean none.
-        if left.is_zero() || set_socket_timeout(socket, Timeout::Recv, Some(left)).is_err() {
-            return false;
-        }
-        match recv(socket, &mut *buffer, RecvFlags::empty()) {
-            Ok((0, _)) => return false,
-            Ok((received, _)) => buffer = &mut buffer[received..],
-            Err(Errno::INTR) => {}
-            Err(_) => return false,
-        }
-    }
-    true
-}
-
-/// Sends a handshake's few bytes, which an empty socket buffer always takes whole.
-fn send_small(socket: &OwnedFd, bytes: &[u8]) -> bool {
-    send(socket, bytes, SendFlags::NOSIGNAL).is_ok_and(|sent| sent == bytes.len())
 }
 
 /// Requests as they come in: one receive may bring several, or half of one.

@@ -1,0 +1,73 @@
+//! The process whose rows are read: this program once more, told what to do over its standard input.
+
+use super::{BATCH_BYTES_MAX, OWNER, STREAMS, open, rows};
+use anyhow::{Result, bail, ensure};
+use rudder::memory::{Access, Region};
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+/// Pieces that the plain stream is written in: larger ones measured no faster.
+const STREAM_PIECE_BYTES: usize = 1 << 20;
+
+pub(super) fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+pub(super) fn from_hex(hex: &str) -> Result<Vec<u8>> {
+    ensure!(hex.is_ascii() && hex.len().is_multiple_of(2), "not hexadecimal: {hex:?}");
+    (0..hex.len()).step_by(2).map(|at| Ok(u8::from_str_radix(&hex[at..at + 2], 16)?)).collect()
+}
+
+/// Answers lines on its standard input until that ends.
+pub(super) fn serve(name: &str) -> Result<()> {
+    let transport = open(name, OWNER)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{} {}", to_hex(&transport.address()), listener.local_addr()?.port())?;
+    out.flush()?;
+    // Beside the commands, whose end ends this process whoever has not connected by then.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(STREAMS).flatten() {
+            std::thread::spawn(move || stream_on_demand(stream));
+        }
+    });
+    let mut table: Option<Region> = None;
+    for line in std::io::stdin().lines() {
+        let line = line?;
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["connect", asker] => {
+                transport.connect(&[transport.address(), from_hex(asker)?])?;
+                writeln!(out, "connected")?;
+            }
+            ["table", rows, row_bytes] => {
+                let (rows, row_bytes): (usize, usize) = (rows.parse()?, row_bytes.parse()?);
+                drop(table.take());
+                let region = transport.allocate(rows * row_bytes, Access::RemoteRead)?;
+                rows::fill(region.memory(), rows, row_bytes);
+                writeln!(out, "{}", to_hex(region.token()))?;
+                table = Some(region);
+            }
+            _ => bail!("unknown command {line:?}"),
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// A plain stream's far end: writes as many bytes as it is asked for.
+fn stream_on_demand(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let bytes = vec![7; BATCH_BYTES_MAX.max(STREAM_PIECE_BYTES)];
+    loop {
+        let mut wanted = [0; 8];
+        stream.read_exact(&mut wanted)?;
+        let wanted = u64::from_le_bytes(wanted).min(bytes.len() as u64) as usize;
+        for piece in bytes[..wanted].chunks(STREAM_PIECE_BYTES) {
+            stream.write_all(piece)?;
+        }
+    }
+}

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Runs the tests of the verbs transport in a virtual machine with RDMA devices (tests/vm/rxe.sh), all in one boot; with --rates it measures
+# reads beside ib_read_bw there instead, which says how the two compare and nothing about a real network.
+#
+#   tools/test-verbs.sh [--rates]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+build=(cargo test --no-run --locked --package rudder --no-default-features --features verbs)
+case ${1:-} in
+    '') build+=(--test verbs --test verbs_conformance) ;;
+    --rates) build+=(--release --bench verbs) ;;
+    *)
+        echo "test-verbs.sh: unknown option '$1'; the only one is --rates" >&2
+        exit 2
+        ;;
+esac
+
+messages=$("${build[@]}" 2>&1) || {
+    echo "$messages" >&2
+    exit 1
+}
+# Cargo names what it has built: "Executable tests/verbs.rs (target/debug/deps/verbs-…)".
+executable_of() {
+    sed -nE "s|^ *Executable .*$1 \((.*)\)\$|\1|p" <<<"$messages"
+}
+
+export VM_SECONDS=${VM_SECONDS:-400}
+if [[ ${1:-} == --rates ]]; then
+    exec tests/vm/rxe.sh "$(executable_of benches/verbs.rs)"
+fi
+
+conformance=$(executable_of tests/verbs_conformance.rs)
+verbs=$(executable_of tests/verbs.rs)
+[[ -x $conformance && -x $verbs ]] || {
+    echo "test-verbs.sh: cargo named no test executables; it said:" "$messages" >&2
+    exit 1
+}
+# The second changes the network, so its tests run one by one. Neither hides the other's failures.
+# shellcheck disable=SC2016  # expanded in the machine
+tests/vm/rxe.sh bash -c 'failed=0
+    "$0" --test-threads 2 || failed=1
+    "$1" --test-threads 1 || failed=1
+    exit "$failed"' "$conformance" "$verbs"
