@@ -10,8 +10,8 @@ use crate::id::{NodeId, PartitionId, Rank, TableId};
 use crate::memory::{Access, FeatureTable, Memory, Region, limit_pinned};
 use crate::partition::PartitionBook;
 use crate::pipeline::{Limits, Pipeline, Source, Table};
-use crate::placement::{Placement, Site};
-use crate::transport::{MappedRegion, Transport, TransportConfig, Waker, open};
+use crate::placement::{NicKind, Placement, Site};
+use crate::transport::{MappedRegion, Transport, TransportConfig, VerbsSettings, Waker, open};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -260,6 +260,7 @@ fn greet(config: &Config, bootstrap: &dyn Bootstrap, site: Site) -> Result<(Tran
     let settings = TransportConfig {
         ranks_on_host,
         listen: config.listen,
+        verbs: VerbsSettings { device: placement.nic_of(NicKind::Infiniband), gid: None },
         nic: placement.nic().cloned(),
         secret: hellos[0].secret,
         link: config.link,

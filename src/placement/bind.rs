@@ -1,6 +1,6 @@
 //! The choice, and its effect on threads and memory.
 
-use super::{Nearest, Nic, Numbers, Topology, kinds};
+use super::{Nearest, Nic, NicKind, Numbers, Topology, kinds};
 use crate::config::Bind;
 use crate::error::Result;
 use crate::memory::near::{Preferred, prefer_node};
@@ -76,6 +76,11 @@ impl Placement {
     /// The NIC, where there is a choice of one.
     pub(crate) fn nic(&self) -> Option<&Nic> {
         self.nic.as_ref()
+    }
+
+    /// The name of the NIC, if it is of that kind.
+    pub(crate) fn nic_of(&self, kind: NicKind) -> Option<String> {
+        self.nic().filter(|nic| nic.kind == kind).map(|nic| nic.name.clone())
     }
 
     /// Does what allocates memory or starts threads so that these are near the NIC. Threads started within inherit the place; the calling
@@ -199,8 +204,8 @@ mod tests {
     //! Goal: ranks spread over NICs as their user expects, threads and memory follow, and nobody is moved for good or against the launcher.
     //! Method: recorded machines for the choice; this machine's own cpus for the move.
 
+    use super::super::Node;
     use super::super::tests::{FOUR_NICS, Machine};
-    use super::super::{NicKind, Node};
     use super::*;
 
     fn placed(host: &Topology, cpus: &[u32], turn: usize, bind: Bind) -> Placement {

@@ -2,7 +2,7 @@
 
 use super::{LOCAL, Nic, NicKind, Node, Topology};
 use std::fs::{read_dir, read_to_string};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const CLASSES: [(&str, NicKind); 3] =
     [("cxi", NicKind::Cxi), ("infiniband", NicKind::Infiniband), ("net", NicKind::Net)];
@@ -40,9 +40,9 @@ fn nics(class: &Path, kind: NicKind) -> Vec<Nic> {
     let entries = read_dir(class).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
-    // Interfaces without a device (loopback, bridges, tunnels) are near nothing.
-    let homes =
-        names.into_iter().map(|name| (class.join(&name), name)).filter(|(home, _)| home.join("device").exists());
+    // Interfaces without a device (loopback, bridges, tunnels) are near nothing; RDMA in software has none and is a NIC all the same.
+    let is_nic = |home: &PathBuf| kind != NicKind::Net || home.join("device").exists();
+    let homes = names.into_iter().map(|name| (class.join(&name), name)).filter(|(home, _)| is_nic(home));
     homes
         .map(|(home, name)| {
             let (nodes, pci) = locality(&home.join("device"));
