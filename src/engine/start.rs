@@ -77,10 +77,12 @@ impl TableSpec {
     }
 }
 
+type Fill<'a> = Box<dyn FnOnce(&mut [u8]) + 'a>;
+
 /// Where a partition's rows come from.
 enum Origin<'a> {
     /// They are written into memory that the transport allocates.
-    Fill(Box<dyn FnOnce(&mut [u8]) + 'a>),
+    Fill(Fill<'a>),
     /// They are in this memory already.
     Memory(Memory),
     /// They are in this file already.
@@ -196,8 +198,8 @@ impl<'a> EngineBuilder<'a> {
         let exports = exchange(&config, &*bootstrap, &*transport, &specs, &locals)?;
         let addresses: Vec<Vec<u8>> = exports.iter().map(|export| export.address.clone()).collect();
         let channel = placement.near(|| transport.connect(&addresses).and_then(|()| transport.channel()))?;
-        let shared =
-            assemble(config, bootstrap.rank(), transport, placement, channel.waker(), &specs, locals, &exports)?;
+        let connected = Connected { transport, placement, waker: channel.waker() };
+        let shared = assemble(config, bootstrap.rank(), connected, &specs, locals, &exports)?;
         let shared = Arc::new(shared);
         let thread = shared.clone();
         let spawn = || std::thread::Builder::new().name("rudder-io".into()).spawn(move || io::run(&thread, channel));
@@ -392,16 +394,22 @@ fn sources(
     Ok((sources, mapped))
 }
 
-fn assemble(
-    config: Config,
-    me: Rank,
+/// What moves rows, once it knows every rank.
+struct Connected {
     transport: Arc<dyn Transport>,
     placement: Placement,
     waker: Waker,
+}
+
+fn assemble(
+    config: Config,
+    me: Rank,
+    connected: Connected,
     specs: &[TableSpec],
     locals: Vec<FeatureTable>,
     exports: &[Export],
 ) -> Result<Shared> {
+    let Connected { transport, placement, waker } = connected;
     let capabilities = transport.capabilities();
     let staged = !capabilities.can_fence || capabilities.needs_registered_destination;
     let batch_rows = config.batch_rows.min(capabilities.batch_rows_max);

@@ -78,7 +78,7 @@ mod tests {
         let at = page.as_ptr() as usize;
         let below =
             |line: &&str| usize::from_str_radix(line.split(' ').next().unwrap_or(""), 16).is_ok_and(|base| base <= at);
-        let line = maps.lines().filter(below).next_back().unwrap_or_default();
+        let line = maps.lines().rfind(below).unwrap_or_default();
         line.split(' ').nth(1).unwrap_or_default().to_owned()
     }
 
