@@ -83,7 +83,7 @@ model-for-tests:
 
 .PHONY: bench
 bench: build ## Time the buffer, and gets beside their baselines, into target/bench/
-	cargo bench --locked --workspace --bench '*'
+	cargo bench --locked --package rudder-bench --bench '*'
 	mkdir -p $(CARGO_TARGET_DIR)/bench
 	$(rudder) get --csv $(CARGO_TARGET_DIR)/bench/get.csv --json $(CARGO_TARGET_DIR)/bench/get.json
 

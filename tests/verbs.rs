@@ -15,11 +15,39 @@ use rudder::transport::{
     BatchId, Channel, Completion, Destination, RemoteRegion, RowBatch, Transport, TransportConfig, Wait,
 };
 use rudder::{Config, Engine, Error, NodeId, PartitionBook, PartitionId, Rank, TableId, TableSpec, TransferError};
-use std::io::{BufRead, BufReader};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, which counts what each thread asks of it.
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // A thread that ends has no count any more.
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 const ROWS: u64 = 4000;
 const ROW_BYTES: usize = 400;
@@ -155,6 +183,57 @@ fn warm_batches_take_few_doorbells_few_completions_and_no_registration() {
     assert_eq!(now.registrations, warm.registrations);
     assert_eq!((now.connections, now.connections_failed, now.posts_retried), (1, 0, 0));
     assert_eq!(pair.owner.counters(), owner, "the owner has nothing to do");
+}
+
+#[test]
+fn warm_batches_allocate_nothing() {
+    let pair = Pair::new();
+    let (_region, imported) = pair.table(ROWS, ROW_BYTES);
+    let mut channel = pair.reader.channel().unwrap();
+    let rows = scattered(2000);
+    let landing = pair.landing(rows.len(), ROW_BYTES);
+    check_get(&mut *channel, imported, &rows, &landing);
+    let places = places(&rows);
+    let batch = batch(imported, &rows, &places, &landing);
+    let mut completions = Vec::with_capacity(rows.len());
+    let before = ALLOCATIONS.get();
+    for _ in 0..4 {
+        // SAFETY: the landing outlives its batches.
+        assert_eq!(unsafe { channel.post(&batch) }.unwrap(), rows.len());
+        let began = Instant::now();
+        while completions.iter().map(|c: &Completion| c.count as usize).sum::<usize>() < rows.len() {
+            assert!(began.elapsed() < PATIENCE);
+            channel.poll(&mut completions, Wait::For(Duration::from_millis(100))).unwrap();
+        }
+        completions.clear();
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    landing.assert_rows(Rank(0), &rows, &places);
+}
+
+#[test]
+fn strangers_learn_nothing_and_are_outlived() {
+    let impatient = VerbsConfig { connect_timeout: Duration::from_millis(500), ..config("rxe0") };
+    let pair = Pair::of(impatient, config("rxe1"));
+    let (_region, imported) = pair.table(ROWS, ROW_BYTES);
+    let address = pair.owner.address();
+    let dial = || {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, u16::from_le_bytes([address[40], address[41]]))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let mut garbage = dial();
+    garbage.write_all(&[0x47; 4096]).unwrap();
+    let mut heard = Vec::new();
+    // A reset is as good an end as a close.
+    let _ = garbage.read_to_end(&mut heard);
+    assert!(heard.is_empty(), "garbage was answered with {} bytes", heard.len());
+    // More than may be in their handshake at once, and none of them says a word.
+    let silent: Vec<_> = (0..60).map(|_| dial()).collect();
+    let mut channel = pair.reader.channel().unwrap();
+    check_get(&mut *channel, imported, &[1, 5], &pair.landing(2, ROW_BYTES));
+    assert_eq!(pair.owner.connections_served(), 1);
+    drop(silent);
 }
 
 #[test]
@@ -536,7 +615,7 @@ fn a_forked_child_harms_nothing_and_takes_no_page() {
     let (region, imported) = pair.table(ROWS, ROW_BYTES);
     // Private memory of our own: after a fork, whoever writes first gets a copy, and the device must go on with the parent's.
     const BYTES: usize = 1 << 20;
-    let layout = std::alloc::Layout::from_size_align(BYTES, 4096).unwrap();
+    let layout = Layout::from_size_align(BYTES, 4096).unwrap();
     // SAFETY: the layout has a size.
     let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
     // SAFETY: the memory lives to the end of the process.

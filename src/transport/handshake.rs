@@ -190,6 +190,8 @@ pub enum Verdict {
     Welcome,
     /// The owner serves as many connections as it may.
     Busy,
+    /// The owner cannot make its end of the connection; its own log says why.
+    Unable,
 }
 
 impl Verdict {
@@ -204,6 +206,7 @@ impl Verdict {
         let which = match u32_at(verdict, 0) {
             0 => Self::Welcome,
             1 => Self::Busy,
+            2 => Self::Unable,
             _ => return None,
         };
         Some((which, &verdict[4..]))

@@ -50,6 +50,9 @@ fetch() {
     local wanted=() package
     [[ $(uname -m) == x86_64 ]] || die "the packages named here are for x86-64, and this machine is not"
     command -v apt-get >/dev/null || die "kernel and qemu come from Debian's packages, and there is no apt-get here"
+    if [[ $(id -u) == 0 ]]; then
+        apt-get update --quiet=2 >&2 || say "apt-get update failed, so packages come from the lists as they are"
+    fi
     mapfile -t wanted < <(lacking "${pinned[@]}")
     if ((${#wanted[@]} == 0)); then
         say "the versions ${pinned[*]} cannot be had any more; taking the present ones"
@@ -75,7 +78,7 @@ fetch() {
     done
     rm -rf "$cache/packages"
     "$cache/root/bin/busybox" depmod -b "$cache/root" "$(ls "$cache/root/lib/modules")"
-    printf '%s\n' "${wanted[@]}" >"$cache/complete"
+    echo "${pinned[*]}" >"$cache/complete"
 }
 
 # The kernel modules' files in load order.
@@ -192,7 +195,8 @@ boot() {
 }
 
 (($#)) || die "what is to run? See the head of this script"
-[[ -e $cache/complete ]] || fetch
+# Where other versions are asked for than were fetched, what is there is of no use.
+[[ -e $cache/complete && $(<"$cache/complete") == "${pinned[*]}" ]] || fetch
 [[ $1 == --fetch ]] && exit
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

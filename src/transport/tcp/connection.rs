@@ -318,7 +318,9 @@ impl Connection {
             Some((Verdict::Busy, _)) => Err(TransferError::PeerGone(
                 "it serves as many connections as it may: raise its tcp.connections_served_max".into(),
             )),
-            None => Err(TransferError::Protocol("the owner answered the handshake with an unknown verdict".into())),
+            Some((Verdict::Unable, _)) | None => {
+                Err(TransferError::Protocol("the owner answered the handshake with an unknown verdict".into()))
+            }
         }
     }
 

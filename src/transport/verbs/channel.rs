@@ -1,7 +1,8 @@
 //! The reader's side: one thread's connections to every peer, behind one epoll.
 
+use super::batches::Batches;
 use super::counters::add;
-use super::link::{Batches, End, Link, Workbench};
+use super::link::{End, Link, Workbench};
 use super::queue::EventChannel;
 use super::registration::{Exported, KnownLandings};
 use super::{BATCH_ROWS_MAX, Import, Shared, failure};
@@ -169,9 +170,8 @@ impl VerbsChannel {
 
     /// Asks for an event with the next completion of every link that has reads out.
     fn arm(&self) -> Result<()> {
-        let reading = self.links.iter().flatten().filter(|link| link.is_reading());
-        for link in reading {
-            link.completions().arm().map_err(|e| failure(format!("cannot wait for completions: {e}")))?;
+        for link in self.links.iter().flatten() {
+            link.arm().map_err(|e| failure(format!("cannot wait for completions: {e}")))?;
         }
         Ok(())
     }

@@ -1,22 +1,22 @@
 //! One connection to one peer: lists of reads out, completions in, and a clean end.
 
+use super::batches::{Batches, Held};
 use super::counters::add;
 use super::device::Device;
+use super::fault::Fault;
 use super::ffi;
 use super::owner::{Lifeline, TO_FABRIC, dial};
 use super::queue::{CompletionQueue, EventChannel, QueuePair, Read, RequestList, Role};
-use super::registration::{Exported, Words};
-use super::wire::Offer;
-use super::{BATCHES_IN_FLIGHT_MAX, Shared};
-use crate::error::TransferError;
+use super::registration::Words;
+use super::{BATCHES_IN_FLIGHT_MAX, Shared, VerbsConfig};
+use crate::error::{Error, Result, TransferError};
 use crate::id::Rank;
 use crate::transport::batch::runs;
-use crate::transport::{BatchId, Completion, RowBatch, Waker};
+use crate::transport::handshake::Address;
+use crate::transport::{Completion, Waker};
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpStream;
-use std::ops::{Index, IndexMut};
-use std::os::fd::AsFd;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
@@ -32,125 +32,11 @@ const LISTS_MAX: usize = 1024;
 const REQUESTS_BESIDE_ROWS: usize = 2;
 /// A list of fewer reads goes out only where its batch has no more rows: it would be mostly versions and doorbells.
 const LIST_REQUESTS_LEAST: usize = LIST_REQUESTS_MAX / 4;
-/// More bytes than this in one read gain nothing, and a lost packet costs more.
-const READ_BYTES_MAX: usize = 1 << 20;
 /// Time for a stopped queue pair to flush what was posted.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 const FLUSH_POLL: Duration = Duration::from_micros(100);
 const COMPLETIONS_AT_ONCE: usize = 16;
 const DIAL_STACK_BYTES: usize = 256 << 10;
-
-/// A batch that was posted and is not over.
-pub struct Held {
-    id: BatchId,
-    rows: Vec<u64>,
-    places: Vec<u32>,
-    base: u64,
-    stride: usize,
-    row_bytes: usize,
-    lkey: u32,
-    region: Exported,
-    region_index: u32,
-    version: u64,
-    /// Rows that were put into lists.
-    listed: usize,
-    /// Rows that were reported.
-    ended: usize,
-}
-
-/// The batches of a channel. Their buffers are kept for the next batch, so that posting allocates nothing once they have grown.
-pub struct Batches {
-    held: Vec<Held>,
-    free: Vec<usize>,
-}
-
-impl Batches {
-    pub fn new() -> Self {
-        let unused = || Held {
-            id: BatchId::default(),
-            rows: Vec::with_capacity(super::BATCH_ROWS_MAX),
-            places: Vec::with_capacity(super::BATCH_ROWS_MAX),
-            base: 0,
-            stride: 0,
-            row_bytes: 1,
-            lkey: 0,
-            region: Exported { address: 0, bytes: 0, rkey: 0, version_address: 0, version_rkey: 0 },
-            region_index: 0,
-            version: 0,
-            listed: 0,
-            ended: 0,
-        };
-        let held = std::iter::repeat_with(unused).take(BATCHES_IN_FLIGHT_MAX).collect();
-        Self { held, free: (0..BATCHES_IN_FLIGHT_MAX).rev().collect() }
-    }
-
-    pub fn are_all_in_use(&self) -> bool {
-        self.free.is_empty()
-    }
-
-    /// Remembers the first rows of a batch; nothing where all are in use.
-    pub fn begin(&mut self, batch: &RowBatch<'_>, rows: usize, region: Exported, lkey: u32) -> Option<usize> {
-        let index = self.free.pop()?;
-        let held = &mut self.held[index];
-        held.id = batch.id;
-        held.rows.clear();
-        held.rows.extend_from_slice(&batch.rows[..rows]);
-        held.places.clear();
-        held.places.extend_from_slice(&batch.places[..rows]);
-        held.base = batch.destination.base as u64;
-        held.stride = batch.destination.stride;
-        held.row_bytes = batch.row_bytes;
-        held.lkey = lkey;
-        held.region = region;
-        held.region_index = batch.region.index;
-        held.version = batch.version;
-        held.listed = 0;
-        held.ended = 0;
-        Some(index)
-    }
-
-    /// Says how rows ended, and forgets a batch with its last.
-    fn end(
-        &mut self,
-        batch: usize,
-        first: usize,
-        rows: usize,
-        status: Result<(), TransferError>,
-        completions: &mut Vec<Completion>,
-    ) {
-        let held = &mut self.held[batch];
-        completions.push(Completion { batch: held.id, first: first as u32, count: rows as u32, status });
-        held.ended += rows;
-        if held.ended == held.rows.len() {
-            self.free.push(batch);
-        }
-    }
-}
-
-impl Index<usize> for Batches {
-    type Output = Held;
-
-    fn index(&self, batch: usize) -> &Held {
-        &self.held[batch]
-    }
-}
-
-impl IndexMut<usize> for Batches {
-    fn index_mut(&mut self, batch: usize) -> &mut Held {
-        &mut self.held[batch]
-    }
-}
-
-impl Held {
-    fn stale(&self) -> TransferError {
-        TransferError::StaleRegion { region: self.region_index.into(), version: self.version }
-    }
-
-    /// Most rows of one read; 1 where they land apart.
-    fn run_rows_max(&self, message_bytes: usize) -> usize {
-        if self.stride == self.row_bytes { (message_bytes.min(READ_BYTES_MAX) / self.row_bytes).max(1) } else { 1 }
-    }
-}
 
 /// What the links of a channel build their lists with.
 pub struct Workbench {
@@ -163,7 +49,7 @@ pub struct Workbench {
 }
 
 impl Workbench {
-    pub fn new(device: &Arc<Device>) -> crate::error::Result<Self> {
+    pub fn new(device: &Arc<Device>) -> Result<Self> {
         Ok(Self {
             device: Arc::clone(device),
             list: RequestList::with_capacity(LIST_REQUESTS_MAX),
@@ -185,34 +71,36 @@ struct List {
     words: usize,
 }
 
-enum Stage {
-    /// A thread asks the owner for its end of the connection.
-    Dialing(Receiver<Result<(TcpStream, Offer), TransferError>>),
-    Ready(Lifeline),
-}
-
-/// The first error of a queue pair, which is its last: everything behind is flushed.
-struct Fault {
-    status: i32,
-    vendor: u32,
-    request: u64,
-}
-
-impl Fault {
-    fn words(&self) -> String {
-        let (name, meaning) = ffi::status_words(self.status);
-        format!("{name} (status {}, vendor's code {:#x}): {meaning}", self.status, self.vendor)
+impl List {
+    fn contains(&self, request: u64) -> bool {
+        (self.first_request..=self.last_request).contains(&request)
     }
+}
 
-    /// How it reads for the list that it hit, and for those behind it.
-    fn error(&self, hit: bool) -> TransferError {
-        match (self.status, hit) {
-            (ffi::STATUS_RETRY_EXCEEDED, _) => TransferError::PeerGone(self.words()),
-            (_, true) => TransferError::Io(self.words()),
-            (_, false) => {
-                TransferError::Io(format!("flushed, because an earlier read ended the connection: {}", self.words()))
-            }
-        }
+enum Stage {
+    /// A thread asks the owner for its end of the connection, and connects ours to it.
+    Dialing(Receiver<Result<Connection, TransferError>>),
+    Ready(Connection),
+}
+
+/// A connected queue pair, and the socket that lives as long.
+struct Connection {
+    queue: QueuePair,
+    lifeline: Lifeline,
+}
+
+impl Connection {
+    /// Arranges a connection; waits for the owner, and for the kernel, which may have to look for the way to the peer's address.
+    fn make(queue: QueuePair, address: &Address, config: &VerbsConfig) -> Result<Self, TransferError> {
+        let (socket, offer) = dial(address, config, &queue.offer())?;
+        queue.connect(&offer).map_err(|cause| {
+            let gid = Ipv6Addr::from(offer.address.gid);
+            TransferError::Io(format!(
+                "no way from the device to GID {gid}, lid {}: {cause}; RUDDER_VERBS_GID chooses another GID",
+                offer.address.lid
+            ))
+        })?;
+        Ok(Self { queue, lifeline: Lifeline::new(Arc::new(socket)) })
     }
 }
 
@@ -225,7 +113,6 @@ pub enum End {
 
 /// A connection to a peer, and the batches that wait for it.
 pub struct Link {
-    queue: QueuePair,
     stage: Stage,
     /// Batches with rows that are not listed.
     waiting: VecDeque<usize>,
@@ -271,7 +158,7 @@ impl Link {
         events: &Arc<EventChannel>,
         answered: &Waker,
     ) -> Result<Self, TransferError> {
-        let broken = |cause: crate::error::Error| TransferError::Io(cause.to_string());
+        let broken = |cause: Error| TransferError::Io(cause.to_string());
         let addresses = shared.addresses.get();
         let address = addresses
             .and_then(|addresses| addresses.get(peer.index()))
@@ -281,18 +168,17 @@ impl Link {
         let completions = CompletionQueue::new(&shared.device, bench.depth + 1, Some(events)).map_err(broken)?;
         let queue = QueuePair::new(&completions, Role::Reads { requests: bench.depth as u32 }).map_err(broken)?;
         let (sender, receiver) = sync_channel(1);
-        let (offer, config, answered) = (queue.offer(), shared.config.clone(), answered.clone());
+        let (config, answered) = (shared.config.clone(), answered.clone());
         std::thread::Builder::new()
             .name("rudder-verbs-dial".into())
             .stack_size(DIAL_STACK_BYTES)
             .spawn(move || {
-                // Nobody listens any more where the link was ended meanwhile: the socket then closes.
-                let _ = sender.send(dial(&address, &config, &offer));
+                // Nobody listens any more where the link was ended meanwhile: nothing was posted, and the connection ends here.
+                let _ = sender.send(Connection::make(queue, &address, &config));
                 answered.wake();
             })
             .map_err(|e| TransferError::Io(format!("no thread to connect from: {e}")))?;
         Ok(Self {
-            queue,
             stage: Stage::Dialing(receiver),
             waiting: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
             lists: VecDeque::with_capacity(REQUESTS_MAX / REQUESTS_BESIDE_ROWS),
@@ -313,37 +199,36 @@ impl Link {
         !self.lists.is_empty()
     }
 
-    pub fn completions(&self) -> &CompletionQueue {
-        &self.queue.completions
+    /// Asks for an event with the next completion, where there is one to come.
+    pub fn arm(&self) -> io::Result<()> {
+        match &self.stage {
+            Stage::Ready(connection) if self.is_reading() => connection.queue.completions.arm(),
+            Stage::Ready(_) | Stage::Dialing(_) => Ok(()),
+        }
     }
 
     /// The socket whose end is the connection's, once there is one.
-    pub fn socket(&self) -> Option<impl AsFd + '_> {
+    pub fn socket(&self) -> Option<&Lifeline> {
         match &self.stage {
             Stage::Dialing(_) => None,
-            Stage::Ready(lifeline) => Some(lifeline),
+            Stage::Ready(connection) => Some(&connection.lifeline),
         }
     }
 
     /// Goes on where the owner has answered; true when the link became ready by that.
     pub fn settle(&mut self) -> Result<bool, End> {
         let Stage::Dialing(answer) = &self.stage else { return Ok(false) };
-        let (socket, offer) = match answer.try_recv() {
-            Err(TryRecvError::Empty) => return Ok(false),
+        match answer.try_recv() {
+            Err(TryRecvError::Empty) => Ok(false),
             Err(TryRecvError::Disconnected) => {
-                return Err(End::Because(TransferError::Io("the thread that connects has died".into())));
+                Err(End::Because(TransferError::Io("the thread that connects has died".into())))
             }
-            Ok(answer) => answer.map_err(End::Because)?,
-        };
-        self.queue.connect(&offer).map_err(|cause| {
-            let gid = std::net::Ipv6Addr::from(offer.address.gid);
-            End::Because(TransferError::Io(format!(
-                "no route from the device to GID {gid}, lid {}: {cause}; RUDDER_VERBS_GID chooses another GID",
-                offer.address.lid
-            )))
-        })?;
-        self.stage = Stage::Ready(Lifeline::new(Arc::new(socket)));
-        Ok(true)
+            Ok(Err(cause)) => Err(End::Because(cause)),
+            Ok(Ok(connection)) => {
+                self.stage = Stage::Ready(connection);
+                Ok(true)
+            }
+        }
     }
 
     /// Takes a batch, to be read after those before it.
@@ -358,7 +243,7 @@ impl Link {
         bench: &mut Workbench,
         completions: &mut Vec<Completion>,
     ) -> Result<(), End> {
-        if self.is_dialing() || (self.lists.is_empty() && self.waiting.is_empty()) {
+        if self.lists.is_empty() && self.waiting.is_empty() {
             return Ok(());
         }
         self.take_completed(batches, bench, completions)
@@ -377,7 +262,8 @@ impl Link {
     ) -> io::Result<()> {
         let mut taken = [ffi::WorkCompletion::EMPTY; COMPLETIONS_AT_ONCE];
         loop {
-            let found = self.queue.completions.poll(&mut taken)?;
+            let Stage::Ready(connection) = &self.stage else { return Ok(()) };
+            let found = connection.queue.completions.poll(&mut taken)?;
             if found.is_empty() {
                 return Ok(());
             }
@@ -417,7 +303,7 @@ impl Link {
     }
 
     fn post_waiting(&mut self, batches: &mut Batches, bench: &mut Workbench) -> Result<(), End> {
-        while let Some(&batch) = self.waiting.front() {
+        while let (Some(&batch), Stage::Ready(connection)) = (self.waiting.front(), &self.stage) {
             let room = (bench.depth - self.requests_out).min(LIST_REQUESTS_MAX);
             let unlisted = batches[batch].rows.len() - batches[batch].listed;
             if room < (unlisted + REQUESTS_BESIDE_ROWS).min(LIST_REQUESTS_LEAST).min(bench.depth) {
@@ -427,7 +313,7 @@ impl Link {
             let list = self.build(batch, room, words, &batches[batch], bench);
             // SAFETY: the destinations are places of a batch that was posted: their owner lent them until the rows are reported. The
             // words are this list's own until it is finished.
-            match unsafe { self.queue.post(&mut bench.list) } {
+            match unsafe { connection.queue.post(&mut bench.list) } {
                 Ok(()) => self.note_posted(list, batches, bench),
                 Err(refusal) => {
                     bench.free_words.push(words);
@@ -506,49 +392,54 @@ impl Link {
         bench: &mut Workbench,
         completions: &mut Vec<Completion>,
     ) -> io::Result<()> {
-        if self.next_request > self.completed {
-            // Refused only where the queue pair has stopped by itself.
-            let _ = self.queue.stop();
-            let deadline = Instant::now() + FLUSH_TIME;
-            while self.next_request > self.completed && Instant::now() < deadline {
-                let before = self.completed;
-                if self.take_completed(batches, bench, completions).is_err() {
-                    break;
-                }
-                if self.completed == before {
-                    std::thread::sleep(FLUSH_POLL);
-                }
-            }
+        self.flush(batches, bench, completions);
+        let Self { stage, waiting, lists, fault, .. } = self;
+        if let Stage::Ready(connection) = stage {
+            // To destroy a queue pair is a fence of its own, for a device that has not flushed in time or cannot say so.
+            connection.queue.destroy()?;
         }
-        // To destroy a queue pair is a fence of its own, for a device that has not flushed in time or cannot say so.
-        self.queue.destroy()?;
-        let (fault, because) = match (self.fault, end) {
-            (Some(fault), End::Faulted) => (Some(fault), None),
-            (_, End::Because(cause)) => (None, Some(cause)),
-            (None, End::Faulted) => (None, None),
+        let cause = |hit| match (&end, &fault) {
+            (End::Because(cause), _) => cause.clone(),
+            (End::Faulted, Some(fault)) => fault.error(hit),
+            (End::Faulted, None) => TransferError::Io("the connection failed".into()),
         };
-        let cause = |hit| match (&fault, &because) {
-            (Some(fault), _) => fault.error(hit),
-            (None, Some(cause)) => cause.clone(),
-            (None, None) => TransferError::Io("the connection failed".into()),
-        };
-        for list in self.lists {
+        for list in lists {
+            let hit = fault.as_ref().filter(|fault| list.contains(fault.request));
             let held = &batches[list.batch];
-            let hit =
-                fault.as_ref().is_some_and(|fault| (list.first_request..=list.last_request).contains(&fault.request));
-            let refused = fault
-                .as_ref()
-                .is_some_and(|fault| fault.status == ffi::STATUS_REMOTE_ACCESS && fault.request > list.first_request);
             // The read before the rows had succeeded: its word tells a region that is over from rows that are refused.
-            let stale = hit && refused && bench.words.get(2 * list.words) != held.version;
-            let status = if stale { held.stale() } else { cause(hit) };
+            let word_is_there = hit.is_some_and(|hit| hit.is_refused_access() && hit.request > list.first_request);
+            let is_stale = word_is_there && bench.words.get(2 * list.words) != held.version;
+            let status = match end {
+                End::Faulted if is_stale => held.stale(),
+                End::Faulted | End::Because(_) => cause(hit.is_some()),
+            };
             bench.free_words.push(list.words);
             batches.end(list.batch, list.first, list.rows, Err(status), completions);
         }
-        for batch in self.waiting {
+        for batch in waiting {
             let (first, all) = (batches[batch].listed, batches[batch].rows.len());
             batches.end(batch, first, all - first, Err(cause(false)), completions);
         }
         Ok(())
+    }
+
+    /// Stops the queue pair and takes what it completes, to the last request or for as long as that may take.
+    fn flush(&mut self, batches: &mut Batches, bench: &mut Workbench, completions: &mut Vec<Completion>) {
+        let Stage::Ready(connection) = &self.stage else { return };
+        if self.next_request == self.completed {
+            return;
+        }
+        // Refused only where the queue pair has stopped by itself.
+        let _ = connection.queue.stop();
+        let deadline = Instant::now() + FLUSH_TIME;
+        while self.next_request > self.completed && Instant::now() < deadline {
+            let before = self.completed;
+            if self.take_completed(batches, bench, completions).is_err() {
+                return;
+            }
+            if self.completed == before {
+                std::thread::sleep(FLUSH_POLL);
+            }
+        }
     }
 }

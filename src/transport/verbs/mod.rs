@@ -17,9 +17,11 @@
 //! `rdma-mummy-sys`, `ibverbs-sys`) ask for cmake, libclang or rdma-core's headers on every machine that builds, and what is used here
 //! are two dozen functions whose ABI has been stable since 2006.
 
+mod batches;
 mod channel;
 mod counters;
 mod device;
+mod fault;
 mod ffi;
 mod link;
 mod owner;

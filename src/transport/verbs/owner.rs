@@ -285,7 +285,7 @@ impl Service {
             }
             Err(cause) => {
                 tracing::warn!("a reader is turned away: {cause}");
-                send_small(socket, &answer_bytes(Verdict::Busy, &proof, &[0; OFFER_BYTES]));
+                send_small(socket, &answer_bytes(Verdict::Unable, &proof, &[0; OFFER_BYTES]));
                 None
             }
         };
@@ -355,8 +355,13 @@ pub fn dial(address: &Address, config: &VerbsConfig, offer: &Offer) -> Result<(T
             Ok((socket, theirs.map_err(|cause| TransferError::Protocol(format!("the owner offers {cause}")))?))
         }
         Some((Verdict::Busy, _)) => {
-            Err(TransferError::PeerGone(format!("it serves as many queue pairs as it may or can: {TO_FABRIC}")))
+            Err(TransferError::PeerGone(format!("it serves as many queue pairs as it may: {TO_FABRIC}")))
         }
+        Some((Verdict::Unable, _)) => Err(TransferError::PeerGone(
+            "its device cannot make a queue pair or finds no way to ours: its log says why; RUDDER_VERBS_GID chooses another GID, \
+             and where queue pairs have run out the fabric transport does without"
+                .into(),
+        )),
         None => Err(TransferError::Protocol("the owner answered the handshake with an unknown verdict".into())),
     }
 }
