@@ -71,15 +71,30 @@ mod tests {
 
     use super::*;
 
-    /// The policy of a page that this thread has just touched.
+    use crate::memory::{Memory, Pages};
+
+    /// What the kernel says of the mapping that an address is in: its policy first; nothing where it keeps no account.
+    fn account(address: usize) -> String {
+        let maps = std::fs::read_to_string("/proc/thread-self/numa_maps").unwrap_or_default();
+        let begins = |line: &&str| {
+            line.split(' ').next().is_some_and(|base| usize::from_str_radix(base, 16).is_ok_and(|base| base <= address))
+        };
+        maps.lines()
+            .rfind(begins)
+            .and_then(|line| line.split_once(' '))
+            .map(|(_, account)| account.to_owned())
+            .unwrap_or_default()
+    }
+
+    /// The policy of memory that this thread has just had.
     fn policy() -> String {
         let page = vec![1u8; 1 << 20];
-        let maps = std::fs::read_to_string("/proc/thread-self/numa_maps").unwrap_or_default();
-        let at = page.as_ptr() as usize;
-        let below =
-            |line: &&str| usize::from_str_radix(line.split(' ').next().unwrap_or(""), 16).is_ok_and(|base| base <= at);
-        let line = maps.lines().rfind(below).unwrap_or_default();
-        line.split(' ').nth(1).unwrap_or_default().to_owned()
+        account(page.as_ptr() as usize).split(' ').next().unwrap_or_default().to_owned()
+    }
+
+    /// Sandboxes forbid the calls: then this must be the answer and no other.
+    fn is_forbidden(cause: &io::Error) -> bool {
+        matches!(cause.raw_os_error(), Some(libc::EPERM | libc::ENOSYS))
     }
 
     #[test]
@@ -88,17 +103,33 @@ mod tests {
         match prefer_node(0) {
             Ok(preferred) => {
                 let within = policy();
-                // Kernels without numa_maps say nothing.
                 assert!(within.is_empty() || within == "prefer:0", "{within}");
                 drop(preferred);
             }
-            // Sandboxes forbid the call: then it must be this answer and no other.
-            Err(cause) => assert!(
-                matches!(cause.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)),
-                "node 0 is there, yet: {cause}"
-            ),
+            Err(cause) => assert!(is_forbidden(&cause), "node 0 is there, yet: {cause}"),
         }
         assert_eq!(policy(), before);
+    }
+
+    #[test]
+    fn tables_have_the_memory_of_the_preferred_node() {
+        let nodes = crate::placement::Topology::read().nodes;
+        for node in nodes.iter().map(|node| node.id) {
+            let preferred = match prefer_node(node) {
+                Ok(preferred) => preferred,
+                Err(cause) => return assert!(is_forbidden(&cause), "node {node} is there, yet: {cause}"),
+            };
+            for huge in [false, true] {
+                let memory = Memory::allocate_with(4 << 20, Pages { huge, locked: false }).unwrap();
+                let account = account(memory.base() as usize);
+                let elsewhere = nodes
+                    .iter()
+                    .filter(|other| other.id != node)
+                    .any(|other| account.contains(&format!(" N{}=", other.id)));
+                assert!(account.is_empty() || account.contains(&format!(" N{node}=")) && !elsewhere, "{account}");
+            }
+            drop(preferred);
+        }
     }
 
     #[test]
