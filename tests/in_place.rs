@@ -5,18 +5,19 @@
 
 use rudder::bootstrap::{Bootstrap, local};
 use rudder::memory::{Access, Memory, Region, RegisteredRows};
+use rudder::placement::{Nic, Topology};
 use rudder::transport::hook::{FaultConfig, Faulty};
 use rudder::transport::{
     Capabilities, Channel, Completion, Fenced, RemoteRegion, RowBatch, Transport, TransportConfig, Wait, Waker, open,
 };
 use rudder::{
-    Config, Engine, EngineBuilder, Error, NodeId, PartitionBook, PartitionId, Rank, Result, TableId, TableSpec,
+    Bind, Config, Engine, EngineBuilder, Error, NodeId, PartitionBook, PartitionId, Rank, Result, TableId, TableSpec,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const TABLE: TableId = TableId(3);
 const NODES: u64 = 400;
@@ -293,6 +294,61 @@ fn limits_on_pinned_bytes_are_told_by_variable_and_remedy() {
     drop(charge);
     assert_eq!(usage().pinned_bytes, 0);
     limit_pinned(u64::MAX);
+}
+
+/// On a host with one NUMA node, or without a NIC that is near one, this says that nothing moves.
+#[test]
+fn threads_are_started_near_the_nic() {
+    let host = Topology::read();
+    let process = cpus_of("/proc/thread-self/status");
+    let placed = |nic: &&Nic| host.nodes.len() > 1 && !nic.nodes.is_empty();
+    let nic = host.nics.iter().find(placed).or(host.nics.first());
+    let node = nic.filter(placed).and_then(|nic| host.nodes.iter().find(|node| nic.nodes == [node.id]));
+    for bind in [Bind::Auto, Bind::Off] {
+        let near: Vec<u32> = match (bind, node) {
+            (Bind::Auto, Some(node)) => node.cpus.iter().copied().filter(|cpu| process.contains(cpu)).collect(),
+            _ => Vec::new(),
+        };
+        let expected = if near.is_empty() { &process } else { &near };
+        let config = Config { transport: "tcp".into(), nic: nic.map(|nic| nic.name.clone()), bind, ..config() };
+        let rank = Arc::new(local::ranks(1).remove(0));
+        let table = |rows: &mut [u8]| {
+            rows.copy_from_slice(&rows_of(0..NODES));
+            assert_eq!(cpus_of("/proc/thread-self/status"), process, "the caller's own work stays where it was");
+        };
+        let engine = Engine::builder(config, rank).table(whole(), table).start().unwrap();
+        for name in ["rudder-io", "rudder-tcp-acce"] {
+            assert_eq!(&cpus_of(thread_named(name).join("status")), expected, "{name} {bind:?}");
+        }
+        assert_eq!(cpus_of("/proc/thread-self/status"), process, "the caller is back");
+        engine.shutdown().unwrap();
+    }
+}
+
+/// A thread of this process; it gives itself its name, which takes a moment.
+fn thread_named(name: &str) -> PathBuf {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|thread| thread.unwrap().path());
+        let is_it =
+            |thread: &PathBuf| std::fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim() == name);
+        if let Some(thread) = threads.into_iter().find(is_it) {
+            return thread;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("no thread is named {name}");
+}
+
+/// The cpus that a thread may run on.
+fn cpus_of(status: impl AsRef<Path>) -> Vec<u32> {
+    let status = std::fs::read_to_string(status).unwrap();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        first.parse::<u32>().unwrap()..=last.parse().unwrap()
+    };
+    list.trim().split(',').flat_map(range).collect()
 }
 
 fn check(engine: &Engine, what: &str) {
