@@ -102,7 +102,9 @@ pub struct Config {
     pub buffer: BufferSize,
     /// What the buffer keeps.
     pub policy: PolicyConfig,
-    /// What decides on replacement and on what is pulled ahead.
+    /// What decides on replacement and on what is pulled ahead. A rank has one controller for all its tables, and a decision goes to the table
+    /// whose minibatch is the first to end once it is there; a table without a buffer takes none.
+    /// A language model in this process may write to the environment, see [`ControllerRuntime::start`](crate::controller::ControllerRuntime::start).
     pub controller: ControllerConfig,
     /// What a controller may cost.
     pub controller_bounds: RuntimeConfig,
@@ -235,6 +237,18 @@ impl Config {
         Ok(())
     }
 
+    /// Makes what follows from other settings so, and refuses the rest as [`Config::check`] does; an engine does so when it starts. A controller
+    /// that decides by cohorts has the policy count them.
+    ///
+    /// # Errors
+    /// As [`Config::check`].
+    pub fn settle(&mut self) -> Result<()> {
+        if let PolicyConfig::Lfu(counting) | PolicyConfig::Window(counting) = &mut self.policy {
+            counting.cohorts |= self.controller.wants_cohorts();
+        }
+        self.check()
+    }
+
     /// Refuses settings that contradict each other or leave their bounds.
     ///
     /// # Errors
@@ -274,6 +288,22 @@ impl Config {
             if value.is_zero() || value > Duration::from_secs(86_400) {
                 return Err(Error::config(format!("{name} = {value:?} is outside 0 s to 24 h")));
             }
+        }
+        self.check_steering()
+    }
+
+    /// A controller whose decisions the policy cannot carry out would cost its time and change nothing.
+    fn check_steering(&self) -> Result<()> {
+        let (controller, policy) = (self.controller.name(), self.policy.name());
+        if self.controller.decides_on_replacement() && !matches!(self.policy, PolicyConfig::Rudder(_)) {
+            return Err(Error::config(format!(
+                "controller {controller} decides when to replace, and policy {policy} never does so when told: choose policy rudder"
+            )));
+        }
+        if self.controller.wants_cohorts() && !matches!(self.policy, PolicyConfig::Lfu(_) | PolicyConfig::Window(_)) {
+            return Err(Error::config(format!(
+                "controller {controller} decides by cohorts, which policy {policy} does not count: choose policy lfu or window"
+            )));
         }
         Ok(())
     }
@@ -329,6 +359,35 @@ mod tests {
             // Any word may be a transport's name; the registry refuses it later.
             assert_eq!(wrong.is_ok(), name == "TRANSPORT", "{variable}");
             assert!(wrong.err().is_none_or(|error| error.to_string().contains(&variable)));
+        }
+    }
+
+    /// For each policy: whether the controller goes with it.
+    fn goes_with(controller: &str) -> Vec<(&'static str, bool)> {
+        let settled = |policy| {
+            let (policy, controller) = (PolicyConfig::named(policy).unwrap(), controller.parse().unwrap());
+            let mut config = Config { policy, controller, ..Config::default() };
+            let outcome = config.settle();
+            if let Err(cause) = &outcome {
+                assert!(cause.to_string().contains("choose policy"), "{cause}");
+            }
+            assert_eq!(config.policy.tracks_cohorts(), outcome.is_ok() && config.controller.wants_cohorts());
+            outcome.is_ok()
+        };
+        PolicyConfig::NAMES.into_iter().map(|policy| (policy, settled(policy))).collect()
+    }
+
+    #[test]
+    fn a_controller_goes_with_policies_that_carry_its_decisions_out() {
+        let only = |chosen: &[&str]| PolicyConfig::NAMES.map(|policy| (policy, chosen.contains(&policy))).to_vec();
+        assert_eq!(goes_with("off"), only(&PolicyConfig::NAMES));
+        assert_eq!(goes_with("fixed"), only(&PolicyConfig::NAMES));
+        assert_eq!(goes_with("periodic:16"), only(&["rudder"]));
+        assert_eq!(goes_with("random:1:16"), only(&["rudder"]));
+        #[cfg(feature = "llm")]
+        {
+            assert_eq!(goes_with("llm-replace"), only(&["rudder"]));
+            assert_eq!(goes_with("llm-cohorts"), only(&["lfu", "window"]));
         }
     }
 

@@ -170,6 +170,14 @@ fn wrong_settings_are_refused() {
     for text in ["", "periodic", "periodic:x", "random:1", "oracle"] {
         assert!(matches!(text.parse::<ControllerConfig>(), Err(Error::Config(_))), "{text:?}");
     }
+    let unknown = "oracle".parse::<ControllerConfig>().unwrap_err().to_string();
+    assert_eq!(unknown.contains("llm"), cfg!(feature = "llm"), "it advises what this build knows: {unknown}");
+    for text in ["llm-replace", "llm-cohorts"] {
+        let built = text.parse::<ControllerConfig>();
+        let absent = built.as_ref().err().map(Error::to_string);
+        assert_eq!(absent.is_none(), cfg!(feature = "llm"), "{built:?}");
+        assert!(absent.is_none_or(|cause| cause.contains("feature llm")), "{built:?}");
+    }
     let periodic = ControllerConfig::Periodic { delta: 1 };
     for bounds in [
         RuntimeConfig { queue: 0, ..RuntimeConfig::default() },

@@ -332,7 +332,9 @@ fn thread_named(name: &str) -> PathBuf {
         let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|thread| thread.unwrap().path());
         let is_it =
             |thread: &PathBuf| std::fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim() == name);
-        if let Some(thread) = threads.into_iter().find(is_it) {
+        // Of two, the younger: the other one is about to end.
+        let number = |thread: &PathBuf| thread.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
+        if let Some(thread) = threads.filter(is_it).max_by_key(number) {
             return thread;
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -1,8 +1,8 @@
 //! The language-model path without the real model.
 //!
 //! Goal: any file that is not a sound model of our kind is refused in plain words, without a panic and without memory beyond its size; a sound
-//! one of any small shape runs end to end; and the host's service outlives whatever ranks send. Method: the tests write a tiny random GGUF file
-//! themselves, then damage it everywhere.
+//! one of any small shape runs end to end; a slow one is shown what its decisions did; and the host's service outlives whatever ranks send.
+//! Method: the tests write a tiny random GGUF file themselves, then damage it everywhere; a model is slow where a scorer answers on demand.
 
 #![cfg(feature = "llm")]
 
@@ -13,13 +13,18 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
+use rudder::bootstrap::{Bootstrap, local};
 use rudder::controller::llm::{
-    LlmService, LocalScorer, ModelSource, RemoteScorer, ReplaceConfig, Scorer, ScorerLimits, ServiceConfig,
+    CohortsConfig, LlmReplace, LlmService, LocalScorer, ModelSource, RemoteScorer, ReplaceConfig, Scorer, ScorerLimits,
+    ServiceConfig,
 };
-use rudder::controller::{ControllerConfig, ControllerRuntime, JobFacts, Observation, RuntimeConfig};
+use rudder::controller::{Cohort, ControllerConfig, ControllerRuntime, Decision, JobFacts, Observation, RuntimeConfig};
+use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, TableId, TableSpec};
 use std::io::{Cursor, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -208,6 +213,178 @@ fn the_runtime_runs_it_and_survives_its_absence() {
     }
 }
 
+/// What a process that starts with `RAYON_NUM_THREADS` of this number, and runs the tiny model or asks a service, has of candle afterwards: its
+/// variable, and threads.
+fn left_by_candle(rayon: &str, model: &str) -> String {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["candle_is_kept_to_one_thread_and_leaves_the_environment_alone_where_it_can", "--exact", "--nocapture"])
+        .env_remove("CANDLE_NUM_THREADS")
+        .env("RAYON_NUM_THREADS", rayon)
+        .env(MODEL_OF_CHILD, model)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(child.status.success(), "{said}{}", String::from_utf8_lossy(&child.stderr));
+    said.lines().find_map(|line| line.strip_prefix("left: ")).unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+const MODEL_OF_CHILD: &str = "RUDDER_TEST_MODEL_OF_CHILD";
+
+fn run_model_of_child(model: &str) {
+    let folder = Folder::new("threads");
+    let model = match model {
+        "here" => ModelSource::File(folder.file("tiny.gguf", &tiny(|_| {}))),
+        _ => ModelSource::Service { socket: folder.0.join("absent"), deadline: Duration::from_millis(10) },
+    };
+    let config = ControllerConfig::LlmReplace(ReplaceConfig { model, delta: 1, ..ReplaceConfig::default() });
+    let runtime = ControllerRuntime::start(&config, &JobFacts::default(), &RuntimeConfig::default()).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while runtime.stats().latency_max.is_zero() {
+        assert!(Instant::now() < until, "{:?}", runtime.stats());
+        runtime.observe(Observation { minibatch: 1, remote_nodes: 10, ..Observation::default() });
+        runtime.take_decision();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path().join("comm"));
+    let pool =
+        threads.filter(|name| std::fs::read_to_string(name).is_ok_and(|name| name.starts_with("candle-"))).count();
+    println!("\nleft: {:?}, {pool} threads", std::env::var("CANDLE_NUM_THREADS").ok());
+}
+
+#[test]
+fn candle_is_kept_to_one_thread_and_leaves_the_environment_alone_where_it_can() {
+    if let Ok(model) = std::env::var(MODEL_OF_CHILD) {
+        return run_model_of_child(&model);
+    }
+    assert_eq!(left_by_candle("4", "here"), r#"Some("1"), 0 threads"#);
+    assert_eq!(left_by_candle("1", "here"), "None, 0 threads");
+    assert_eq!(left_by_candle("4", "service"), "None, 0 threads");
+}
+
+/// Answers when told to, and shows what it is asked.
+struct OnDemand {
+    prompts: Sender<String>,
+    answers: Receiver<Vec<f32>>,
+}
+
+impl Scorer for OnDemand {
+    fn score(&mut self, _prefix: &str, text: &str, _labels: &[&str]) -> rudder::Result<Vec<f32>> {
+        _ = self.prompts.send(text.to_owned());
+        self.answers.recv().map_err(|_| rudder::Error::Closed)
+    }
+}
+
+/// Minibatches of a buffer whose replacements find rows, under a model that answers when told to.
+struct Training {
+    prompts: Receiver<String>,
+    // Goes before the runtime, whose thread may wait for an answer.
+    answers: Sender<Vec<f32>>,
+    runtime: ControllerRuntime,
+    minibatch: u64,
+    replaced: bool,
+}
+
+impl Training {
+    fn new(delta: u64, bounds: &RuntimeConfig) -> Self {
+        let (shown, prompts) = channel();
+        let (answers, told) = channel();
+        let config = ReplaceConfig { delta, calibrate: false, ..ReplaceConfig::default() };
+        let facts = JobFacts { slots: 50, ..JobFacts::default() };
+        let scorer = Box::new(OnDemand { prompts: shown, answers: told });
+        let build = move || Ok(Box::new(LlmReplace::with_scorer(&config, &facts, scorer)?) as _);
+        let runtime = ControllerRuntime::threaded("llm-replace", bounds, build).unwrap();
+        Self { runtime, prompts, answers, minibatch: 0, replaced: false }
+    }
+
+    fn step(&mut self) -> Option<Decision> {
+        self.minibatch += 1;
+        let replaced_rows = if self.replaced { 10 } else { 0 };
+        let (minibatch, remote_nodes) = (self.minibatch, 100);
+        self.runtime.observe(Observation { minibatch, remote_nodes, replaced_rows, ..Observation::default() });
+        let decision = self.runtime.take_decision();
+        self.replaced = decision.as_ref().is_some_and(|decision| decision.replace);
+        decision
+    }
+
+    fn step_until<T>(&mut self, mut done: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(outcome) = done(self) {
+                return outcome;
+            }
+            assert!(Instant::now() < until, "{:?}", self.runtime.stats());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn step_to_prompt(&mut self) -> String {
+        self.step_until(|training| {
+            training.step();
+            training.prompts.try_recv().ok()
+        })
+    }
+}
+
+#[test]
+fn a_slow_model_is_shown_what_its_replacement_did() {
+    let delta = 4;
+    let mut training = Training::new(delta, &RuntimeConfig::default());
+    training.step_to_prompt();
+    (0..3 * delta).for_each(|_| assert_eq!(training.step(), None, "the model still thinks"));
+    training.answers.send(vec![0.0, -9.0]).unwrap();
+    training.step_until(Training::step);
+    let prompt = training.step_to_prompt();
+    assert!(prompt.contains(": replaced 20%"), "{prompt}");
+}
+
+#[test]
+fn the_fallbacks_replacement_is_not_taken_for_a_late_models() {
+    let bounds =
+        RuntimeConfig { decision_deadline: Duration::from_millis(20), fallback_delta: 4, ..RuntimeConfig::default() };
+    // More minibatches than pass before the answer, so that the fallback's replacement is seen while one of the model's would be awaited.
+    let mut training = Training::new(64, &bounds);
+    training.step_to_prompt();
+    training.step_until(Training::step);
+    assert_eq!(training.runtime.stats().fallback_decisions, 1);
+    training.step();
+    training.answers.send(vec![0.0, -9.0]).unwrap();
+    let prompt = training.step_to_prompt();
+    assert!(prompt.contains(": no answer") && !prompt.contains("replaced"), "{prompt}");
+}
+
+#[test]
+fn an_engine_counts_cohorts_for_a_controller_that_decides_by_them() {
+    let model = ModelSource::Service { socket: "absent".into(), deadline: Duration::from_millis(10) };
+    let config = Config {
+        controller: ControllerConfig::LlmCohorts(CohortsConfig { model, ..CohortsConfig::default() }),
+        transport: "shm".into(),
+        map_host_rows: false,
+        buffer: BufferSize::Halo(0.2),
+        ..Config::default()
+    };
+    let gather = |bootstrap: local::LocalBootstrap| {
+        let me = bootstrap.rank().0;
+        let book = PartitionBook::from_starts(vec![0, 50, 100]).unwrap();
+        let others: Vec<NodeId> = book.range(PartitionId(1 - me)).map(NodeId).collect();
+        let (halo, degree) = (others.clone(), vec![1; others.len()]);
+        let spec = TableSpec { halo, degree, ..TableSpec::new(TableId(0), book, PartitionId(me), 8) };
+        let engine = Engine::builder(config.clone(), Arc::new(bootstrap)).table(spec, |_| ()).start().unwrap();
+        for nodes in others.chunks(25) {
+            engine.gather(TableId(0), nodes, None, &mut vec![0; nodes.len() * 8]).unwrap();
+        }
+        let seen = engine.observations();
+        engine.shutdown().unwrap();
+        seen.last().unwrap().cohort_misses.clone()
+    };
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = local::ranks(2).into_iter().map(|rank| scope.spawn(|| gather(rank))).collect();
+        for rank in ranks {
+            let misses = rank.join().unwrap();
+            assert_eq!((misses.len(), misses.iter().sum::<u32>()), (Cohort::count(2), 25), "{misses:?}");
+        }
+    });
+}
+
 #[test]
 fn the_service_outlives_dead_ranks_and_garbage() {
     let folder = Folder::new("service");
@@ -244,6 +421,17 @@ fn the_service_outlives_dead_ranks_and_garbage() {
     drop(service);
     let error = rank.score("A prefix.", "A question?", &["Yes", "No"]).unwrap_err().to_string();
     assert!(error.contains("does not answer"), "{error}");
+}
+
+#[test]
+fn a_service_for_nobody_or_for_far_too_many_is_refused() {
+    let folder = Folder::new("clients");
+    let model = folder.file("tiny.gguf", &tiny(|_| {}));
+    for clients in [0, 1025, usize::MAX] {
+        let config = ServiceConfig { clients, ..ServiceConfig::new(&model, folder.0.join("socket")) };
+        let error = LlmService::start(&config).unwrap_err().to_string();
+        assert!(error.contains("give 1 to 1024 clients"), "{error}");
+    }
 }
 
 #[test]

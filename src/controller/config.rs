@@ -7,6 +7,11 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
+#[cfg(feature = "llm")]
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, llm-replace or llm-cohorts";
+#[cfg(not(feature = "llm"))]
+const CHOICES: &str = "off, fixed, periodic:DELTA or random:SEED:DELTA";
+
 /// Which controller steers the buffer, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -37,7 +42,8 @@ pub enum ControllerConfig {
 }
 
 impl ControllerConfig {
-    /// The controller of this configuration. Those with a model load it here, which takes about a second.
+    /// The controller of this configuration. Those with a model load it here, which takes about a second and may write to the environment: see
+    /// [`ControllerRuntime::start`](super::ControllerRuntime::start).
     ///
     /// # Errors
     /// A setting is out of its bounds, or the model cannot be loaded.
@@ -69,6 +75,18 @@ impl ControllerConfig {
         }
     }
 
+    /// Whether replacement is all that it decides on.
+    pub fn decides_on_replacement(&self) -> bool {
+        match self {
+            Self::Off | Self::Fixed => false,
+            Self::Periodic { .. } | Self::Random { .. } => true,
+            #[cfg(feature = "llm")]
+            Self::LlmReplace(_) => true,
+            #[cfg(feature = "llm")]
+            Self::LlmCohorts(_) => false,
+        }
+    }
+
     /// Whether observations must carry misses by cohort, which cost some counting.
     pub fn wants_cohorts(&self) -> bool {
         match self {
@@ -77,6 +95,17 @@ impl ControllerConfig {
             Self::LlmReplace(_) => false,
             #[cfg(feature = "llm")]
             Self::LlmCohorts(_) => true,
+        }
+    }
+
+    /// Does to the environment what a model in this process needs, so that it is done before a caller starts threads.
+    pub(crate) fn prepare_process(&self) {
+        #[cfg(feature = "llm")]
+        if let Self::LlmReplace(llm::ReplaceConfig { model, .. }) | Self::LlmCohorts(llm::CohortsConfig { model, .. }) =
+            self
+            && model.runs_here()
+        {
+            super::threads::confine_process();
         }
     }
 
@@ -90,7 +119,8 @@ impl ControllerConfig {
     }
 }
 
-/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `llm-replace`, `llm-cohorts`, the last two with their default settings.
+/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `llm-replace`, `llm-cohorts`, the last two with their default settings and only
+/// with the feature `llm`.
 impl FromStr for ControllerConfig {
     type Err = Error;
 
@@ -110,9 +140,11 @@ impl FromStr for ControllerConfig {
             ["llm-replace"] => Ok(Self::LlmReplace(llm::ReplaceConfig::default())),
             #[cfg(feature = "llm")]
             ["llm-cohorts"] => Ok(Self::LlmCohorts(llm::CohortsConfig::default())),
-            _ => Err(Error::config(format!(
-                "unknown controller {text:?}: give off, fixed, periodic:DELTA, random:SEED:DELTA, llm-replace or llm-cohorts"
+            #[cfg(not(feature = "llm"))]
+            ["llm-replace" | "llm-cohorts"] => Err(Error::config(format!(
+                "controller {text:?} asks a language model, which this build leaves out: build rudder with its feature llm"
             ))),
+            _ => Err(Error::config(format!("unknown controller {text:?}: give {CHOICES}"))),
         }
     }
 }

@@ -155,6 +155,9 @@ pub trait Controller: Send {
     /// The last decision was handed over: what was observed so far tells nothing of its effect.
     fn handle_taken(&mut self) {}
 
+    /// The last decision came too late and was not handed over.
+    fn handle_discarded(&mut self) {}
+
     /// How it fares.
     fn health(&self) -> Health {
         Health::default()

@@ -117,8 +117,9 @@ impl ControllerRuntime {
     /// Starts the controller that `config` names. A model loads in the background: that it cannot be loaded shows in
     /// [`stats`](Self::stats), not here, and the fallback decides.
     ///
-    /// With a model this sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the environment through C (`getenv`,
-    /// `setenv`) at the same moment. A process in which one may sets the variable itself before.
+    /// The first model that runs in a process sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the environment
+    /// through C (`getenv`, `setenv`, and what calls them, such as `localtime`) at the same moment. A process in which one may sets the variable
+    /// itself before. A model that a service runs leaves the environment alone.
     ///
     /// # Errors
     /// A setting is out of its bounds, or the thread cannot be started.
@@ -126,8 +127,7 @@ impl ControllerRuntime {
         if config.runs_inline() {
             return Self::inline(config.build(facts)?, bounds);
         }
-        #[cfg(feature = "llm")]
-        super::threads::confine_process();
+        config.prepare_process();
         let (config, facts) = (config.clone(), facts.clone());
         Self::threaded(config.name(), bounds, move || config.build(&facts))
     }
@@ -224,6 +224,9 @@ impl ControllerRuntime {
                 merged.replace |= next.replace;
                 merged.quotas = next.quotas.or(merged.quotas.take());
             }
+        }
+        if decided.is_some() {
+            controller.handle_taken();
         }
         decided
     }
@@ -458,7 +461,7 @@ impl Worker {
         }
         if late {
             // The moment it was made for has passed, and the fallback has decided meanwhile.
-            return controller.handle_taken();
+            return controller.handle_discarded();
         }
         self.awaited = Some(self.shared.taken.load(Relaxed) + 1);
         // The slot is free: nothing is decided before the last decision was taken.

@@ -164,13 +164,17 @@ impl<'a> EngineBuilder<'a> {
 
     /// Starts the engine; every rank of the job calls it.
     ///
+    /// With a language model in this process it may set `CANDLE_NUM_THREADS`: no other thread may use the environment through C (`getenv`,
+    /// `setenv`) meanwhile, see [`ControllerRuntime::start`].
+    ///
     /// # Errors
     /// Settings or tables that do not hold together or differ between ranks (named), memory or a transport that cannot be had, ranks that
     /// do not come within the deadline.
     pub fn start(self) -> Result<Engine> {
         let Self { mut config, bootstrap, tables, transport } = self;
         config.override_by(|name| std::env::var(name).ok())?;
-        config.check()?;
+        config.settle()?;
+        config.controller.prepare_process();
         if let Some(bytes_max) = config.pinned_bytes_max {
             limit_pinned(bytes_max);
         }

@@ -52,7 +52,7 @@ pub struct LlmCohorts {
 }
 
 impl LlmCohorts {
-    /// Loads the model.
+    /// Loads the model, which may write to the [environment](crate::controller::llm#the-environment).
     ///
     /// # Errors
     /// A setting is out of its bounds, or the model cannot be loaded.

@@ -2,6 +2,13 @@
 //!
 //! The model scores a closed set of answers and cannot say anything else; every prompt is a fixed part, evaluated once, and a short one, as the
 //! tokens of a decision are its latency. Everything here runs on one thread.
+//!
+//! # The environment
+//!
+//! Candle would share the work among threads that spin beside training, and takes their number from the environment alone. So the first model
+//! that runs in a process sets `CANDLE_NUM_THREADS` to 1 there, unless it is set, or candle would use one thread anyway. No other thread may use
+//! the environment through C (`getenv`, `setenv`, and what calls them, such as `localtime`) at the same moment. A process in which one may sets
+//! the variable itself before, as a job script does best. With a model behind an [`LlmService`] only the service's process is concerned.
 
 mod cohorts;
 mod gguf;
@@ -45,7 +52,12 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// Loads the model, or makes ready to ask the service, which is not contacted yet.
+    pub(super) fn runs_here(&self) -> bool {
+        matches!(self, Self::Default | Self::File(_))
+    }
+
+    /// Loads the model, or makes ready to ask the service, which is not contacted yet. Loading may write to the
+    /// [environment](crate::controller::llm#the-environment).
     ///
     /// # Errors
     /// The file is absent, damaged, or holds a model of another kind.

@@ -71,6 +71,13 @@ struct Pending {
     before: Summary,
 }
 
+/// A decision that nobody has taken yet.
+#[derive(Clone, Copy, Debug)]
+struct Decided {
+    minibatch: u64,
+    replace: bool,
+}
+
 /// Asks the model whether to replace.
 pub struct LlmReplace {
     scorer: Box<dyn Scorer>,
@@ -81,7 +88,8 @@ pub struct LlmReplace {
     window: Window,
     hits: u64,
     halo_misses: u64,
-    /// Minibatches left in which a decided replacement may show; none is decided meanwhile.
+    decided: Option<Decided>,
+    /// Minibatches left in which a replacement that was taken may show; none is decided meanwhile.
     awaiting_replacement: u64,
     shown: Option<Summary>,
     pending: Option<Pending>,
@@ -90,7 +98,7 @@ pub struct LlmReplace {
 }
 
 impl LlmReplace {
-    /// Loads the model.
+    /// Loads the model, which may write to the [environment](crate::controller::llm#the-environment).
     ///
     /// # Errors
     /// A setting is out of its bounds, or the model cannot be loaded.
@@ -113,6 +121,7 @@ impl LlmReplace {
             window: Window::default(),
             hits: 0,
             halo_misses: 0,
+            decided: None,
             awaiting_replacement: 0,
             shown: None,
             pending: None,
@@ -223,7 +232,7 @@ impl Controller for LlmReplace {
     fn decide(&mut self) -> Option<Decision> {
         // A turn without an attempt has not failed.
         self.failure = None;
-        if self.window.minibatches < self.config.delta || self.awaiting_replacement > 0 {
+        if self.window.minibatches < self.config.delta || self.decided.is_some() || self.awaiting_replacement > 0 {
             return None;
         }
         let now = self.summary();
@@ -241,16 +250,24 @@ impl Controller for LlmReplace {
                 return None;
             }
         };
-        if replace {
-            self.awaiting_replacement = self.config.delta;
-        } else {
-            self.await_effect(Outcome::Kept, minibatch);
-        }
+        self.decided = Some(Decided { minibatch, replace });
         Some(Decision { replace, quotas: None })
     }
 
     fn handle_taken(&mut self) {
         self.window = Window::default();
+        // Only now: what was seen while the model thought is older than the replacement, and would use up the minibatches to see it in.
+        match self.decided.take() {
+            Some(Decided { replace: true, .. }) => self.awaiting_replacement = self.config.delta,
+            Some(Decided { minibatch, .. }) => self.await_effect(Outcome::Kept, minibatch),
+            None => {}
+        }
+    }
+
+    fn handle_discarded(&mut self) {
+        if let Some(Decided { minibatch, .. }) = self.decided.take() {
+            self.await_effect(Outcome::Unanswered, minibatch);
+        }
     }
 
     fn health(&self) -> Health {

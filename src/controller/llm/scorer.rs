@@ -88,7 +88,8 @@ const LLAMA3: Template = Template {
 impl LocalScorer {
     /// Loads a GGUF file of the llama architecture. Takes about a second for 135 million parameters.
     ///
-    /// The first model of a process sets `CANDLE_NUM_THREADS` to 1 where it is not set, see [`LlmService::start`](super::LlmService::start).
+    /// The first model of a process sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the
+    /// [environment](crate::controller::llm#the-environment) through C at the same moment.
     ///
     /// # Errors
     /// The file cannot be read, is damaged, or holds a model of another kind; the message says which.

@@ -33,6 +33,8 @@ const POLL: Duration = Duration::from_millis(100);
 /// The longest that a rank may wait for one answer.
 const PATIENCE_MAX: Duration = Duration::from_secs(600);
 const SHUTDOWN: Duration = Duration::from_secs(5);
+/// Each rank has a thread and a place in the model's queue, which is made at once.
+const CLIENTS_MAX: usize = 1024;
 
 /// How to serve a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +45,7 @@ pub struct ServiceConfig {
     pub socket: PathBuf,
     /// CPUs for the model's thread, outside those of the trainers; `None` leaves it to the system.
     pub cpus: Option<Vec<usize>>,
-    /// Ranks that may be connected at once.
+    /// Ranks that may be connected at once, 1 to 1024.
     pub clients: usize,
     /// Bounds on prompts; `prefixes` should be at least the host's number of ranks.
     pub limits: ScorerLimits,
@@ -115,14 +117,18 @@ pub struct LlmService {
 impl LlmService {
     /// Loads the model and begins to serve it; returns once ranks can connect.
     ///
-    /// Sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the environment through C (`getenv`, `setenv`) at the same
-    /// moment. A process in which one may sets the variable itself before.
+    /// Sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the
+    /// [environment](crate::controller::llm#the-environment) through C at the same moment.
     ///
     /// # Errors
-    /// The model cannot be loaded, or another service listens at the socket.
+    /// A setting is out of its bounds, the model cannot be loaded, or another service listens at the socket.
     pub fn start(config: &ServiceConfig) -> Result<Self> {
+        if !(1..=CLIENTS_MAX).contains(&config.clients) {
+            let clients = config.clients;
+            return Err(Error::config(format!("model service for {clients} ranks: give 1 to {CLIENTS_MAX} clients")));
+        }
         confine_process();
-        let listener = listen(&config.socket)?;
+        let listener = listen(&config.socket, FRAME_DEADLINE)?;
         let state = Arc::new(State {
             stop: AtomicBool::new(false),
             clients: AtomicUsize::new(0),
@@ -134,7 +140,7 @@ impl LlmService {
         let (socket, process) = (config.socket.clone(), std::process::id());
         let mut service = Self { state: Arc::clone(&state), socket, threads: Vec::new(), process };
         // One request a rank is under way, so this many never fill it.
-        let (jobs, queue) = sync_channel(config.clients.max(1));
+        let (jobs, queue) = sync_channel(config.clients);
         let (loaded, load) = sync_channel(1);
         let (model, shared) = (config.clone(), Arc::clone(&state));
         service.spawn("rudder-model", move || serve_model(&model, &shared, &loaded, &queue))?;
@@ -195,11 +201,16 @@ impl Drop for LlmService {
     }
 }
 
-fn listen(socket: &Path) -> Result<UnixListener> {
+/// Listens where no other service does; one that takes longer than `patience` to accept a connection is there all the same.
+fn listen(socket: &Path, patience: Duration) -> Result<UnixListener> {
     let refuse = |cause: String| Error::config(format!("model service at {}: {cause}", socket.display()));
     if socket.exists() {
-        if UnixStream::connect(socket).is_ok() {
-            return Err(refuse("another service listens there".into()));
+        match connect_by(socket, Instant::now() + patience) {
+            Ok(_) => return Err(refuse("another service listens there".into())),
+            Err(cause) if cause.kind() == io::ErrorKind::TimedOut => {
+                return Err(refuse(format!("another service listens there and hangs: {cause}")));
+            }
+            Err(_) => {}
         }
         let kind = std::fs::symlink_metadata(socket).map(|entry| entry.file_type());
         if !kind.is_ok_and(|kind| kind.is_socket()) {
@@ -495,6 +506,7 @@ mod tests {
     //! Method: peers that send a byte at a time, faster than any limit on one read, and a listener whose queue is full.
 
     use super::*;
+    use rustix::fd::OwnedFd;
     use rustix::net::{bind, listen as listen_with};
     use std::sync::mpsc;
 
@@ -545,32 +557,54 @@ mod tests {
         std::fs::remove_dir_all(folder).unwrap();
     }
 
-    #[test]
-    fn connecting_ends_in_time() {
-        let folder = folder("full");
-        let socket = folder.join("socket");
-        let address = SocketAddrUnix::new(&socket).unwrap();
+    /// A listener that accepts nobody, with as many connections waiting as fit.
+    fn full(socket: &Path) -> Vec<OwnedFd> {
+        let address = SocketAddrUnix::new(socket).unwrap();
         let stream =
             |flags| socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | flags, None).unwrap();
         let listener = stream(SocketFlags::empty());
         bind(&listener, &address).unwrap();
         listen_with(&listener, 0).unwrap();
-        let mut queued = Vec::new();
+        let mut all = vec![listener];
         loop {
             let next = stream(SocketFlags::NONBLOCK);
             let connected = connect(&next, &address);
-            queued.push(next);
+            all.push(next);
             if connected.is_err() {
-                break;
+                return all;
             }
         }
-        let (told, cause) = mpsc::channel();
-        std::thread::spawn(move || {
+    }
+
+    /// What `body` returns, where it does so in time.
+    fn in_time<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+        let (told, outcome) = mpsc::channel();
+        std::thread::spawn(move || told.send(body()));
+        outcome.recv_timeout(Duration::from_secs(10)).expect("it waits for a queue that never empties")
+    }
+
+    #[test]
+    fn connecting_ends_in_time() {
+        let folder = folder("full");
+        let socket = folder.join("socket");
+        let _full = full(&socket);
+        let cause = in_time(move || {
             let mut scorer = RemoteScorer::new(&socket, 20 * DRIP);
-            told.send(scorer.score("prefix", "text", &["yes", "no"]).unwrap_err().to_string())
+            scorer.score("prefix", "text", &["yes", "no"]).unwrap_err().to_string()
         });
-        let cause = cause.recv_timeout(Duration::from_secs(10)).expect("it waits for a queue that never empties");
         assert!(cause.contains("accepts no connection"), "{cause}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_service_that_hangs_keeps_its_socket() {
+        let folder = folder("hangs");
+        let socket = folder.join("socket");
+        let _full = full(&socket);
+        let path = socket.clone();
+        let cause = in_time(move || listen(&path, 20 * DRIP).unwrap_err().to_string());
+        assert!(cause.contains("another service listens"), "{cause}");
+        assert!(socket.exists());
         std::fs::remove_dir_all(folder).unwrap();
     }
 }
