@@ -21,6 +21,49 @@ pub enum BufferSize {
     Bytes(u64),
 }
 
+/// Whether memory and threads are placed near the NIC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Bind {
+    /// On hosts with several NUMA nodes, near the NIC that the rank uses.
+    #[default]
+    Auto,
+    /// Where the system and the launcher put them.
+    Off,
+}
+
+impl FromStr for Bind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            _ => Err(Error::config(format!("bind `{text}`: expected `auto` or `off`"))),
+        }
+    }
+}
+
+/// A number and its unit, such as `64MiB`; a number alone has none.
+fn quantity(text: &str) -> Option<(f64, &str)> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    Some((text[..digits].parse().ok()?, text[digits..].trim()))
+}
+
+/// A quantity in bytes; `None` where it is not one.
+fn bytes((number, unit): (f64, &str)) -> Option<u64> {
+    let unit = match unit {
+        "B" => 1.0,
+        "kB" | "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "KiB" => 1024.0,
+        "MiB" => 1048576.0,
+        "GiB" => 1073741824.0,
+        _ => return None,
+    };
+    Some((number * unit) as u64)
+}
+
 impl FromStr for BufferSize {
     type Err = Error;
 
@@ -31,20 +74,10 @@ impl FromStr for BufferSize {
                 "buffer size `{text}`: expected a share such as `0.1` or `10%`, or bytes such as `64MiB`"
             ))
         };
-        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let number: f64 = text[..digits].parse().map_err(|_| bad())?;
-        let bytes = |unit: f64| Ok(Self::Bytes((number * unit) as u64));
-        match text[digits..].trim() {
-            "" if number <= 1.0 => Ok(Self::Halo(number)),
-            "%" if number <= 100.0 => Ok(Self::Halo(number / 100.0)),
-            "B" => bytes(1.0),
-            "kB" | "KB" => bytes(1e3),
-            "MB" => bytes(1e6),
-            "GB" => bytes(1e9),
-            "KiB" => bytes(1024.0),
-            "MiB" => bytes(1048576.0),
-            "GiB" => bytes(1073741824.0),
-            _ => Err(bad()),
+        match quantity(text).ok_or_else(bad)? {
+            (share, "") if share <= 1.0 => Ok(Self::Halo(share)),
+            (share, "%") if share <= 100.0 => Ok(Self::Halo(share / 100.0)),
+            quantity => bytes(quantity).map(Self::Bytes).ok_or_else(bad),
         }
     }
 }
@@ -57,6 +90,12 @@ pub struct Config {
     pub transport: String,
     /// The interface that listeners bind to.
     pub listen: IpAddr,
+    /// The NIC, for transports that take one (`cxi0`, `mlx5_0`), and that memory and threads are placed near; `None` takes the nearest.
+    pub nic: Option<String>,
+    /// Whether memory and threads are placed near the NIC.
+    pub bind: Bind,
+    /// Most bytes that the process registers with devices; `None` leaves it to the system's limit, RLIMIT_MEMLOCK.
+    pub pinned_bytes_max: Option<u64>,
     /// The speed to hold the transport to: a slower network, for experiments on one machine.
     pub link: Link,
     /// How much the buffer of each table may hold.
@@ -110,6 +149,9 @@ impl Default for Config {
         Self {
             transport: "auto".into(),
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            nic: None,
+            bind: Bind::Auto,
+            pinned_bytes_max: None,
             link: Link::default(),
             buffer: BufferSize::Halo(0.1),
             policy: PolicyConfig::Lfu(LfuConfig::default()),
@@ -138,9 +180,12 @@ impl Default for Config {
 
 impl Config {
     /// The variables that [`Config::override_by`] knows, without their prefix `RUDDER_`.
-    pub const VARIABLES: [&'static str; 9] = [
+    pub const VARIABLES: [&'static str; 12] = [
         "TRANSPORT",
         "LISTEN",
+        "NIC",
+        "BIND",
+        "PINNED_BYTES_MAX",
         "LINK",
         "BUFFER",
         "POLICY",
@@ -173,6 +218,12 @@ impl Config {
             "TRANSPORT" => self.transport = value.into(),
             "LISTEN" => {
                 self.listen = value.parse().map_err(|_| Error::config("expected the address of an interface"))?;
+            }
+            "NIC" => self.nic = Some(nic_name(value)?.into()),
+            "BIND" => self.bind = value.parse()?,
+            "PINNED_BYTES_MAX" => {
+                let most = quantity(value).and_then(bytes);
+                self.pinned_bytes_max = Some(most.ok_or_else(|| Error::config("expected bytes, such as `64MiB`"))?);
             }
             "LINK" => self.link = value.parse()?,
             "BUFFER" => self.buffer = value.parse()?,
@@ -210,6 +261,7 @@ impl Config {
                 Err(Error::config(format!("{name} = {value} is outside {least}..={most}")))
             }
         };
+        self.nic.as_deref().map(nic_name).transpose()?;
         within("tickets", self.tickets, 1, crate::buffer::WINDOW_MAX)?;
         within("announced_nodes", self.announced_nodes, 1, 1 << 32)?;
         within("requests", self.requests, 1, 1024)?;
@@ -257,6 +309,16 @@ impl Config {
     }
 }
 
+/// The name, if it can be one.
+fn nic_name(name: &str) -> Result<&str> {
+    let first = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    if first && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c)) {
+        Ok(name)
+    } else {
+        Err(Error::config(format!("nic `{name}`: expected a device's name, such as `cxi0`, `mlx5_0` or `eth0`")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,12 +340,19 @@ mod tests {
             "RUDDER_BUFFER" => Some("25%".into()),
             "RUDDER_GATHER_TIMEOUT" => Some("1.5".into()),
             "RUDDER_POLICY" => Some("window".into()),
+            "RUDDER_NIC" => Some("cxi2".into()),
+            "RUDDER_BIND" => Some("off".into()),
+            "RUDDER_PINNED_BYTES_MAX" => Some("2GiB".into()),
             _ => None,
         };
         config.override_by(set).unwrap();
         assert_eq!(config.buffer, BufferSize::Halo(0.25));
         assert_eq!(config.gather_timeout, Duration::from_millis(1500));
         assert_eq!(config.policy.name(), "window");
+        assert_eq!(
+            (config.nic.as_deref(), config.bind, config.pinned_bytes_max),
+            (Some("cxi2"), Bind::Off, Some(2 << 30))
+        );
         for name in Config::VARIABLES {
             let variable = format!("RUDDER_{name}");
             let wrong = config.override_by(|asked| (asked == variable).then(|| "-".into()));
@@ -327,5 +396,7 @@ mod tests {
         let config = Config { tickets: 65, ..Config::default() };
         assert!(config.check().unwrap_err().to_string().contains("tickets = 65 is outside 1..=64"));
         assert!(Config::default().check().is_ok());
+        let config = Config { nic: Some("../eth0".into()), ..Config::default() };
+        assert!(config.check().unwrap_err().to_string().contains("expected a device's name"));
     }
 }

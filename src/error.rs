@@ -82,6 +82,14 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The file of a table cannot be used.
+    #[error("table file {path}: {cause}")]
+    TableFile {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// The ranks of the job did not come together.
     #[error("bootstrap of {rank}: {cause}")]
     Bootstrap {

@@ -5,6 +5,7 @@
 //!
 //! The map of the house, along the way of a minibatch:
 //! - [`bootstrap`]: who is in the job; one collective with a deadline.
+//! - [`placement`]: the NIC that a rank uses, and the memory and cpus near it.
 //! - [`memory`]: tables, registered regions, output buffers.
 //! - [`PartitionBook`]: which rank owns a node, and where its row is there.
 //! - [`pipeline`]: split, look up, join, batch, prioritise, retry; a state machine without clock, thread or socket.
@@ -25,9 +26,10 @@ mod listening;
 pub mod memory;
 mod partition;
 pub mod pipeline;
+pub mod placement;
 pub mod transport;
 
-pub use config::{BufferSize, Config};
+pub use config::{Bind, BufferSize, Config};
 pub use engine::{Engine, EngineBuilder, Request, Stats, TableSpec};
 pub use error::{Error, Result, TransferError};
 pub use id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};

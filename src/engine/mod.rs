@@ -16,10 +16,12 @@ use crate::config::Config;
 use crate::controller::{ControllerRuntime, Decision, DecisionStats, Observation};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, StreamId, TableId};
-use crate::memory::{FeatureTable, Region, Rows, RowsPool, copy};
+use crate::memory::{FeatureTable, Region, RegisteredRows, Rows, RowsPool, copy};
 use crate::pipeline::{CopyPlan, Pipeline, RequestId, StartOptions, TableStats, Ticket};
+use crate::placement::Placement;
 use crate::transport::{Destination, MappedRegion, Transport, Waker};
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -67,6 +69,7 @@ struct Shared {
     changed: Condvar,
     waker: Waker,
     tables: Vec<TableMemory>,
+    placement: Placement,
     staging: Option<Region>,
     staging_stride: usize,
     controller: ControllerRuntime,
@@ -286,11 +289,35 @@ impl Engine {
         let memory = &self.shared.tables[at];
         if memory.pool.get().is_none() {
             let Config { rows_max, rows_buffers, .. } = self.shared.config;
-            let pool = RowsPool::new(&*self.shared.transport, memory.row_bytes, rows_max, rows_buffers)?;
+            let transport = &*self.shared.transport;
+            let new = || RowsPool::new(transport, memory.row_bytes, rows_max, rows_buffers);
+            let pool = self.shared.placement.near(new)?;
             // Another thread may have been first; its pool is as good.
             let _ = memory.pool.set(pool);
         }
         memory.pool.get().expect("it was just set").take(rows)
+    }
+
+    /// Registers `bytes` bytes of the caller's own memory at `base`, kept alive by `keep_alive`, so that gathers can land in it: rows are
+    /// taken from it by [`RegisteredRows::rows`] and given to [`start`](Engine::start). A request holds its rows, and with them the
+    /// registration and `keep_alive`, until nothing will write to them any more. Register once and take rows from it many times:
+    /// a registration pins its pages, which costs more than a gather.
+    ///
+    /// # Errors
+    /// The transport cannot register it, or a limit on pinned bytes forbids it; the message says what to do.
+    ///
+    /// # Safety
+    /// `base..base + bytes` is initialised and valid for reads and writes as long as `keep_alive` lives, and nobody else touches the
+    /// bytes of rows that are taken from it, as long as these or a request that holds them live.
+    pub unsafe fn register_rows(
+        &self,
+        base: NonNull<u8>,
+        bytes: usize,
+        keep_alive: Arc<dyn Any + Send + Sync>,
+    ) -> Result<RegisteredRows> {
+        self.shared.check_process()?;
+        // SAFETY: the caller's promise, passed on.
+        unsafe { RegisteredRows::new(&*self.shared.transport, base, bytes, keep_alive) }
     }
 
     /// Bytes of a row of a table.

@@ -7,18 +7,20 @@ use crate::config::{BufferSize, Config};
 use crate::controller::{ControllerRuntime, JobFacts};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, PartitionId, Rank, TableId};
-use crate::memory::{Access, FeatureTable, Region};
+use crate::memory::{Access, FeatureTable, Memory, Region, limit_pinned};
 use crate::partition::PartitionBook;
 use crate::pipeline::{Limits, Pipeline, Source, Table};
-use crate::transport::{MappedRegion, Transport, TransportConfig, Waker, open};
+use crate::placement::{NicKind, Placement, Site};
+use crate::transport::{MappedRegion, Transport, TransportConfig, VerbsSettings, Waker, open};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Instant;
 
 /// Ranks of different versions refuse each other.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// What an announced node costs: its id, and its entry in the window's table when that is at its emptiest.
 const ANNOUNCED_NODE_BYTES: u64 = 8 + 16 * 4;
@@ -77,11 +79,21 @@ impl TableSpec {
 
 type Fill<'a> = Box<dyn FnOnce(&mut [u8]) + 'a>;
 
+/// Where a partition's rows come from.
+enum Origin<'a> {
+    /// They are written into memory that the transport allocates.
+    Fill(Fill<'a>),
+    /// They are in this memory already.
+    Memory(Memory),
+    /// They are in this file already.
+    File(PathBuf),
+}
+
 /// Collects the tables of an [`Engine`] and starts it.
 pub struct EngineBuilder<'a> {
     config: Config,
     bootstrap: Arc<dyn Bootstrap>,
-    tables: Vec<(TableSpec, Fill<'a>)>,
+    tables: Vec<(TableSpec, Origin<'a>)>,
     transport: Option<Arc<dyn Transport>>,
 }
 
@@ -90,6 +102,8 @@ pub struct EngineBuilder<'a> {
 struct Hello {
     protocol: u32,
     host: String,
+    /// NICs that it could as well take.
+    nics: Vec<String>,
     secret: [u8; 32],
 }
 
@@ -116,7 +130,29 @@ impl<'a> EngineBuilder<'a> {
 
     /// Adds a table; `fill` writes this rank's partition of it, `rows * row_bytes` bytes, into the exported memory.
     pub fn table(mut self, spec: TableSpec, fill: impl FnOnce(&mut [u8]) + 'a) -> Self {
-        self.tables.push((spec, Box::new(fill)));
+        self.tables.push((spec, Origin::Fill(Box::new(fill))));
+        self
+    }
+
+    /// Adds a table whose rows of this rank's partition are in a file, one after the other without a header, and are served from there:
+    /// they take no memory but the page cache's. A transport that reads one-sidedly through a device refuses this at the start, unless
+    /// the device follows pages on demand, and says what to do; those that answer requests serve it.
+    ///
+    /// The file may be longer than the partition. It must not be shortened or rewritten while the engine lives, which only whoever writes
+    /// it can promise: a file that is too short at the start is an error, but one that is shortened later ends this process, or a peer
+    /// on this host that has it mapped, with SIGBUS when a lost row is read. To publish other rows, write a new file and rename it.
+    pub fn table_file(mut self, spec: TableSpec, path: impl AsRef<Path>) -> Self {
+        self.tables.push((spec, Origin::File(path.as_ref().into())));
+        self
+    }
+
+    /// Adds a table whose rows of this rank's partition are in memory that exists: a file's, or the caller's own. `shm` takes only memory that has a
+    /// file; other transports register it in place.
+    ///
+    /// # Safety
+    /// While the engine lives, the bytes are written only by those who have told every reader of the table.
+    pub unsafe fn table_memory(mut self, spec: TableSpec, rows: Memory) -> Self {
+        self.tables.push((spec, Origin::Memory(rows)));
         self
     }
 
@@ -139,7 +175,10 @@ impl<'a> EngineBuilder<'a> {
         config.override_by(|name| std::env::var(name).ok())?;
         config.settle()?;
         config.controller.prepare_process();
-        let (specs, fills): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
+        if let Some(bytes_max) = config.pinned_bytes_max {
+            limit_pinned(bytes_max);
+        }
+        let (specs, origins): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
         specs.iter().try_for_each(TableSpec::check)?;
         if let Some((at, spec)) =
             specs.iter().enumerate().find(|(at, spec)| specs[..*at].iter().any(|other| other.id == spec.id))
@@ -149,26 +188,32 @@ impl<'a> EngineBuilder<'a> {
                 spec.id
             )));
         }
-        let settings = greet(&config, &*bootstrap)?;
+        let name = transport.as_ref().map_or(config.transport.as_str(), |transport| transport.name());
+        let site = Site::read(name, config.nic.as_deref())?;
+        let (settings, placement) = greet(&config, &*bootstrap, site)?;
         let transport = match transport {
             Some(transport) => transport,
-            None => open(&config.transport, &settings)?,
+            None => placement.near(|| open(&config.transport, &settings))?,
         };
         let mut locals = Vec::new();
-        for (spec, fill) in specs.iter().zip(fills) {
-            locals.push(export(spec, fill, &*transport)?);
+        for (spec, origin) in specs.iter().zip(origins) {
+            locals.push(export(spec, origin, &*transport, &placement)?);
         }
         let exports = exchange(&config, &*bootstrap, &*transport, &specs, &locals)?;
         let addresses: Vec<Vec<u8>> = exports.iter().map(|export| export.address.clone()).collect();
-        transport.connect(&addresses)?;
-        let channel = transport.channel()?;
-        let shared = assemble(config, bootstrap.rank(), transport, channel.waker(), &specs, locals, &exports)?;
+        let channel = placement.near(|| transport.connect(&addresses).and_then(|()| transport.channel()))?;
+        let connected = Connected { transport, placement, waker: channel.waker() };
+        let shared = assemble(config, bootstrap.rank(), connected, &specs, locals, &exports)?;
         let shared = Arc::new(shared);
         let thread = shared.clone();
-        std::thread::Builder::new().name("rudder-io".into()).spawn(move || io::run(&thread, channel)).map_err(
-            |error| Error::Transport { transport: shared.transport.name(), cause: format!("its I/O thread: {error}") },
-        )?;
+        let spawn = || std::thread::Builder::new().name("rudder-io".into()).spawn(move || io::run(&thread, channel));
+        shared.placement.near(spawn).map_err(|error| Error::Transport {
+            transport: shared.transport.name(),
+            cause: format!("its I/O thread: {error}"),
+        })?;
         let engine = Engine { shared, bootstrap };
+        let whole = |table: &TableMemory| table.local.region().memory().check_file();
+        engine.shared.tables.iter().try_for_each(whole)?;
         // Nobody asks before everybody serves.
         engine.bootstrap.barrier(engine.shared.config.collective_timeout)?;
         engine.shared.lock().pipeline.fill();
@@ -194,13 +239,17 @@ fn gather<T: Serialize + for<'de> Deserialize<'de>>(
         .collect()
 }
 
-/// Learns where the ranks run, and the secret of the job.
-fn greet(config: &Config, bootstrap: &dyn Bootstrap) -> Result<TransportConfig> {
+/// Learns where the ranks run and the secret of the job, and takes a place among the ranks of the host.
+fn greet(config: &Config, bootstrap: &dyn Bootstrap, site: Site) -> Result<(TransportConfig, Placement)> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)
         .map_err(|error| Error::config(format!("the system gives no random bytes: {error}")))?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let hellos = gather(config, bootstrap, &Hello { protocol: PROTOCOL, host: host.clone(), secret })?;
+    let hellos = gather(
+        config,
+        bootstrap,
+        &Hello { protocol: PROTOCOL, host: host.clone(), nics: site.nics().to_vec(), secret },
+    )?;
     if let Some((rank, hello)) = hellos.iter().enumerate().find(|(_, hello)| hello.protocol != PROTOCOL) {
         return Err(Error::Bootstrap {
             rank: bootstrap.rank(),
@@ -211,24 +260,62 @@ fn greet(config: &Config, bootstrap: &dyn Bootstrap) -> Result<TransportConfig> 
         });
     }
     let ranks_on_host = hellos.iter().filter(|hello| hello.host == host).count() as u32;
-    Ok(TransportConfig {
+    let same = |hello: &&Hello| hello.host == host && hello.nics == site.nics();
+    let turn = hellos[..bootstrap.rank().index()].iter().filter(same).count();
+    let placement = site.place(turn, config.bind);
+    let settings = TransportConfig {
         ranks_on_host,
         listen: config.listen,
+        verbs: VerbsSettings { device: placement.nic_of(NicKind::Infiniband), gid: None },
+        nic: placement.nic().cloned(),
         secret: hellos[0].secret,
         link: config.link,
         ..TransportConfig::new(bootstrap.rank(), bootstrap.size())
-    })
+    };
+    Ok((settings, placement))
 }
 
-/// Allocates a partition's memory with the transport and lets the caller fill it.
-fn export(spec: &TableSpec, fill: Fill<'_>, transport: &dyn Transport) -> Result<FeatureTable> {
+/// Makes a partition's rows readable by peers: in memory that the transport allocates and the caller fills, or in place.
+fn export(
+    spec: &TableSpec,
+    origin: Origin<'_>,
+    transport: &dyn Transport,
+    placement: &Placement,
+) -> Result<FeatureTable> {
     let range = spec.book.range(spec.partition);
     let rows = range.end - range.start;
     let bytes = usize::try_from(rows).ok().and_then(|rows| rows.checked_mul(spec.row_bytes));
     let bytes = bytes.ok_or_else(|| Error::argument(format!("{}: {rows} rows overflow the address space", spec.id)))?;
-    let region = transport.allocate(bytes, Access::RemoteRead)?;
-    // SAFETY: the memory is `bytes` long, zeroed, and nobody else has it yet: its token is spread after this.
-    fill(unsafe { std::slice::from_raw_parts_mut(region.memory().base(), bytes) });
+    let partition =
+        || format!("{} of {} has {rows} rows of {} bytes, {bytes} in all", spec.partition, spec.id, spec.row_bytes);
+    let memory = match origin {
+        // Nothing can be mapped of what is empty.
+        Origin::File(_) | Origin::Memory(_) if bytes == 0 => {
+            let region = transport.allocate(0, Access::RemoteRead)?;
+            return FeatureTable::new(spec.id, spec.row_bytes, rows, spec.version, region);
+        }
+        Origin::Fill(fill) => {
+            let region = placement.near(|| transport.allocate(bytes, Access::RemoteRead))?;
+            // SAFETY: the memory is `bytes` long, zeroed, and nobody else has it yet: its token is spread after this.
+            fill(unsafe { std::slice::from_raw_parts_mut(region.memory().base(), bytes) });
+            return FeatureTable::new(spec.id, spec.row_bytes, rows, spec.version, region);
+        }
+        Origin::File(path) => {
+            let memory = Memory::open(&path)?;
+            if memory.bytes() < bytes {
+                let cause = format!("it has {} bytes, but {}", memory.bytes(), partition());
+                return Err(Error::TableFile { path: path.display().to_string(), cause });
+            }
+            memory
+        }
+        Origin::Memory(memory) if memory.bytes() < bytes => {
+            return Err(Error::argument(format!("memory of {} bytes for a table: {}", memory.bytes(), partition())));
+        }
+        Origin::Memory(memory) => memory,
+    };
+    // SAFETY: for memory the caller of `table_memory` has promised it; a file that is rewritten gives rows as they are when they are
+    // read, through raw pointers only.
+    let region = unsafe { transport.register(memory, Access::RemoteRead) }?;
     FeatureTable::new(spec.id, spec.row_bytes, rows, spec.version, region)
 }
 
@@ -311,21 +398,29 @@ fn sources(
     Ok((sources, mapped))
 }
 
+/// What moves rows, once it knows every rank.
+struct Connected {
+    transport: Arc<dyn Transport>,
+    placement: Placement,
+    waker: Waker,
+}
+
 fn assemble(
     config: Config,
     me: Rank,
-    transport: Arc<dyn Transport>,
-    waker: Waker,
+    connected: Connected,
     specs: &[TableSpec],
     locals: Vec<FeatureTable>,
     exports: &[Export],
 ) -> Result<Shared> {
+    let Connected { transport, placement, waker } = connected;
     let capabilities = transport.capabilities();
     let staged = !capabilities.can_fence || capabilities.needs_registered_destination;
     let batch_rows = config.batch_rows.min(capabilities.batch_rows_max);
     let staging_stride = specs.iter().map(|spec| spec.row_bytes).max().unwrap_or(0);
     let staging = staged
-        .then(|| transport.allocate(STAGING_CHUNKS as usize * batch_rows * staging_stride, Access::Local))
+        .then(|| STAGING_CHUNKS as usize * batch_rows * staging_stride)
+        .map(|bytes| placement.near(|| transport.allocate(bytes, Access::Local)))
         .transpose()?;
     let mut memories = Vec::new();
     let mut tables = Vec::new();
@@ -333,7 +428,7 @@ fn assemble(
     for (at, (spec, local)) in specs.iter().zip(locals).enumerate() {
         let (sources, mapped) = sources(&config, me, &*transport, at, spec, exports)?;
         let staging_bytes = staging.as_ref().map_or(0, |staging| staging.memory().bytes()) / specs.len();
-        let (buffer, slots) = buffer(&config, spec, &sources, staging_bytes, &*transport)?;
+        let (buffer, slots) = placement.near(|| buffer(&config, spec, &sources, staging_bytes, &*transport))?;
         slots_total += buffer.as_ref().map_or(0, PrefetchBuffer::slots);
         tables.push(Table {
             id: spec.id,
@@ -379,6 +474,7 @@ fn assemble(
         changed: Condvar::new(),
         waker,
         tables: memories,
+        placement,
         staging,
         staging_stride,
         controller,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 mod account;
 mod available;
 pub mod copy;
+pub(crate) mod near;
 mod owned;
 mod prefetch;
 mod region;
@@ -20,11 +21,11 @@ mod rows;
 mod table;
 mod version;
 
-pub use account::{Usage, usage};
+pub use account::{PinCharge, Usage, limit_pinned, pin_charge, usage};
 pub use owned::Pages;
 pub(crate) use prefetch::prefetch;
 pub use region::Region;
-pub use rows::{Rows, RowsPool};
+pub use rows::{RegisteredRows, Rows, RowsPool};
 pub use table::FeatureTable;
 pub use version::Version;
 
@@ -83,21 +84,45 @@ impl Memory {
         Ok(Self { base, bytes, backing: Backing::Owned(mapping) })
     }
 
-    /// A file's bytes, read-only and in place: a table that exists on disk, or in a tmpfs such as /dev/shm. The file must not be
-    /// shortened while it is mapped.
+    /// A file's bytes, read-only and in place: a table that exists on disk, or in a tmpfs such as /dev/shm.
+    ///
+    /// The file must not be shortened while it is mapped, here or by peers of this host: the kernel ends a process with SIGBUS when it
+    /// reads a page that its file has lost, and nothing in the process can turn that into an error.
+    /// [`check_file`](Memory::check_file) finds a shortened file as long as nobody has read beyond its end.
     ///
     /// # Errors
-    /// The file cannot be opened or mapped, or is empty.
+    /// The file cannot be opened or mapped, is no regular file, or is empty.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        use rustix::fs::{Mode, OFlags, open};
-        let file = open(path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::Memory {
-            operation: "open a file of",
-            bytes: 0,
-            remedy: "check that the file exists and is readable",
-            source: e.into(),
-        })?;
-        let bytes = file_bytes(&file)?;
-        Self::map(Arc::new(file), bytes)
+        use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+        let path = path.as_ref();
+        let bad = |cause: String| Error::TableFile { path: path.display().to_string(), cause };
+        // A pipe without a writer would hold an open for ever.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = open(path, flags, Mode::empty())
+            .map_err(|e| bad(format!("{e}; check that the file exists and is readable")))?;
+        let stat = fstat(&file).map_err(|e| bad(e.to_string()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(bad("it is not a regular file, which alone can be mapped".into()));
+        }
+        match file_bytes(&file)? {
+            0 => Err(bad("it is empty".into())),
+            bytes => Self::map(Arc::new(file), bytes),
+        }
+    }
+
+    /// Whether the file behind file memory still has all its bytes; memory without a file always has.
+    ///
+    /// # Errors
+    /// Says how many bytes are left: whoever reads the others is ended by SIGBUS.
+    pub fn check_file(&self) -> Result<()> {
+        let Backing::Mapped { file, .. } = &self.backing else { return Ok(()) };
+        match file_bytes(file)? {
+            left if left < self.bytes => Err(Error::argument(format!(
+                "a mapped file was shortened from {} to {left} bytes: write a new file and rename it over the old one instead",
+                self.bytes
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The first `bytes` of a file or of a peer's memory file, mapped read-only.

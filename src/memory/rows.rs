@@ -1,15 +1,16 @@
 //! Output buffers: rows in input order, for the caller.
 //!
-//! They belong to us and are registered once, or they are the caller's own and staged. Foreign pointers are never registered on the
-//! fly: such caches have corrupted data elsewhere.
+//! They belong to us and are registered once, or they are the caller's own, and registered by the caller's word or staged. Foreign
+//! pointers are never registered on the fly: such caches have corrupted data elsewhere.
 
-use super::{Access, Region};
+use super::{Access, Memory, Region};
 use crate::error::{Error, Result};
 use crate::transport::{Destination, Transport};
 use crossbeam::queue::ArrayQueue;
 use std::any::Any;
+use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where each buffer of a pool begins: what array libraries ask of their data.
 const ALIGNMENT: usize = 256;
@@ -86,6 +87,84 @@ impl RowsPool {
     }
 }
 
+/// The caller's own memory, registered once so that gathers can land in it: rows are taken from any part of it.
+///
+/// The registration ends, and the memory is let go, when this and all rows taken from it are dropped.
+#[derive(Clone, Debug)]
+pub struct RegisteredRows {
+    shared: Arc<Registered>,
+}
+
+#[derive(Debug)]
+struct Registered {
+    region: Region,
+    /// Byte ranges of the region that rows have out.
+    taken: Mutex<Vec<Range<usize>>>,
+}
+
+impl Registered {
+    fn taken(&self) -> MutexGuard<'_, Vec<Range<usize>>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RegisteredRows {
+    /// Registers `bytes` bytes at `base`, kept alive by `keep_alive`, as destinations of this rank's gets.
+    ///
+    /// # Errors
+    /// The transport or a limit on pinned bytes refuses.
+    ///
+    /// # Safety
+    /// `base..base + bytes` is initialised and valid for reads and writes as long as `keep_alive` lives, and nobody else touches
+    /// the bytes of rows that are taken from it, as long as these or a request that holds them live.
+    pub unsafe fn new(
+        transport: &dyn Transport,
+        base: NonNull<u8>,
+        bytes: usize,
+        keep_alive: Arc<dyn Any + Send + Sync>,
+    ) -> Result<Self> {
+        if bytes == 0 || (base.as_ptr() as usize).checked_add(bytes).is_none() {
+            return Err(Error::argument(format!("{bytes} bytes at {base:p} are no memory that could be registered")));
+        }
+        // SAFETY: the caller promises the bytes as long as `keep_alive` lives, which the memory holds.
+        let memory = unsafe { Memory::borrow(base, bytes, keep_alive) };
+        // SAFETY: with local access no peer reads the table that these bytes are not.
+        let region = unsafe { transport.register(memory, Access::Local) }?;
+        Ok(Self { shared: Arc::new(Registered { region, taken: Mutex::new(Vec::with_capacity(16)) }) })
+    }
+
+    /// `rows` rows of `row_bytes` bytes each, beginning at byte `first_byte`; they keep the registration and the memory alive.
+    ///
+    /// # Errors
+    /// They do not lie within the registered memory, or rows that are still held share bytes with them.
+    pub fn rows(&self, first_byte: usize, rows: usize, row_bytes: usize) -> Result<Rows> {
+        let there = self.shared.region.memory().bytes();
+        let end = rows.checked_mul(row_bytes).and_then(|bytes| bytes.checked_add(first_byte));
+        let Some(end) = end.filter(|end| *end <= there) else {
+            return Err(Error::argument(format!(
+                "{rows} rows of {row_bytes} bytes from byte {first_byte} pass the end of the {there} bytes that are registered"
+            )));
+        };
+        let range = first_byte..end;
+        let mut taken = self.shared.taken();
+        if let Some(other) = taken.iter().find(|other| other.start < range.end && range.start < other.end) {
+            return Err(Error::argument(format!("bytes {range:?} overlap {other:?}, whose rows are still held")));
+        }
+        // No bytes overlap nothing, and give nothing back.
+        if !range.is_empty() {
+            taken.push(range.clone());
+        }
+        let base = self.shared.region.memory().base().wrapping_add(first_byte);
+        let base = NonNull::new(base).expect("an offset within memory is not 0");
+        Ok(Rows { base, rows, row_bytes, owner: Owner::Registered { shared: self.shared.clone(), range } })
+    }
+
+    /// Number of bytes.
+    pub fn bytes(&self) -> usize {
+        self.shared.region.memory().bytes()
+    }
+}
+
 /// The rows of one minibatch, packed, in input order.
 #[derive(Debug)]
 pub struct Rows {
@@ -98,6 +177,7 @@ pub struct Rows {
 #[derive(Debug)]
 enum Owner {
     Pool { shared: Arc<Shared>, index: u32 },
+    Registered { shared: Arc<Registered>, range: Range<usize> },
     Caller(#[expect(dead_code, reason = "held for its Drop")] Arc<dyn Any + Send + Sync>),
 }
 
@@ -144,13 +224,14 @@ impl Rows {
 
     /// Whether the memory is registered, so that every transport can write to it.
     pub fn is_registered(&self) -> bool {
-        matches!(self.owner, Owner::Pool { .. })
+        self.region().is_some()
     }
 
     /// The registered region that the rows lie in.
     pub fn region(&self) -> Option<&Region> {
         match &self.owner {
             Owner::Pool { shared, .. } => Some(&shared.region),
+            Owner::Registered { shared, .. } => Some(&shared.region),
             Owner::Caller(_) => None,
         }
     }
@@ -172,9 +253,18 @@ impl Rows {
 
 impl Drop for Rows {
     fn drop(&mut self) {
-        if let Owner::Pool { shared, index } = &self.owner {
-            // The queue has room for every index, and each is out once.
-            let _ = shared.free.push(*index);
+        match &self.owner {
+            Owner::Pool { shared, index } => {
+                // The queue has room for every index, and each is out once.
+                let _ = shared.free.push(*index);
+            }
+            Owner::Registered { shared, range } => {
+                let mut taken = shared.taken();
+                if let Some(at) = taken.iter().position(|other| other == range) {
+                    taken.swap_remove(at);
+                }
+            }
+            Owner::Caller(_) => {}
         }
     }
 }

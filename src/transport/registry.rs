@@ -4,6 +4,7 @@ use super::hook::{FaultConfig, Faulty, Link, Throttled};
 use super::{Transport, shm, tcp};
 use crate::error::{Error, Result};
 use crate::id::Rank;
+use crate::placement::Nic;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub struct TransportConfig {
     pub ranks_on_host: u32,
     /// The interface that listeners bind to.
     pub listen: IpAddr,
+    /// The NIC of this rank, for a transport that takes one and was not told another.
+    pub nic: Option<Nic>,
     /// What the job's ranks prove to each other, where a transport listens on a network.
     pub secret: [u8; 32],
     /// The device of the `verbs` transport.
@@ -47,6 +50,7 @@ impl TransportConfig {
             size,
             ranks_on_host: size,
             listen,
+            nic: None,
             secret: [0; 32],
             verbs: VerbsSettings::default(),
             link: Link::default(),
@@ -58,12 +62,13 @@ impl TransportConfig {
 /// Without the secret.
 impl fmt::Debug for TransportConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rank, size, ranks_on_host, listen, secret: _, verbs, link, faults } = self;
+        let Self { rank, size, ranks_on_host, listen, nic, secret: _, verbs, link, faults } = self;
         f.debug_struct("TransportConfig")
             .field("rank", rank)
             .field("size", size)
             .field("ranks_on_host", ranks_on_host)
             .field("listen", listen)
+            .field("nic", nic)
             .field("verbs", verbs)
             .field("link", link)
             .field("faults", faults)
