@@ -296,6 +296,43 @@ fn limits_on_pinned_bytes_are_told_by_variable_and_remedy() {
     limit_pinned(u64::MAX);
 }
 
+#[test]
+fn registered_rows_are_written_by_the_transport_and_others_are_staged() {
+    let (transports, landings) = watched();
+    job(transports, filled, |engine, rank| {
+        let engine = engine.unwrap();
+        if rank == Rank(0) {
+            let posted_to = |base: usize| {
+                let posted = std::mem::take(&mut *landings.posted.lock().unwrap());
+                assert!(!posted.is_empty(), "half of the rows are remote");
+                posted.iter().filter(|&&first| first == base).count() == posted.len()
+            };
+            let bytes = expected().len();
+            let (registered, place) = register(&engine, 64 + bytes);
+            let rows = registered.rows(64, 300, ROW_BYTES).unwrap();
+            let base = rows.as_ptr() as usize;
+            let landed = engine.start(TABLE, &minibatch(), None, rows).unwrap().wait().unwrap();
+            assert!(landed.as_bytes() == expected() && posted_to(base), "rows of the registration");
+            drop(landed);
+            let rows = engine.rows(TABLE, 300).unwrap();
+            let base = rows.as_ptr() as usize;
+            let landed = engine.start(TABLE, &minibatch(), None, rows).unwrap().wait().unwrap();
+            assert!(landed.as_bytes() == expected() && posted_to(base), "rows of the pool");
+            // SAFETY: no rows of the registration are out, so that these bytes are the test's.
+            let within = unsafe { std::slice::from_raw_parts_mut(place.base().as_ptr(), bytes) };
+            engine.gather(TABLE, &minibatch(), None, within).unwrap();
+            assert!(*within == expected() && posted_to(within.as_ptr() as usize), "a slice within the registration");
+            let mut rows = vec![0; bytes];
+            engine.gather(TABLE, &minibatch(), None, &mut rows).unwrap();
+            assert!(rows == expected() && !posted_to(rows.as_ptr() as usize), "other memory");
+            drop(registered);
+            engine.gather(TABLE, &minibatch(), None, within).unwrap();
+            assert!(*within == expected() && !posted_to(within.as_ptr() as usize), "memory that is registered no more");
+        }
+        engine.shutdown().unwrap();
+    });
+}
+
 /// On a host with one NUMA node, or without a NIC that is near one, this says that nothing moves.
 #[test]
 fn threads_are_started_near_the_nic() {
@@ -423,6 +460,8 @@ fn register(engine: &Engine, bytes: usize) -> (RegisteredRows, Land) {
 #[derive(Default)]
 struct Landings {
     regions: Mutex<Vec<Weak<Memory>>>,
+    /// The first bytes of destinations that rows were posted to.
+    posted: Mutex<Vec<usize>>,
 }
 
 /// Shared memory that refuses what a device would: destinations that are not registered.
@@ -498,6 +537,7 @@ unsafe impl Channel for WatchedChannel {
             return Err(Error::argument("the destination is not registered"));
         }
         drop(regions);
+        self.landings.posted.lock().unwrap().push(first);
         // SAFETY: the caller's promise, passed on.
         unsafe { self.inner.post(batch) }
     }

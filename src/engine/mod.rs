@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::controller::{ControllerRuntime, Decision, DecisionStats, Observation};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, StreamId, TableId};
-use crate::memory::{FeatureTable, Region, RegisteredRows, Rows, RowsPool, copy};
+use crate::memory::{FeatureTable, Region, RegisteredRows, Rows, RowsPool, WeakRegisteredRows, copy};
 use crate::pipeline::{CopyPlan, Pipeline, RequestId, StartOptions, TableStats, Ticket};
 use crate::placement::Placement;
 use crate::transport::{Destination, MappedRegion, Transport, Waker};
@@ -70,8 +70,11 @@ struct Shared {
     waker: Waker,
     tables: Vec<TableMemory>,
     placement: Placement,
+    /// What the caller has registered, to find rows in it by their address.
+    registered: Mutex<Vec<WeakRegisteredRows>>,
     staging: Option<Region>,
     staging_stride: usize,
+    can_fence: bool,
     controller: ControllerRuntime,
     stall_ns: AtomicU64,
     stop: AtomicBool,
@@ -210,6 +213,9 @@ impl Engine {
     pub fn start(&self, table: TableId, nodes: &[NodeId], ticket: Option<Ticket>, mut rows: Rows) -> Result<Request> {
         let shared = &self.shared;
         shared.check_process()?;
+        if shared.staging.is_some() {
+            rows.find_registration(&shared.registered.lock().unwrap_or_else(PoisonError::into_inner));
+        }
         let destination = rows.destination();
         let mut state = shared.lock();
         if state.closed {
@@ -229,7 +235,12 @@ impl Engine {
         let State { pipeline, plans, observations, paused, .. } = &mut *state;
         let mut plan = plans.pop().unwrap_or_else(|| pipeline.plan());
         let observed = !*paused;
-        let options = StartOptions { ticket, observed, timeout: shared.config.gather_timeout };
+        let options = StartOptions {
+            ticket,
+            observed,
+            timeout: shared.config.gather_timeout,
+            direct: shared.can_fence && rows.is_registered(),
+        };
         let started = pipeline.start(now, at, nodes, options, &mut plan, &mut |observation, steers| {
             shared.decide(observations, observation, steers)
         });
@@ -299,7 +310,8 @@ impl Engine {
     }
 
     /// Registers `bytes` bytes of the caller's own memory at `base`, kept alive by `keep_alive`, so that gathers can land in it: rows are
-    /// taken from it by [`RegisteredRows::rows`] and given to [`start`](Engine::start). A request holds its rows, and with them the
+    /// taken from it by [`RegisteredRows::rows`] and given to [`start`](Engine::start), or lie in it as they are given to
+    /// [`gather`](Engine::gather). A request holds its rows, and with them the
     /// registration and `keep_alive`, until nothing will write to them any more. Register once and take rows from it many times:
     /// a registration pins its pages, which costs more than a gather.
     ///
@@ -317,7 +329,11 @@ impl Engine {
     ) -> Result<RegisteredRows> {
         self.shared.check_process()?;
         // SAFETY: the caller's promise, passed on.
-        unsafe { RegisteredRows::new(&*self.shared.transport, base, bytes, keep_alive) }
+        let rows = unsafe { RegisteredRows::new(&*self.shared.transport, base, bytes, keep_alive) }?;
+        let mut registered = self.shared.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        registered.retain(WeakRegisteredRows::is_alive);
+        registered.push(rows.downgrade());
+        Ok(rows)
     }
 
     /// Bytes of a row of a table.

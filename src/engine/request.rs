@@ -79,7 +79,7 @@ impl Request {
         if over && !leaked {
             return result.map(|()| rows);
         }
-        if !rows.is_registered() {
+        if rows.is_lent() {
             // The memory is the caller's and may be freed as soon as we return, while a device may still write to it.
             tracing::error!("a transport broke its promise to fence an aborted get into the caller's memory");
             std::process::abort();

@@ -25,6 +25,7 @@ pub use account::{PinCharge, Usage, limit_pinned, pin_charge, usage};
 pub use owned::Pages;
 pub(crate) use prefetch::prefetch;
 pub use region::Region;
+pub(crate) use rows::WeakRegisteredRows;
 pub use rows::{RegisteredRows, Rows, RowsPool};
 pub use table::FeatureTable;
 pub use version::Version;

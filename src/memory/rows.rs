@@ -10,7 +10,7 @@ use crossbeam::queue::ArrayQueue;
 use std::any::Any;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Where each buffer of a pool begins: what array libraries ask of their data.
 const ALIGNMENT: usize = 256;
@@ -102,6 +102,15 @@ struct Registered {
     taken: Mutex<Vec<Range<usize>>>,
 }
 
+/// A registration that may have ended.
+pub(crate) struct WeakRegisteredRows(Weak<Registered>);
+
+impl WeakRegisteredRows {
+    pub(crate) fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
 impl Registered {
     fn taken(&self) -> MutexGuard<'_, Vec<Range<usize>>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
@@ -159,6 +168,11 @@ impl RegisteredRows {
         Ok(Rows { base, rows, row_bytes, owner: Owner::Registered { shared: self.shared.clone(), range } })
     }
 
+    /// Knows it without holding it.
+    pub(crate) fn downgrade(&self) -> WeakRegisteredRows {
+        WeakRegisteredRows(Arc::downgrade(&self.shared))
+    }
+
     /// Number of bytes.
     pub fn bytes(&self) -> usize {
         self.shared.region.memory().bytes()
@@ -176,9 +190,20 @@ pub struct Rows {
 
 #[derive(Debug)]
 enum Owner {
-    Pool { shared: Arc<Shared>, index: u32 },
-    Registered { shared: Arc<Registered>, range: Range<usize> },
-    Caller(#[expect(dead_code, reason = "held for its Drop")] Arc<dyn Any + Send + Sync>),
+    Pool {
+        shared: Arc<Shared>,
+        index: u32,
+    },
+    Registered {
+        shared: Arc<Registered>,
+        range: Range<usize>,
+    },
+    Caller {
+        /// Memory of the caller's that he has registered and that these rows lie in.
+        registered: Option<Arc<Registered>>,
+        #[expect(dead_code, reason = "held for its Drop")]
+        keep_alive: Arc<dyn Any + Send + Sync>,
+    },
 }
 
 // SAFETY: the bytes belong to this value alone (a pool's index is handed out once; a caller promises it), wherever it is moved.
@@ -198,7 +223,7 @@ impl Rows {
         row_bytes: usize,
         keep_alive: Arc<dyn Any + Send + Sync>,
     ) -> Self {
-        Self { base, rows, row_bytes, owner: Owner::Caller(keep_alive) }
+        Self { base, rows, row_bytes, owner: Owner::Caller { registered: None, keep_alive } }
     }
 
     /// Number of rows.
@@ -227,12 +252,31 @@ impl Rows {
         self.region().is_some()
     }
 
+    /// Whether the memory is only lent until the request is over, and so can never be given up.
+    pub(crate) fn is_lent(&self) -> bool {
+        matches!(self.owner, Owner::Caller { .. })
+    }
+
+    /// Looks for memory that the caller has registered among `all` where these rows lie, and holds that registration.
+    pub(crate) fn find_registration(&mut self, all: &[WeakRegisteredRows]) {
+        let Owner::Caller { registered, .. } = &mut self.owner else { return };
+        let first = self.base.as_ptr() as usize;
+        let Some(end) = self.rows.checked_mul(self.row_bytes).and_then(|bytes| bytes.checked_add(first)) else {
+            return;
+        };
+        let holds = |shared: &Arc<Registered>| {
+            let memory = shared.region.memory();
+            memory.base() as usize <= first && end <= memory.base() as usize + memory.bytes()
+        };
+        *registered = all.iter().filter_map(|known| known.0.upgrade()).find(holds);
+    }
+
     /// The registered region that the rows lie in.
     pub fn region(&self) -> Option<&Region> {
         match &self.owner {
             Owner::Pool { shared, .. } => Some(&shared.region),
             Owner::Registered { shared, .. } => Some(&shared.region),
-            Owner::Caller(_) => None,
+            Owner::Caller { registered, .. } => registered.as_ref().map(|registered| &registered.region),
         }
     }
 
@@ -264,7 +308,7 @@ impl Drop for Rows {
                     taken.swap_remove(at);
                 }
             }
-            Owner::Caller(_) => {}
+            Owner::Caller { .. } => {}
         }
     }
 }

@@ -53,7 +53,7 @@ pub struct Limits {
     pub backoff: Duration,
     /// Time that a posted batch is given before its peer is aborted.
     pub transfer_timeout: Duration,
-    /// Chunks of `batch_rows` rows of staging memory; 0 where transports may write the caller's rows.
+    /// Chunks of `batch_rows` rows of staging memory; 0 where transports may write any rows of the caller's.
     pub staging_chunks: u32,
 }
 
@@ -261,6 +261,8 @@ pub struct StartOptions {
     pub observed: bool,
     /// The time that it is given.
     pub timeout: Duration,
+    /// Whether its rows are memory that the transport may write to, where there is staging for those that are not.
+    pub direct: bool,
 }
 
 impl Pipeline {
@@ -398,6 +400,7 @@ impl Pipeline {
                 remedy: "wait for a request before starting another, or raise `requests`",
             });
         };
+        self.requests.get_mut(request).expect("it was just opened").direct = options.direct;
         let pin = Pin(self.next_pin);
         self.next_pin += 1;
         self.look_up(table, pin, options.observed);

@@ -40,6 +40,8 @@ pub(super) struct Request {
     pub started: Duration,
     pub deadline: Duration,
     pub outcome: Outcome,
+    /// A transport may write to its rows, though staging is there for those of other requests.
+    pub direct: bool,
     /// A transport could not promise to leave its memory alone: it must never be freed.
     pub leaked: bool,
 }

@@ -49,7 +49,7 @@ fn post(pipeline: &mut Pipeline) -> Vec<Completion> {
 
 fn start(pipeline: &mut Pipeline, nodes: &[NodeId]) -> RequestId {
     let mut plan = pipeline.plan();
-    let options = StartOptions { ticket: None, observed: true, timeout: Duration::from_secs(1) };
+    let options = StartOptions { ticket: None, observed: true, timeout: Duration::from_secs(1), direct: true };
     let id = pipeline.start(NOW, 0, nodes, options, &mut plan, &mut |_, _| Decision::default()).unwrap();
     pipeline.handle_plan_done(&plan);
     id
@@ -114,7 +114,7 @@ fn a_huge_fill_is_fetched_once_and_little_by_little() {
             // Nodes of low and of high degree, whose turns come early and late.
             wanted -= 1000;
             let nodes: Vec<_> = (wanted..wanted + 20).map(NodeId).collect();
-            let options = StartOptions { ticket: None, observed: true, timeout: Duration::from_secs(1) };
+            let options = StartOptions { ticket: None, observed: true, timeout: Duration::from_secs(1), direct: true };
             pipeline.start(NOW, 0, &nodes, options, &mut plan, &mut |_, _| Decision::default()).unwrap();
             pipeline.handle_plan_done(&plan);
         }

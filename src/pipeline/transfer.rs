@@ -44,11 +44,16 @@ impl Pipeline {
     fn is_due(&self, at: u32, now: Duration) -> bool {
         let batch = self.batches.get(at);
         let room = match batch.area {
-            Area::Rows(_) => self.limits.staging_chunks == 0 || !self.staging.is_empty(),
+            Area::Rows(request) => self.lands_directly(request) || !self.staging.is_empty(),
             Area::Slots(_) => !self.is_pinned(at),
             Area::Staging(_) => true,
         };
         room && batch.not_before <= now
+    }
+
+    /// Whether a transport may write to the request's rows.
+    fn lands_directly(&self, request: RequestId) -> bool {
+        self.limits.staging_chunks == 0 || self.requests.get(request).is_some_and(|request| request.direct)
     }
 
     /// A replaced slot may still be copied from by a request that found the old row.
@@ -61,8 +66,9 @@ impl Pipeline {
     fn transmit(&mut self, at: u32, now: Duration) -> Transmit {
         let (_, region) = self.region(at);
         let chunk_rows = self.limits.batch_rows as u32;
+        let staged = matches!(self.batches.get(at).area, Area::Rows(request) if !self.lands_directly(request));
         let batch = self.batches.get_mut(at);
-        if self.limits.staging_chunks > 0 && matches!(batch.area, Area::Rows(_)) {
+        if staged {
             let chunk = self.staging.pop().expect("poll_transmit has seen a free chunk");
             batch.area = Area::Staging(chunk);
             for (i, place) in batch.places.iter_mut().enumerate() {
