@@ -22,6 +22,8 @@ mod engine;
 mod error;
 mod id;
 pub mod memory;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod partition;
 pub mod pipeline;
 pub mod transport;

@@ -9,10 +9,14 @@ use std::time::{Duration, Instant};
 
 mod environment;
 pub mod local;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod tcp;
 
 pub use environment::{Environment, environment};
 pub use local::LocalBootstrap;
+#[cfg(feature = "mpi")]
+pub use mpi::MpiBootstrap;
 pub use tcp::{TcpBootstrap, UniqueId};
 
 /// The ranks of a job and their one collective.
@@ -47,7 +51,7 @@ fn deadline_after(timeout: Duration) -> Instant {
 }
 
 /// The ranks of which `present` is false, in words.
-fn missing(present: impl Iterator<Item = bool>) -> String {
+pub(crate) fn missing(present: impl Iterator<Item = bool>) -> String {
     let absent: Vec<String> =
         present.enumerate().filter(|(_, present)| !present).map(|(rank, _)| rank.to_string()).collect();
     match absent.len() {

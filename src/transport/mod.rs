@@ -11,6 +11,8 @@ use std::time::Duration;
 
 mod batch;
 pub mod hook;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 mod registry;
 pub mod shm;
 pub mod sim;

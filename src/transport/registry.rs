@@ -56,6 +56,8 @@ type Open = fn(&TransportConfig) -> Result<Arc<dyn Transport>>;
 const TRANSPORTS: &[(&str, Open)] = &[
     ("shm", |config| Ok(Arc::new(shm::ShmTransport::new(config)?))),
     ("tcp", |config| Ok(Arc::new(tcp::TcpTransport::new(tcp::TcpConfig::of(config))?))),
+    #[cfg(feature = "mpi")]
+    ("mpi", |config| Ok(Arc::new(super::mpi::MpiTransport::new(config)?))),
 ];
 
 /// The names that [`open`] knows.
