@@ -255,12 +255,16 @@ impl Drop for Core {
         let windows = std::mem::take(&mut *self.windows.write().unwrap_or_else(PoisonError::into_inner));
         self.imports.write().unwrap_or_else(PoisonError::into_inner).clear();
         // Peers may still read, or look at versions: they are served until all have come.
-        let mut pump = Pump::new(comm.raw());
+        let (mut pump, mut rest) = (Pump::new(comm.raw()), Pump::new(comm.raw()));
         let serve = move || match (nudges, pump.turn()) {
             (true, Ok(pause)) => pause,
             _ => Duration::from_millis(1),
         };
-        comm.close(serve, move || windows.into_iter().filter_map(Arc::into_inner).for_each(Window::free));
+        comm.close(serve, move || {
+            // What readers have told since the last turn would else be left over.
+            let _ = rest.turn();
+            windows.into_iter().filter_map(Arc::into_inner).for_each(Window::free);
+        });
     }
 }
 
