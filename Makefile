@@ -45,6 +45,11 @@ test-nomodel: lint doc ## The same without the tests of the language model, whic
 test-demo: ## Train on a small graph with two ranks, and check the document that comes out
 	tools/smoke.sh
 
+.PHONY: test-mpi
+test-mpi: ## Check the MPI transport with MPICH and with Open MPI, 2 to 4 ranks each; `tools/setup.sh mpi` installs both
+	@tools/setup.sh --check mpi
+	tools/mpi.sh mpich openmpi
+
 .PHONY: lint
 lint: ## Check format, clippy's lints and the shell scripts
 	@tools/setup.sh --check test

@@ -17,8 +17,12 @@ use std::ffi::c_int;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a waiting poll asks MPI without sleeping, and the sleeps after that: what rows may be late by, against a wake-up each.
+/// How long a waiting poll asks MPI without sleeping: some libraries move only some rows each time they are asked.
 const SPIN: Duration = Duration::from_micros(100);
+const SPIN_EACH_ROW: Duration = Duration::from_micros(2);
+/// Times that it asks before it gives its core away.
+const ASKED_AT_ONCE: usize = 8;
+/// The sleeps after that: what rows may be late by, against a wake-up each.
 const SLEEP: Duration = Duration::from_micros(50);
 /// Time for a peer to answer what is under way when it is aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -130,14 +134,18 @@ impl MpiChannel {
     /// Advances until something is done, the waker is called, or the time is over.
     fn advance_for(&mut self, at_most: Duration) {
         let began = Instant::now();
+        let rows = self.flights.iter().map(|flight| flight.count).sum();
+        let spin = SPIN + SPIN_EACH_ROW * rows;
         loop {
             self.nudge();
-            self.advance();
+            for _ in 0..ASKED_AT_ONCE {
+                self.advance();
+            }
             let waited = began.elapsed();
             if !self.done.is_empty() || waited >= at_most {
                 return;
             }
-            if waited < SPIN {
+            if waited < spin {
                 std::thread::yield_now();
             } else if self.sleep(SLEEP.min(at_most - waited)) {
                 return;

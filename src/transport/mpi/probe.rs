@@ -6,14 +6,16 @@ use super::{GetForm, NAME};
 use crate::mpi::{Comm, check};
 use crate::transport::Destination;
 use ::mpi::ffi;
+use rand::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
 use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
 /// Sizes of rows that are tried, and up to which size each speaks for others.
 const SIZES: [(usize, usize); 3] = [(64, 160), (400, 1280), (4096, usize::MAX)];
 const ROWS: usize = 512;
-/// Rows among which those are scattered.
-const TABLE_ROWS: usize = 2048;
+/// Every try reads other rows of a table that is larger than the caches near a core: what was read before would be fast in any form.
+const TABLE_BYTES: usize = 16 << 20;
 const ROUNDS: usize = 3;
 /// A form that takes so many times as long as the best one in its first round is not tried again.
 const HOPELESS: u32 = 4;
@@ -31,41 +33,38 @@ impl Forms {
 
 /// Measures gets from the next rank. Collective.
 pub(super) fn forms(comm: &Comm, choice: GetForm, timeout: Duration) -> Result<Forms, String> {
-    let largest = SIZES.map(|(size, _)| size).into_iter().max().unwrap_or(0);
-    let window = Window::allocate(comm, TABLE_ROWS * largest, timeout)?;
-    for at in 0..TABLE_ROWS * largest {
+    let window = Window::allocate(comm, TABLE_BYTES, timeout)?;
+    for at in 0..TABLE_BYTES {
         // SAFETY: within this rank's part, which nobody reads before the barrier below.
         unsafe { window.base().add(HEADER_BYTES + at).write(pattern(comm.rank(), at)) };
     }
+    let largest = SIZES.map(|(size, _)| size).into_iter().max().unwrap_or(0);
     let mut landing = vec![0u8; ROWS * largest];
     let base = landing.as_mut_ptr();
-    // Scattered over the table, ascending, never adjacent.
-    let rows: Vec<u64> = (0..ROWS).map(|at| (at * (TABLE_ROWS / ROWS) + at % 3) as u64).collect();
     let places: Vec<u32> = (0..ROWS as u32).collect();
-    let peer = (comm.rank() + 1) % comm.size();
     let mut issuer = Issuer::default();
+    let mut chance = Xoshiro256PlusPlus::seed_from_u64(0);
     let mut best = [FORMS[0]; SIZES.len()];
     comm.barrier(timeout)?;
     for (best, (row_bytes, _)) in best.iter_mut().zip(SIZES) {
         let gets = Gets {
             window: window.raw(),
-            peer: peer as c_int,
+            peer: ((comm.rank() + 1) % comm.size()) as c_int,
             offset: HEADER_BYTES,
             row_bytes,
-            rows: &rows,
+            rows: &[],
             places: &places,
             destination: Destination { base, stride: row_bytes, places: ROWS },
         };
         let times = FORMS.map(|form| allowed(choice, form).then_some(Duration::MAX));
-        *best = fastest(&mut issuer, &gets, times)?;
+        *best = fastest(&mut issuer, &mut chance, gets, times)?;
     }
     comm.barrier(timeout)?;
     window.free();
-    let forms = Forms(best);
     if comm.rank() == 0 {
         tracing::info!("transport {NAME}: gets of short, middle and long rows: {best:?} ({choice:?})");
     }
-    Ok(forms)
+    Ok(Forms(best))
 }
 
 fn allowed(choice: GetForm, form: Form) -> bool {
@@ -81,11 +80,20 @@ fn pattern(rank: u32, at: usize) -> u8 {
     (at as u32).wrapping_add(rank).wrapping_mul(0x9E37_79B9).to_be_bytes()[0]
 }
 /// The form with the least time, of those that bring the right bytes; `times` is `None` for what is not to be tried.
-fn fastest(issuer: &mut Issuer, gets: &Gets<'_>, mut times: [Option<Duration>; FORMS.len()]) -> Result<Form, String> {
+fn fastest(
+    issuer: &mut Issuer,
+    chance: &mut Xoshiro256PlusPlus,
+    gets: Gets<'_>,
+    mut times: [Option<Duration>; FORMS.len()],
+) -> Result<Form, String> {
+    let mut rows = vec![0; ROWS];
     for round in 0..ROUNDS {
         let least = times.iter().flatten().min().copied().unwrap_or(Duration::MAX);
         for (form, tried) in FORMS.into_iter().zip(&mut times) {
             let Some(time) = tried.filter(|time| round == 0 || *time / HOPELESS <= least) else { continue };
+            rows.fill_with(|| chance.random_range(0..(TABLE_BYTES / gets.row_bytes) as u64));
+            rows.sort_unstable();
+            let gets = &Gets { rows: &rows, ..gets };
             let began = Instant::now();
             // SAFETY: rows and places lie in the table and the landing, which is the caller's and outlives the flush below.
             unsafe { issuer.issue(form, gets) }?;
