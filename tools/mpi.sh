@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 export RUST_BACKTRACE=0
 
 target=${CARGO_TARGET_DIR:-target}
-limit_s=${RUDDER_MPI_TEST_LIMIT:-120}
+limit_s=${RUDDER_MPI_TEST_LIMIT:-150}
 death_limit_s=30
 
 # launch MPI RANKS ARGUMENT...

@@ -23,8 +23,11 @@ pub enum Make {
     Threads(fn(u32) -> Vec<Arc<dyn Transport>>),
     /// Ranks are processes, each of which runs the test: what this one has, if it is of the job. Collective over all processes.
     #[allow(dead_code, reason = "for the targets whose ranks a launcher starts")]
-    Process(fn(u32) -> Option<(Arc<dyn Bootstrap>, Arc<dyn Transport>)>),
+    Process(fn(u32) -> Option<Place>),
 }
+
+/// What a process has of a job.
+pub type Place = (Arc<dyn Bootstrap>, Arc<dyn Transport>);
 
 /// The transports of a job, by the registry's name.
 pub fn named(name: &str, ranks: u32) -> Vec<Arc<dyn Transport>> {

@@ -31,7 +31,7 @@ use window::{HEADER_BYTES, Window};
 
 const NAME: &str = "mpi";
 const MAGIC: [u8; 8] = *b"rudr-mpi";
-/// A batch is one datatype, whose list MPI copies: longer ones only delay the poll.
+/// Gets are issued within the post: longer batches only delay the poll.
 const BATCH_ROWS_MAX: usize = 1 << 16;
 const BATCHES_IN_FLIGHT_MAX: usize = 64;
 /// Windows of one transport: each costs MPI memory on every rank for as long as the transport lives.
@@ -49,7 +49,7 @@ pub enum GetForm {
     Probe,
     /// One call a run of adjacent rows.
     Plain,
-    /// One call a batch, with a datatype that lists the rows.
+    /// One call for some hundred rows, with a datatype that lists them.
     Hindexed,
 }
 
@@ -184,7 +184,7 @@ impl MpiTransport {
             let why = if nudges { "with a progress thread a rank" } else { "without progress threads" };
             tracing::info!("transport {NAME}: {}, {why}", comm.user().library());
         }
-        let forms = probe::forms(&comm, config.get, COLLECTIVE_TIMEOUT).map_err(failed)?;
+        let forms = probe::forms(&comm, config.get, nudges, COLLECTIVE_TIMEOUT).map_err(failed)?;
         let core = Core {
             comm: Some(comm),
             instance,
