@@ -55,6 +55,11 @@ rates-verbs: ## Measure those reads beside ib_read_bw, in the same virtual machi
 	@tools/setup.sh --check verbs
 	tools/test-verbs.sh --rates
 
+.PHONY: test-mpi
+test-mpi: ## Check the MPI transport with MPICH and with Open MPI, 2 to 4 ranks each; `tools/setup.sh mpi` installs both
+	@tools/setup.sh --check mpi
+	tools/mpi.sh mpich openmpi
+
 .PHONY: lint
 lint: ## Check format, clippy's lints and the shell scripts
 	@tools/setup.sh --check test

@@ -24,6 +24,8 @@ mod error;
 mod id;
 mod listening;
 pub mod memory;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod partition;
 pub mod pipeline;
 pub mod placement;

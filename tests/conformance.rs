@@ -8,7 +8,7 @@ mod common;
 common::suite::transports! {
     shm: |ranks| crate::common::named("shm", ranks);
     tcp: |ranks| crate::common::named("tcp", ranks);
-    sim: |ranks| crate::common::simulated(ranks);
+    sim: crate::common::simulated;
     throttled_shm: |ranks| crate::common::opened("shm", ranks, |config| config.link = "8gbit,20us".parse().unwrap());
     throttled_tcp: |ranks| crate::common::opened("tcp", ranks, |config| config.link = "8gbit,20us".parse().unwrap());
     faultless_shm: |ranks| crate::common::opened("shm", ranks, |config| config.faults = Some(Default::default()));

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Checks the tools that a purpose needs and, where it may, installs what is missing from Debian's packages.
 #
-#   tools/setup.sh [--check] [all|build|test|verbs|model|demo]
+#   tools/setup.sh [--check] [all|build|test|verbs|mpi|model|demo]
+#
+# `all` leaves out mpi: MPICH and Open MPI, to build and test the MPI transport with.
 #
 # It installs as root or by sudo without a password; anyone else is told the line to run. With --check it never installs.
 # Rust itself is yours to install: what Debian 12 carries is too old.
@@ -26,6 +28,11 @@ declare -A version=(
     [iproute2]=6.1.0-3
     [python3]=3.11.2-1+b1
     [python3-pip]=23.0.1+dfsg-1
+    [mpich]=4.0.2-3+b1
+    [libmpich-dev]=4.0.2-3+b1
+    [openmpi-bin]=4.1.4-3+b1
+    [libopenmpi-dev]=4.1.4-3+b1
+    [libclang-dev]=1:14.0-55.7~deb12u1
 )
 
 say() { echo "setup: $*" >&2; }
@@ -38,6 +45,11 @@ have_verbs() {
     PATH=$PATH:/usr/sbin:/sbin command -v rdma && PATH=$PATH:/usr/sbin:/sbin command -v tc &&
         compgen -G '/usr/lib/*/libibverbs.so.1' && compgen -G '/usr/lib/*/libibverbs/librxe-*.so'
 }
+# By their own names: plain mpicc and mpiexec are those of the MPI that was installed last.
+have_mpich() { command -v mpicc.mpich && command -v mpiexec.mpich; }
+have_openmpi() { command -v mpicc.openmpi && command -v mpiexec.openmpi; }
+# The bindings are generated from the MPI's header, by libclang.
+have_clang() { [[ -n ${LIBCLANG_PATH:-} ]] || ldconfig -p | grep -F libclang || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; }
 have_pip() { command -v python3 && python3 -m pip --version; }
 
 have_rust() {
@@ -80,6 +92,9 @@ packages_of() {
         shellcheck) echo shellcheck ;;
         verbs) echo libibverbs1 ibverbs-providers iproute2 ;;
         pip) echo python3 python3-pip ;;
+        mpich) echo mpich libmpich-dev ;;
+        openmpi) echo openmpi-bin libopenmpi-dev ;;
+        clang) echo libclang-dev ;;
     esac
 }
 
@@ -91,9 +106,10 @@ case $purpose in
     verbs) needed=(cc verbs) ;;
     model) needed=(pip) ;;
     demo) needed=(cc) wanted=(pip) ;;
+    mpi) needed=(cc mpich openmpi clang) ;;
     all) needed=(cc shellcheck verbs pip) ;;
     *)
-        say "there is no purpose '$purpose'; there are all, build, test, verbs, model, demo"
+        say "there is no purpose '$purpose'; there are all, build, test, verbs, mpi, model, demo"
         exit 2
         ;;
 esac

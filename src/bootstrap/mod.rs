@@ -9,10 +9,14 @@ use std::time::{Duration, Instant};
 
 mod environment;
 pub mod local;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod tcp;
 
 pub use environment::{Environment, environment};
 pub use local::LocalBootstrap;
+#[cfg(feature = "mpi")]
+pub use mpi::MpiBootstrap;
 pub use tcp::{TcpBootstrap, UniqueId};
 
 /// The ranks of a job and their one collective.
@@ -53,7 +57,7 @@ pub const RANKS_MAX: u32 = 1 << 16;
 const ABSENT_NAMED: usize = 8;
 
 /// The ranks of which `present` is false, in words.
-fn missing(present: impl Iterator<Item = bool>) -> String {
+pub(crate) fn missing(present: impl Iterator<Item = bool>) -> String {
     let mut absent = present.enumerate().filter(|(_, present)| !present).map(|(rank, _)| rank.to_string());
     let named: Vec<String> = absent.by_ref().take(ABSENT_NAMED).collect();
     let more = match absent.count() {

@@ -13,6 +13,8 @@ mod batch;
 mod handshake;
 pub mod hook;
 mod imports;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 mod registry;
 pub mod shm;
 pub mod sim;

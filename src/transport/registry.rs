@@ -84,6 +84,8 @@ const TRANSPORTS: &[(&str, Open)] = &[
     ("tcp", |config| Ok(Arc::new(tcp::TcpTransport::new(tcp::TcpConfig::of(config))?))),
     #[cfg(feature = "verbs")]
     ("verbs", |config| Ok(Arc::new(super::verbs::VerbsTransport::new(super::verbs::VerbsConfig::of(config)?)?))),
+    #[cfg(feature = "mpi")]
+    ("mpi", |config| Ok(Arc::new(super::mpi::MpiTransport::new(config)?))),
 ];
 
 /// The names that [`open`] knows.

@@ -1,9 +1,9 @@
-//! A job of threads over any transport, and tables whose rows tell where they belong.
+//! A job over any transport, and tables whose rows tell where they belong.
 #![allow(dead_code, unused_imports, unused_macros, reason = "no test target uses all of it")]
 
 pub mod suite;
 
-use rudder::bootstrap::{Bootstrap, LocalBootstrap, local};
+use rudder::bootstrap::{Bootstrap, local};
 use rudder::memory::{Access, Region};
 use rudder::transport::hook::{FaultConfig, Faulty};
 use rudder::transport::sim::{SimConfig, SimNetwork};
@@ -17,8 +17,18 @@ use std::time::{Duration, Instant};
 /// How long anything in a test may take before it counts as a hang.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Makes the transports of a job of so many ranks, in rank order, not yet connected.
-pub type Make = fn(u32) -> Vec<Arc<dyn Transport>>;
+/// Makes what a job of so many ranks is of, not yet connected.
+#[derive(Clone, Copy)]
+pub enum Make {
+    /// Ranks are threads of this process: the transports of all, in rank order.
+    Threads(fn(u32) -> Vec<Arc<dyn Transport>>),
+    /// Ranks are processes, each of which runs the test: what this one has, if it is of the job. Collective over all processes.
+    #[allow(dead_code, reason = "for the targets whose ranks a launcher starts")]
+    Process(fn(u32) -> Option<Place>),
+}
+
+/// What a process has of a job.
+pub type Place = (Arc<dyn Bootstrap>, Arc<dyn Transport>);
 
 /// The transports of a job, by the registry's name.
 pub fn named(name: &str, ranks: u32) -> Vec<Arc<dyn Transport>> {
@@ -48,11 +58,11 @@ pub fn simulated(ranks: u32) -> Vec<Arc<dyn Transport>> {
     (0..ranks).map(|rank| -> Arc<dyn Transport> { Arc::new(network.transport(Rank(rank))) }).collect()
 }
 
-/// One thread's rank in a job.
+/// One rank of a job.
 pub struct Member {
     pub rank: Rank,
     pub transport: Arc<dyn Transport>,
-    bootstrap: LocalBootstrap,
+    bootstrap: Arc<dyn Bootstrap>,
 }
 
 impl Member {
@@ -79,7 +89,7 @@ impl Member {
     }
 
     /// Drops the rank's transport.
-    pub fn leave(self) -> LocalBootstrap {
+    pub fn leave(self) -> Arc<dyn Bootstrap> {
         self.bootstrap
     }
 
@@ -88,19 +98,33 @@ impl Member {
     }
 }
 
-/// Runs `body` on every rank of a connected job, each on a thread of its own.
+/// Runs `body` on every rank of a connected job.
 pub fn job(make: Make, ranks: u32, body: impl Fn(Member) + Sync) {
+    unconnected(make, ranks, |member| {
+        let addresses = member.all_gather(&member.transport.address());
+        member.transport.connect(&addresses).expect("the addresses are good");
+        body(member);
+    });
+}
+
+/// Runs `body` on every rank of a job: on a thread for each, or in this process for its own.
+pub fn unconnected(make: Make, ranks: u32, body: impl Fn(Member) + Sync) {
+    let make = match make {
+        Make::Threads(make) => make,
+        Make::Process(make) => {
+            if let Some((bootstrap, transport)) = make(ranks) {
+                body(Member { rank: bootstrap.rank(), transport, bootstrap });
+            }
+            return;
+        }
+    };
     let transports = make(ranks);
     assert_eq!(transports.len(), ranks as usize);
     std::thread::scope(|scope| {
         for (transport, bootstrap) in transports.into_iter().zip(local::ranks(ranks)) {
             let body = &body;
-            scope.spawn(move || {
-                let member = Member { rank: bootstrap.rank(), transport, bootstrap };
-                let addresses = member.all_gather(&member.transport.address());
-                member.transport.connect(&addresses).expect("the addresses are good");
-                body(member);
-            });
+            let bootstrap: Arc<dyn Bootstrap> = Arc::new(bootstrap);
+            scope.spawn(move || body(Member { rank: bootstrap.rank(), transport, bootstrap }));
         }
     });
 }
