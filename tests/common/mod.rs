@@ -1,5 +1,7 @@
 //! A job of threads over any transport, and tables whose rows tell where they belong.
 
+pub mod suite;
+
 use rudder::bootstrap::{Bootstrap, LocalBootstrap, local};
 use rudder::memory::{Access, Region};
 use rudder::transport::hook::{FaultConfig, Faulty};
