@@ -10,7 +10,11 @@ use crate::memory::{Access, Memory, Region, Version};
 use std::time::Duration;
 
 mod batch;
+mod exports;
+#[cfg(feature = "fabric")]
+pub mod fabric;
 pub mod hook;
+mod index_list;
 mod registry;
 pub mod shm;
 pub mod sim;

@@ -1,5 +1,7 @@
 //! The transports by name.
 
+#[cfg(feature = "fabric")]
+use super::fabric;
 use super::hook::{FaultConfig, Faulty, Link, Throttled};
 use super::{Transport, shm, tcp};
 use crate::error::{Error, Result};
@@ -25,20 +27,33 @@ pub struct TransportConfig {
     pub link: Link,
     /// What is to go wrong, in tests of what is above the transport.
     pub faults: Option<FaultConfig>,
+    /// What the `fabric` transport is to choose; `RUDDER_FABRIC_*` variables override it where it opens.
+    #[cfg(feature = "fabric")]
+    pub fabric: fabric::FabricConfig,
 }
 
 impl TransportConfig {
     /// A rank of a job whose ranks all run on this host.
     pub fn new(rank: Rank, size: u32) -> Self {
         let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Self { rank, size, ranks_on_host: size, listen, secret: [0; 32], link: Link::default(), faults: None }
+        Self {
+            rank,
+            size,
+            ranks_on_host: size,
+            listen,
+            secret: [0; 32],
+            link: Link::default(),
+            faults: None,
+            #[cfg(feature = "fabric")]
+            fabric: fabric::FabricConfig::default(),
+        }
     }
 }
 
 /// Without the secret.
 impl fmt::Debug for TransportConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rank, size, ranks_on_host, listen, secret: _, link, faults } = self;
+        let Self { rank, size, ranks_on_host, listen, secret: _, link, faults, .. } = self;
         f.debug_struct("TransportConfig")
             .field("rank", rank)
             .field("size", size)
@@ -56,6 +71,8 @@ type Open = fn(&TransportConfig) -> Result<Arc<dyn Transport>>;
 const TRANSPORTS: &[(&str, Open)] = &[
     ("shm", |config| Ok(Arc::new(shm::ShmTransport::new(config)?))),
     ("tcp", |config| Ok(Arc::new(tcp::TcpTransport::new(tcp::TcpConfig::of(config))?))),
+    #[cfg(feature = "fabric")]
+    ("fabric", |config| Ok(Arc::new(fabric::FabricTransport::new(fabric::FabricConfig::of(config)?)?))),
 ];
 
 /// The names that [`open`] knows.
