@@ -192,7 +192,7 @@ impl FabricChannel {
         for _ in 0..self.unmade.len() {
             let Some(batch) = self.unmade.pop_front() else { break };
             self.post_parts(batch)?;
-            if self.wants_more(batch) {
+            if self.wants_more(batch) && !self.unmade.contains(&batch) {
                 self.unmade.push_back(batch);
             }
         }
@@ -223,7 +223,9 @@ impl FabricChannel {
         };
         // Where there are others, a peer that does not answer must leave them room.
         let share = if self.peers.len() > 2 { all.div_ceil(2) } else { all };
-        free > 0 && self.peers[self.batches[batch].peer].open < share && self.wants_more(batch)
+        let batch = &self.batches[batch];
+        let due = batch.live && (batch.has_more() || batch.is_check_due());
+        due && free > 0 && self.peers[batch.peer].open < share
     }
 
     fn make(&mut self, index: usize) -> usize {
@@ -508,8 +510,7 @@ impl FabricChannel {
         let batch = &mut self.batches[at];
         if batch.way == Way::Read && batch.checks_left > 0 {
             // After the rows, because the fabric orders nothing: rows that were read before the version changed are of that version.
-            batch.checks_left -= 1;
-            batch.checking = true;
+            batch.begin_check();
             self.unmade.push_back(at);
             return;
         }
@@ -792,7 +793,7 @@ unsafe impl Channel for FabricChannel {
                 completions.append(&mut self.pending);
                 return Ok(());
             }
-            let retries = !self.waiting.is_empty() || !self.unoffered.is_empty();
+            let retries = !self.waiting.is_empty() || !self.unmade.is_empty() || !self.unoffered.is_empty();
             let endpoint = self.endpoint()?;
             if idle.wait(&endpoint, &self.waker, if retries { left.min(RETRY_AFTER) } else { left }) {
                 return Ok(());

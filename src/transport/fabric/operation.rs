@@ -3,7 +3,7 @@
 use super::library::Descriptor;
 use crate::error::TransferError;
 use crate::transport::{BatchId, Completion, Destination, RowBatch};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Rows of a usual batch: room for them is made at the start.
 const ROWS_WARM: usize = 4096;
@@ -90,11 +90,16 @@ pub(super) struct Posted {
     pub(super) checking: bool,
     /// Times that the version may still be read.
     pub(super) checks_left: u8,
+    /// Not before this.
+    check_at: Option<Instant>,
     pub(super) failed: Option<TransferError>,
 }
 
-/// A read may fail with its connection because another read was refused: the version then says whose fault it was, if it can be had.
-const CHECKS_MAX: u8 = 3;
+/// A refused read can cost the connection, with all that goes over it: the version then says whether the region is gone or the peer. It can
+/// be had once the provider has connected anew.
+const CHECKS_MAX: u8 = 7;
+/// Wait before the second check; it doubles with each further one.
+const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 impl Posted {
     pub(super) fn unused() -> Self {
@@ -115,6 +120,7 @@ impl Posted {
             parts_open: 0,
             checking: false,
             checks_left: 0,
+            check_at: None,
             failed: None,
         }
     }
@@ -138,7 +144,21 @@ impl Posted {
         self.parts_open = 0;
         self.checking = false;
         self.checks_left = CHECKS_MAX;
+        self.check_at = None;
         self.failed = None;
+    }
+
+    /// The rows have ended: their version is to be read, at once or after a wait.
+    pub(super) fn begin_check(&mut self) {
+        let before = CHECKS_MAX - self.checks_left;
+        self.check_at = (before > 0).then(|| Instant::now() + CHECK_AGAIN_AFTER * (1 << before));
+        self.checks_left -= 1;
+        self.checking = true;
+    }
+
+    /// Whether it is time to read the version.
+    pub(super) fn is_check_due(&self) -> bool {
+        self.checking && self.parts_open == 0 && self.check_at.is_none_or(|at| at <= Instant::now())
     }
 
     /// Whether parts are left to be made.

@@ -357,9 +357,8 @@ impl Service {
 
     fn answer_requests(&mut self) {
         for _ in 0..self.requests.len() {
-            let (Some(&slot), Some((buffer, bytes))) = (self.free_replies.last(), self.requests.pop_front()) else {
-                return;
-            };
+            let Some(&slot) = self.free_replies.last() else { return };
+            let Some((buffer, bytes)) = self.requests.pop_front() else { return };
             let at = self.staging.at(buffer * REQUEST_BYTES_MAX);
             // SAFETY: the buffer was received into and is offered again only below; the provider wrote so many bytes of it.
             let message = unsafe { std::slice::from_raw_parts(at, bytes.min(REQUEST_BYTES_MAX)) };
