@@ -9,10 +9,8 @@ use super::operation::{Kind, Operation, Part, Posted, Way};
 use super::shared::{Found, Import, Shared, count};
 use super::staging::{Contexts, Staging};
 use super::wait::{Idle, RETRY_AFTER};
-use super::wire::{
-    REPLY_BYTES_MAX, REPLY_ROWS_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_ROWS_MAX, Reply, Request, Status,
-};
-use super::failed;
+use super::{failed, provider};
+use super::wire::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request, Status};
 use crate::error::{Error, Result, TransferError};
 use crate::id::Rank;
 use crate::transport::{Channel, Completion, Fenced, RemoteRegion, RowBatch, Wait, Waker};
@@ -80,6 +78,8 @@ pub(super) struct FabricChannel {
     found: Option<Found>,
     message: Vec<u8>,
     sequence: u64,
+    /// Remote pieces of one read.
+    segments_max: usize,
     /// A read was posted with a promise of another that has not followed.
     promised: bool,
     pending: Vec<Completion>,
@@ -113,6 +113,7 @@ impl FabricChannel {
             found: None,
             message: Vec::with_capacity(REQUEST_BYTES_MAX),
             sequence: 0,
+            segments_max: provider::segments_max(&shared.domain),
             promised: false,
             pending: Vec::with_capacity(4 * batches),
             expired: Instant::now(),
@@ -154,8 +155,8 @@ impl FabricChannel {
     /// Most bytes of a row that one operation moves.
     fn piece_bytes_max(&self, way: Way) -> usize {
         match way {
-            Way::Ask => REPLY_ROWS_BYTES_MAX,
-            Way::Read => usize::try_from(self.shared.domain.limits().message_bytes_max).unwrap_or(usize::MAX),
+            Way::Ask => self.shared.asked_bytes_max(),
+            Way::Read => self.shared.read_bytes_max(),
         }
     }
 
@@ -229,7 +230,7 @@ impl FabricChannel {
     }
 
     fn make(&mut self, index: usize) -> usize {
-        let segments = self.segments_max();
+        let segments = self.segments_max;
         let batch = &mut self.batches[index];
         let (kind, free) = match batch.way {
             Way::Ask => (Kind::Ask, &mut self.free_asks),
@@ -239,11 +240,14 @@ impl FabricChannel {
         let operation = free.pop().expect("may_make has seen a free slot");
         let part = match kind {
             Kind::Check => Part { bytes: WORD_BYTES, ..Part::default() },
-            Kind::Ask => batch.next_part(REPLY_ROWS_BYTES_MAX, |batch, first| {
-                (batch.rows.len() - first).min(REPLY_ROWS_BYTES_MAX / batch.row_bytes).min(REQUEST_ROWS_MAX)
-            }),
+            Kind::Ask => {
+                let (bytes_max, rows_max) = (self.shared.asked_bytes_max(), self.shared.asked_rows_max());
+                batch.next_part(bytes_max, |batch, first| {
+                    (batch.rows.len() - first).min(bytes_max / batch.row_bytes).min(rows_max)
+                })
+            }
             Kind::Read => {
-                let bytes_max = usize::try_from(self.shared.domain.limits().message_bytes_max).unwrap_or(usize::MAX);
+                let bytes_max = self.shared.read_bytes_max();
                 batch.next_part(bytes_max, |batch, first| {
                     let rows_max = bytes_max / batch.row_bytes;
                     let mut rows = 0;
@@ -262,14 +266,6 @@ impl FabricChannel {
         self.operations[operation] =
             Operation { kind, batch: index, peer, part, sequence: 0, in_use: false, over: false, made, posted: None };
         operation
-    }
-
-    /// Remote pieces of one read.
-    fn segments_max(&self) -> usize {
-        let limits = self.shared.domain.limits();
-        let most = limits.local_segments_max.min(limits.remote_segments_max) as usize;
-        // Several pieces take this provider milliseconds.
-        if self.shared.domain.provider() == "shm" { 1 } else { most.clamp(1, SEGMENTS_MAX) }
     }
 
     /// Posts an operation; with `more`, another read for the same peer follows at once.
@@ -699,6 +695,7 @@ impl FabricChannel {
 
     /// Ends all batches of a peer; nothing of the peer's may be writing to their places.
     fn end_batches_of(&mut self, peer: usize) {
+        let asked_bytes_max = self.shared.asked_bytes_max();
         self.waiting.retain(|&index| self.operations[index].peer != peer);
         for index in 0..self.operations.len() {
             let operation = &mut self.operations[index];
@@ -708,7 +705,7 @@ impl FabricChannel {
             operation.over = true;
             let batch = &self.batches[operation.batch];
             let (part, in_use) = (operation.part, operation.in_use);
-            if batch.reports_parts(REPLY_ROWS_BYTES_MAX) {
+            if batch.reports_parts(asked_bytes_max) {
                 self.pending.extend(batch.completion(part.first..part.first + part.rows, Err(TransferError::Aborted)));
             }
             if !in_use {
@@ -722,7 +719,7 @@ impl FabricChannel {
                 continue;
             }
             let rest = batch.skip_rest();
-            let rest = if batch.reports_parts(REPLY_ROWS_BYTES_MAX) { rest } else { 0..batch.rows.len() };
+            let rest = if batch.reports_parts(asked_bytes_max) { rest } else { 0..batch.rows.len() };
             self.pending.extend(batch.completion(rest, Err(TransferError::Aborted)));
             self.end_batch(at);
         }

@@ -1,6 +1,6 @@
 //! Which provider and domain to use, and whether its reads are worth having.
 
-use super::library::{Domain, Library, Offer, Wanted};
+use super::library::{Domain, Library, Offer, SEGMENTS_MAX, Wanted};
 use super::{FabricConfig, failed};
 use crate::error::{Error, Result};
 use std::fmt;
@@ -57,6 +57,14 @@ fn core(provider: &str) -> &str {
 
 fn is_emulated(provider: &str) -> bool {
     EMULATED.contains(&core(provider)) || provider.ends_with("ofi_rxd")
+}
+
+/// Remote pieces that one read should name.
+pub(super) fn segments_max(domain: &Domain) -> usize {
+    let limits = domain.limits();
+    let most = limits.local_segments_max.min(limits.remote_segments_max) as usize;
+    // Several pieces take libfabric 1.17's shm milliseconds a row.
+    if core(&domain.provider()) == "shm" { 1 } else { most.clamp(1, SEGMENTS_MAX) }
 }
 
 /// Opens the domain that the configuration names or the machine offers; true beside it where rows are read.

@@ -1,7 +1,9 @@
 //! What the transport, its channels and its regions share.
 
 use super::library::{Descriptor, Domain, Endpoint, Key, Registered, Use};
-use super::wire::{Address, Token};
+use super::wire::{
+    Address, REPLY_HEAD_BYTES, REPLY_ROWS_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_ROWS_MAX, Token,
+};
 use super::{FabricConfig, failed};
 use crate::error::{Error, Result, TransferError};
 use crate::id::Rank;
@@ -140,6 +142,24 @@ impl Shared {
             numbers: AtomicU64::new(0),
             process: std::process::id(),
         }
+    }
+
+    /// Most bytes of rows that one reply brings.
+    pub(super) fn asked_bytes_max(&self) -> usize {
+        let message = usize::try_from(self.domain.limits().message_bytes_max).unwrap_or(usize::MAX);
+        REPLY_ROWS_BYTES_MAX.min(message.saturating_sub(REPLY_HEAD_BYTES)).max(1)
+    }
+
+    /// Most rows that one request names.
+    pub(super) fn asked_rows_max(&self) -> usize {
+        let message = usize::try_from(self.domain.limits().message_bytes_max).unwrap_or(usize::MAX);
+        let room = message.saturating_sub(REQUEST_BYTES_MAX - 8 * REQUEST_ROWS_MAX) / 8;
+        REQUEST_ROWS_MAX.min(room).max(1)
+    }
+
+    /// Most bytes that one read brings.
+    pub(super) fn read_bytes_max(&self) -> usize {
+        usize::try_from(self.domain.limits().message_bytes_max).unwrap_or(usize::MAX).max(1)
     }
 
     /// A key for a provider that makes none itself: small ones are the cheapest where keys are the client's (on cxi those below 100).
