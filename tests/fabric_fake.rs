@@ -117,7 +117,11 @@ fn a_warm_channel_registers_nothing_and_rings_seldom() {
         });
         let segments = if provider == "cxi" { 1 } else { 4 };
         // The version's word is one more.
-        assert_eq!((spent.rows, spent.reads), (rows.len() as u64, rows.len().div_ceil(segments) as u64 + 1), "{spent:?}");
+        assert_eq!(
+            (spent.rows, spent.reads),
+            (rows.len() as u64, rows.len().div_ceil(segments) as u64 + 1),
+            "{spent:?}"
+        );
         assert_eq!((spent.registrations, spent.requests, spent.reopened), (0, 0, 0), "{provider}: {spent:?}");
         assert_eq!(spent.completions, spent.reads, "{provider}: a read has one completion: {spent:?}");
         assert!(spent.doorbells * 2 < spent.rows, "{provider}: {spent:?}");

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks the tools that a purpose needs and, where it may, installs what is missing from Debian's packages.
 #
-#   tools/setup.sh [--check] [all|build|test|model|demo]
+#   tools/setup.sh [--check] [all|build|test|fabric|model|demo]
 #
 # It installs as root or by sudo without a password; anyone else is told the line to run. With --check it never installs.
 # Rust itself is yours to install: what Debian 12 carries is too old.
@@ -20,6 +20,8 @@ release_of_versions=bookworm
 declare -A version=(
     [gcc]=4:12.2.0-3
     [libc6-dev]=2.36-9+deb12u14
+    [libfabric-dev]=1.17.0-3
+    [libfabric1]=1.17.0-3
     [shellcheck]=0.9.0-1
     [python3]=3.11.2-1+b1
     [python3-pip]=23.0.1+dfsg-1
@@ -29,6 +31,8 @@ say() { echo "setup: $*" >&2; }
 
 # One check a tool. METIS and zstd are compiled from the C sources that their crates carry.
 have_cc() { command -v cc && echo '#include <stdio.h>' | cc -E -; }
+# The headers to build with, and the library that is loaded at run time.
+have_libfabric() { echo '#include <rdma/fabric.h>' | cc -E - && /sbin/ldconfig -p | grep -F libfabric.so.1; }
 have_shellcheck() { command -v shellcheck; }
 have_pip() { command -v python3 && python3 -m pip --version; }
 
@@ -69,6 +73,7 @@ have_lints() {
 packages_of() {
     case $1 in
         cc) echo gcc libc6-dev ;;
+        libfabric) echo libfabric-dev libfabric1 ;;
         shellcheck) echo shellcheck ;;
         pip) echo python3 python3-pip ;;
     esac
@@ -79,11 +84,12 @@ wanted=()
 case $purpose in
     build) needed=(cc) ;;
     test) needed=(cc shellcheck) ;;
+    fabric) needed=(cc libfabric) ;;
     model) needed=(pip) ;;
     demo) needed=(cc) wanted=(pip) ;;
-    all) needed=(cc shellcheck pip) ;;
+    all) needed=(cc libfabric shellcheck pip) ;;
     *)
-        say "there is no purpose '$purpose'; there are all, build, test, model, demo"
+        say "there is no purpose '$purpose'; there are all, build, test, fabric, model, demo"
         exit 2
         ;;
 esac
@@ -92,7 +98,7 @@ failed=false
 if [[ $purpose != model ]]; then
     have_rust || failed=true
 fi
-if [[ $purpose == all || $purpose == test ]] && command -v cargo >/dev/null; then
+if [[ $purpose == all || $purpose == test || $purpose == fabric ]] && command -v cargo >/dev/null; then
     have_lints || failed=true
 fi
 

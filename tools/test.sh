@@ -1,21 +1,34 @@
 #!/usr/bin/env bash
 # Runs the workspace's tests, by cargo nextest where it is installed and by cargo test elsewhere. Doc tests are `make doc`.
 #
-#   tools/test.sh [--without-model]
+#   tools/test.sh [--without-model | --fabric]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # The tests know the tokens of the model that tools/model.sh fetches.
 unset RUDDER_MODEL
 
 with_model=true
+fabric=false
 case ${1:-} in
     '') ;;
     --without-model) with_model=false ;;
+    --fabric) fabric=true ;;
     *)
-        echo "test.sh: unknown option '$1'; the only one is --without-model" >&2
+        echo "test.sh: unknown option '$1'; there are --without-model and --fabric" >&2
         exit 2
         ;;
 esac
+
+if $fabric; then
+    # Without the language model, so that a machine of the network's needs no more than it tests.
+    package=(--package rudder --no-default-features --features fabric --locked --lib --test fabric --test fabric_fake)
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run "${package[@]}" -E 'binary(/fabric/) or test(/fabric/)'
+    else
+        cargo test "${package[@]}"
+    fi
+    exit
+fi
 
 if cargo nextest --version >/dev/null 2>&1; then
     filter='all()'

@@ -9,8 +9,8 @@ use super::operation::{Kind, Operation, Part, Posted, Way};
 use super::shared::{Found, Import, Shared, count};
 use super::staging::{Contexts, Staging};
 use super::wait::{Idle, RETRY_AFTER};
-use super::{failed, provider};
 use super::wire::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request, Status};
+use super::{failed, provider};
 use crate::error::{Error, Result, TransferError};
 use crate::id::Rank;
 use crate::transport::{Channel, Completion, Fenced, RemoteRegion, RowBatch, Wait, Waker};
@@ -148,7 +148,8 @@ impl FabricChannel {
             self.imports.extend_from_slice(&known[self.imports.len()..]);
         }
         // The size is the owner's word, not that of whoever built the batch.
-        let known = self.imports.get(index).filter(|known| known.peer == region.peer && known.token.bytes == region.bytes);
+        let known =
+            self.imports.get(index).filter(|known| known.peer == region.peer && known.token.bytes == region.bytes);
         known.ok_or_else(|| Error::argument(format!("region {index} of {} was not imported here", region.peer)))
     }
 
@@ -645,8 +646,7 @@ impl FabricChannel {
         let endpoint = self.endpoint()?;
         self.found = None;
         for batch in self.batches.iter_mut().filter(|batch| batch.live && batch.way == Way::Read) {
-            batch.descriptor =
-                self.shared.descriptor(self.serial, &endpoint, &batch.destination, &mut self.found)?;
+            batch.descriptor = self.shared.descriptor(self.serial, &endpoint, &batch.destination, &mut self.found)?;
         }
         Ok(())
     }

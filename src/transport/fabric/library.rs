@@ -408,8 +408,7 @@ impl Drop for Endpoint {
 }
 
 /// An entry for [`Endpoint::poll`] to fill.
-pub(super) const NO_COMPLETION: Completion =
-    Completion { context: null_mut(), bytes: 0, error: 0, provider_error: 0 };
+pub(super) const NO_COMPLETION: Completion = Completion { context: null_mut(), bytes: 0, error: 0, provider_error: 0 };
 
 /// What local buffers are named by in operations; null where the provider does not ask for registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

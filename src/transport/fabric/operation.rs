@@ -211,7 +211,11 @@ impl Posted {
     }
 
     /// The end of some rows.
-    pub(super) fn completion(&self, rows: std::ops::Range<usize>, status: Result<(), TransferError>) -> Option<Completion> {
+    pub(super) fn completion(
+        &self,
+        rows: std::ops::Range<usize>,
+        status: Result<(), TransferError>,
+    ) -> Option<Completion> {
         let (first, count) = (rows.start as u32, rows.len() as u32);
         (count > 0).then_some(Completion { batch: self.id, first, count, status })
     }

@@ -8,7 +8,9 @@ use super::library::{Code, Completion, Endpoint, NO_COMPLETION, Registered, Use}
 use super::shared::{Shared, count};
 use super::staging::{Contexts, Staging};
 use super::wait::{Idle, RETRY_AFTER, WAIT_MAX};
-use super::wire::{self, Keys, REPLY_BYTES_MAX, REPLY_HEAD_BYTES, REQUEST_BYTES_MAX, Reply, Request, SECRET_BYTES, Status};
+use super::wire::{
+    self, Keys, REPLY_BYTES_MAX, REPLY_HEAD_BYTES, REQUEST_BYTES_MAX, Reply, Request, SECRET_BYTES, Status,
+};
 use crate::error::Result;
 use crate::memory::{Memory, Version, copy};
 use crate::transport::Waker;
@@ -120,7 +122,10 @@ impl Owner {
             // Pages of a file may come and go, which only on-demand paging follows.
             Err(code) if !memory.is_writable() => {
                 let words = self.shared.domain.words(code);
-                tracing::info!("transport fabric: a file of {} bytes is served to requests, not to reads: {words}", memory.bytes());
+                tracing::info!(
+                    "transport fabric: a file of {} bytes is served to requests, not to reads: {words}",
+                    memory.bytes()
+                );
                 Ok((registration, None))
             }
             Err(code) => Err(failed(format!(
@@ -404,7 +409,8 @@ impl Service {
             }
             None => {
                 // Replies that wait to be sent again are of refused ones only.
-                let idle = self.askers.iter().enumerate().filter(|(_, asker)| asker.as_ref().is_some_and(|a| !a.refused));
+                let idle =
+                    self.askers.iter().enumerate().filter(|(_, asker)| asker.as_ref().is_some_and(|a| !a.refused));
                 let Some((silent, _)) = idle.min_by_key(|(_, asker)| asker.as_ref().map(|asker| asker.last)) else {
                     return Ok(None);
                 };

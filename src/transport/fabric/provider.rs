@@ -110,7 +110,8 @@ fn find(
             return Ok(Some((offer, reads)));
         }
         // Without reads there are still messages, unless reads were asked for by name.
-        if reads && config.rma == ReadMode::Auto
+        if reads
+            && config.rma == ReadMode::Auto
             && let Some(offer) = library.find(&Wanted { reads: false, ..*wanted })?
         {
             return Ok(Some((offer, false)));

@@ -1,9 +1,7 @@
 //! What the transport, its channels and its regions share.
 
 use super::library::{Descriptor, Domain, Endpoint, Key, Registered, Use};
-use super::wire::{
-    Address, REPLY_HEAD_BYTES, REPLY_ROWS_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_ROWS_MAX, Token,
-};
+use super::wire::{Address, REPLY_HEAD_BYTES, REPLY_ROWS_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_ROWS_MAX, Token};
 use super::{FabricConfig, failed};
 use crate::error::{Error, Result, TransferError};
 use crate::id::Rank;
@@ -203,7 +201,12 @@ impl Shared {
     }
 
     /// Notes memory that gets will land in, and registers it where that is asked for and holds for all endpoints.
-    pub(super) fn add_local(self: &Arc<Self>, endpoint: &Arc<Endpoint>, base: *mut u8, bytes: usize) -> Result<LocalRegion> {
+    pub(super) fn add_local(
+        self: &Arc<Self>,
+        endpoint: &Arc<Endpoint>,
+        base: *mut u8,
+        bytes: usize,
+    ) -> Result<LocalRegion> {
         let limits = self.domain.limits();
         if !self.reads || !limits.local_registration {
             return Ok(LocalRegion { shared: Arc::clone(self), number: None });
@@ -240,7 +243,9 @@ impl Shared {
         let start = destination.base as usize;
         let end = start.saturating_add(destination.places.saturating_mul(destination.stride));
         let generation = self.locals.generation.load(Ordering::Acquire);
-        if let Some(found) = last.filter(|found| found.generation == generation && found.base <= start && end <= found.end) {
+        if let Some(found) =
+            last.filter(|found| found.generation == generation && found.base <= start && end <= found.end)
+        {
             return Ok(found.descriptor);
         }
         let serial = if self.domain.limits().endpoint_registration { serial } else { 0 };
