@@ -4,13 +4,13 @@
 //! and returns when no buffer will be touched any more. So an abort first waits a little for what ends by itself, and then closes the
 //! endpoint and posts anew, on a new one, what belongs to other peers.
 
+use super::failed;
 use super::library::{Code, Completion as Done, Descriptor, Endpoint, NO_COMPLETION, SEGMENTS_MAX, Segment};
 use super::operation::{Kind, Operation, Part, Posted, Way};
 use super::shared::{Found, Import, Shared, count};
 use super::staging::{Contexts, Staging};
 use super::wait::{Idle, RETRY_AFTER};
-use super::wire::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request, Status};
-use super::{failed, provider};
+use super::wire::{REQUEST_BYTES_MAX, Reply, Request, Status};
 use crate::error::{Error, Result, TransferError};
 use crate::id::Rank;
 use crate::transport::{Channel, Completion, Fenced, RemoteRegion, RowBatch, Wait, Waker};
@@ -19,10 +19,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Requests under way, each with a buffer for its reply.
-const ASKS_MAX: usize = 48;
-/// Reads under way, where the provider takes so many.
-const READS_MAX: usize = 1024;
 const POLLED_MAX: usize = 64;
 /// Time that reads are given to end by themselves before an abort closes their endpoint.
 const DRAIN_WITHIN: Duration = Duration::from_millis(10);
@@ -78,8 +74,6 @@ pub(super) struct FabricChannel {
     found: Option<Found>,
     message: Vec<u8>,
     sequence: u64,
-    /// Remote pieces of one read.
-    segments_max: usize,
     /// A read was posted with a promise of another that has not followed.
     promised: bool,
     pending: Vec<Completion>,
@@ -90,30 +84,28 @@ pub(super) struct FabricChannel {
 impl FabricChannel {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self> {
         let waker = Waker::new().map_err(|e| failed(format!("no event descriptor for a channel: {e}")))?;
-        let limits = shared.domain.limits();
-        let reads = if shared.reads { (limits.sends_max as usize).clamp(1, READS_MAX) } else { 0 };
-        let operations = ASKS_MAX + reads;
+        let asks = shared.limits.asks;
+        let operations = asks + if shared.reads { shared.limits.reads } else { 0 };
         let batches = shared.config.batches_in_flight_max;
         let mut channel = Self {
             endpoint: None,
             endpoint_name: Vec::new(),
             serial: 0,
-            contexts: Contexts::new(operations + ASKS_MAX),
-            staging: Staging::new(ASKS_MAX * (REQUEST_BYTES_MAX + REPLY_BYTES_MAX) + operations * WORD_BYTES)?,
+            contexts: Contexts::new(operations + asks),
+            staging: Staging::new(asks * (REQUEST_BYTES_MAX + shared.limits.reply_bytes()) + operations * WORD_BYTES)?,
             operations: vec![Operation::unused(); operations],
-            free_asks: (0..ASKS_MAX).rev().collect(),
-            free_reads: (ASKS_MAX..operations).rev().collect(),
+            free_asks: (0..asks).rev().collect(),
+            free_reads: (asks..operations).rev().collect(),
             waiting: VecDeque::with_capacity(operations),
             batches: std::iter::repeat_with(Posted::unused).take(batches).collect(),
             free_batches: (0..batches).rev().collect(),
             unmade: VecDeque::with_capacity(batches),
-            unoffered: Vec::with_capacity(ASKS_MAX),
+            unoffered: Vec::with_capacity(asks),
             peers: Vec::new(),
             imports: Vec::new(),
             found: None,
             message: Vec::with_capacity(REQUEST_BYTES_MAX),
             sequence: 0,
-            segments_max: provider::segments_max(&shared.domain),
             promised: false,
             pending: Vec::with_capacity(4 * batches),
             expired: Instant::now(),
@@ -124,16 +116,30 @@ impl FabricChannel {
         Ok(channel)
     }
 
+    /// Requests under way, each with a buffer for its reply.
+    fn asks(&self) -> usize {
+        self.shared.limits.asks
+    }
+
+    fn reply_at(&self, buffer: usize) -> *mut u8 {
+        self.staging.at(self.asks() * REQUEST_BYTES_MAX + buffer * self.shared.limits.reply_bytes())
+    }
+
+    /// Where an operation's word is read to: aligned, because all buffers before it are of whole words.
+    fn word_at(&self, index: usize) -> *mut u8 {
+        self.staging.at(self.asks() * (REQUEST_BYTES_MAX + self.shared.limits.reply_bytes()) + index * WORD_BYTES)
+    }
+
     /// Opens the endpoint and offers it buffers for replies.
     fn open(&mut self) -> Result<()> {
-        let endpoint = Arc::new(Endpoint::open(&self.shared.domain, self.operations.len() + ASKS_MAX)?);
+        let endpoint = Arc::new(Endpoint::open(&self.shared.domain, self.operations.len() + self.asks())?);
         self.serial = self.shared.next_serial();
         self.endpoint_name = endpoint.name()?;
         self.staging.register(&self.shared, &endpoint)?;
         self.endpoint = Some(endpoint);
         self.promised = false;
         self.unoffered.clear();
-        self.unoffered.extend(0..ASKS_MAX);
+        self.unoffered.extend(0..self.asks());
         self.offer_buffers()
     }
 
@@ -156,17 +162,18 @@ impl FabricChannel {
     /// Most bytes of a row that one operation moves.
     fn piece_bytes_max(&self, way: Way) -> usize {
         match way {
-            Way::Ask => self.shared.asked_bytes_max(),
-            Way::Read => self.shared.read_bytes_max(),
+            Way::Ask => self.shared.limits.reply_rows_bytes,
+            Way::Read => self.shared.limits.read_bytes,
         }
     }
 
     fn offer_buffers(&mut self) -> Result<()> {
         let endpoint = self.endpoint()?;
         while let Some(&buffer) = self.unoffered.last() {
-            let (at, context) = (self.staging.at(reply_at(buffer)), self.contexts.at(self.operations.len() + buffer));
+            let (at, context) = (self.reply_at(buffer), self.contexts.at(self.operations.len() + buffer));
             // SAFETY: the buffer is the channel's own and in nobody's use; the staging outlives the endpoint.
-            match unsafe { endpoint.receive(at, REPLY_BYTES_MAX, self.staging.descriptor(), context) } {
+            match unsafe { endpoint.receive(at, self.shared.limits.reply_bytes(), self.staging.descriptor(), context) }
+            {
                 Ok(()) => self.unoffered.pop(),
                 Err(code) if code.is_again() => return Ok(()),
                 Err(code) => return Err(failed(format!("cannot receive replies: {}", self.shared.domain.words(code)))),
@@ -220,8 +227,8 @@ impl FabricChannel {
 
     fn may_make(&self, batch: usize) -> bool {
         let (free, all) = match self.batches[batch].way {
-            Way::Ask => (self.free_asks.len(), ASKS_MAX),
-            Way::Read => (self.free_reads.len(), self.operations.len() - ASKS_MAX),
+            Way::Ask => (self.free_asks.len(), self.asks()),
+            Way::Read => (self.free_reads.len(), self.operations.len() - self.asks()),
         };
         // Where there are others, a peer that does not answer must leave them room.
         let share = if self.peers.len() > 2 { all.div_ceil(2) } else { all };
@@ -231,7 +238,7 @@ impl FabricChannel {
     }
 
     fn make(&mut self, index: usize) -> usize {
-        let segments = self.segments_max;
+        let segments = self.shared.limits.segments;
         let batch = &mut self.batches[index];
         let (kind, free) = match batch.way {
             Way::Ask => (Kind::Ask, &mut self.free_asks),
@@ -242,13 +249,13 @@ impl FabricChannel {
         let part = match kind {
             Kind::Check => Part { bytes: WORD_BYTES, ..Part::default() },
             Kind::Ask => {
-                let (bytes_max, rows_max) = (self.shared.asked_bytes_max(), self.shared.asked_rows_max());
+                let (bytes_max, rows_max) = (self.shared.limits.reply_rows_bytes, self.shared.limits.request_rows);
                 batch.next_part(bytes_max, |batch, first| {
                     (batch.rows.len() - first).min(bytes_max / batch.row_bytes).min(rows_max)
                 })
             }
             Kind::Read => {
-                let bytes_max = self.shared.read_bytes_max();
+                let bytes_max = self.shared.limits.read_bytes;
                 batch.next_part(bytes_max, |batch, first| {
                     let rows_max = bytes_max / batch.row_bytes;
                     let mut rows = 0;
@@ -362,7 +369,7 @@ impl FabricChannel {
     unsafe fn post_check(&mut self, endpoint: &Endpoint, index: usize, address: u64) -> Result<(), Code> {
         let batch = &self.batches[self.operations[index].batch];
         let readable = self.imports[batch.import].readable.expect("a batch is read only where its region can be");
-        let local = self.staging.at(word_at(index)).cast();
+        let local = self.word_at(index).cast();
         let segment = Segment { local, remote: readable.version_base, bytes: WORD_BYTES as u64 };
         let (descriptor, context) = (self.staging.descriptor(), self.contexts.at(index));
         // SAFETY: this function's contract; the context is the operation's own.
@@ -429,9 +436,9 @@ impl FabricChannel {
         if done.error != 0 {
             return;
         }
-        let bytes = (done.bytes as usize).min(REPLY_BYTES_MAX);
+        let bytes = (done.bytes as usize).min(self.shared.limits.reply_bytes());
         // SAFETY: the buffer was received into and is offered again only later; the provider wrote so many bytes of it.
-        let message = unsafe { std::slice::from_raw_parts(self.staging.at(reply_at(buffer)), bytes) };
+        let message = unsafe { std::slice::from_raw_parts(self.reply_at(buffer), bytes) };
         let Ok((reply, packed)) = Reply::decode(message) else { return };
         let index = (reply.sequence & 0xFFFF) as usize;
         let awaited = |operation: &&Operation| {
@@ -521,7 +528,7 @@ impl FabricChannel {
     /// The version of a batch's region was read, or could not be.
     fn conclude_check(&mut self, at: usize, index: usize, result: Result<(), TransferError>) {
         // SAFETY: the word is the operation's own, aligned, and the read of it is over.
-        let version = unsafe { self.staging.at(word_at(index)).cast::<u64>().read() };
+        let version = unsafe { self.word_at(index).cast::<u64>().read() };
         let batch = &mut self.batches[at];
         let status = match (result, batch.failed.take()) {
             (Ok(()), _) if version != batch.version => Err(self.stale(at)),
@@ -616,7 +623,8 @@ impl FabricChannel {
     }
 
     fn ask_again(&mut self, now: Instant) {
-        for (index, operation) in self.operations[..ASKS_MAX].iter_mut().enumerate() {
+        let asks = self.asks();
+        for (index, operation) in self.operations[..asks].iter_mut().enumerate() {
             let silent = operation.posted.is_some_and(|posted| now.duration_since(posted) > ASK_AGAIN_AFTER);
             if !operation.over && !operation.in_use && silent {
                 operation.posted = None;
@@ -695,7 +703,7 @@ impl FabricChannel {
 
     /// Ends all batches of a peer; nothing of the peer's may be writing to their places.
     fn end_batches_of(&mut self, peer: usize) {
-        let asked_bytes_max = self.shared.asked_bytes_max();
+        let asked_bytes_max = self.shared.limits.reply_rows_bytes;
         self.waiting.retain(|&index| self.operations[index].peer != peer);
         for index in 0..self.operations.len() {
             let operation = &mut self.operations[index];
@@ -732,15 +740,6 @@ impl FabricChannel {
         self.expire()?;
         Ok(took)
     }
-}
-
-fn reply_at(buffer: usize) -> usize {
-    ASKS_MAX * REQUEST_BYTES_MAX + buffer * REPLY_BYTES_MAX
-}
-
-fn word_at(index: usize) -> usize {
-    // Rounded up to whole words.
-    (ASKS_MAX * (REQUEST_BYTES_MAX + REPLY_BYTES_MAX)).next_multiple_of(WORD_BYTES) + index * WORD_BYTES
 }
 
 // SAFETY: places are written by reads that are posted for them and end before their batch is reported, and by `handle_reply`, for batches

@@ -8,9 +8,7 @@ use super::library::{Code, Completion, Endpoint, NO_COMPLETION, Registered, Use}
 use super::shared::{Shared, count};
 use super::staging::{Contexts, Staging};
 use super::wait::{Idle, RETRY_AFTER, WAIT_MAX};
-use super::wire::{
-    self, Keys, REPLY_BYTES_MAX, REPLY_HEAD_BYTES, REQUEST_BYTES_MAX, Reply, Request, SECRET_BYTES, Status,
-};
+use super::wire::{self, Keys, REPLY_HEAD_BYTES, REQUEST_BYTES_MAX, Reply, Request, SECRET_BYTES, Status};
 use crate::error::Result;
 use crate::memory::{Memory, Version, copy};
 use crate::transport::Waker;
@@ -21,9 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Requests that are received or wait for their turn, and replies under way.
+/// Requests that are received or wait for their turn.
 const REQUESTS_MAX: usize = 128;
-const REPLIES_MAX: usize = 32;
 /// Endpoints that are remembered; the one that was silent longest makes room.
 const ASKERS_MAX: usize = 4096;
 /// A reply that cannot be sent for so long is dropped: its asker is gone, or asks again.
@@ -85,7 +82,7 @@ pub(super) struct Owner {
 
 impl Owner {
     pub(super) fn start(shared: &Arc<Shared>, secret: [u8; SECRET_BYTES]) -> Result<Self> {
-        let endpoint = Arc::new(Endpoint::open(&shared.domain, REQUESTS_MAX + REPLIES_MAX)?);
+        let endpoint = Arc::new(Endpoint::open(&shared.domain, REQUESTS_MAX + shared.limits.asks)?);
         let regions = Arc::new(Regions { exports: Arc::default(), offers: Mutex::default() });
         let waker = Waker::new().map_err(|e| failed(format!("no event descriptor for the owner's thread: {e}")))?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -235,7 +232,8 @@ impl Service {
         exports: &Arc<Exports>,
         secret: [u8; SECRET_BYTES],
     ) -> Result<Self> {
-        let mut staging = Staging::new(REQUESTS_MAX * REQUEST_BYTES_MAX + REPLIES_MAX * REPLY_BYTES_MAX)?;
+        let replies = shared.limits.asks;
+        let mut staging = Staging::new(REQUESTS_MAX * REQUEST_BYTES_MAX + replies * shared.limits.reply_bytes())?;
         staging.register(shared, endpoint)?;
         let mut service = Self {
             endpoint: Arc::clone(endpoint),
@@ -243,13 +241,13 @@ impl Service {
             exports: Arc::clone(exports),
             secret,
             staging,
-            contexts: Contexts::new(REQUESTS_MAX + REPLIES_MAX),
+            contexts: Contexts::new(REQUESTS_MAX + replies),
             askers: Vec::new(),
             asker_by_name: HashMap::new(),
             requests: VecDeque::with_capacity(REQUESTS_MAX),
             unoffered: (0..REQUESTS_MAX).collect(),
-            free_replies: (0..REPLIES_MAX).collect(),
-            packed: VecDeque::with_capacity(REPLIES_MAX),
+            free_replies: (0..replies).collect(),
+            packed: VecDeque::with_capacity(replies),
             rows: Vec::with_capacity(wire::REQUEST_ROWS_MAX),
             order: (0..wire::REQUEST_ROWS_MAX as u32).collect(),
         };
@@ -301,6 +299,11 @@ impl Service {
         Ok(worked)
     }
 
+    /// The buffer of a reply.
+    fn reply_at(&self, slot: usize) -> *mut u8 {
+        self.staging.at(REQUESTS_MAX * REQUEST_BYTES_MAX + slot * self.shared.limits.reply_bytes())
+    }
+
     fn offer_buffers(&mut self) -> Result<()> {
         while let Some(&buffer) = self.unoffered.last() {
             let at = self.staging.at(buffer * REQUEST_BYTES_MAX);
@@ -328,11 +331,11 @@ impl Service {
     }
 
     fn send(&mut self, packed: Packed) {
+        let at = self.reply_at(packed.slot);
         let Some(asker) = &mut self.askers[packed.asker] else {
             self.free_replies.push(packed.slot);
             return;
         };
-        let at = self.staging.at(reply_at(packed.slot));
         let (descriptor, context) = (self.staging.descriptor(), self.contexts.at(REQUESTS_MAX + packed.slot));
         // SAFETY: the slot is this reply's alone until its completion; the staging outlives the endpoint's use of it.
         let sent = unsafe {
@@ -368,7 +371,7 @@ impl Service {
             // SAFETY: the buffer was received into and is offered again only below; the provider wrote so many bytes of it.
             let message = unsafe { std::slice::from_raw_parts(at, bytes.min(REQUEST_BYTES_MAX)) };
             let mut rows = std::mem::take(&mut self.rows);
-            let packed = match Request::decode(message, &self.secret, &mut rows) {
+            let packed = match Request::decode(message, &self.secret, self.shared.limits.reply_rows_bytes, &mut rows) {
                 Some((request, name)) => match self.admit(name) {
                     Ok(Some(asker)) => Some((self.pack(slot, &request, &rows), asker)),
                     Ok(None) => {
@@ -426,8 +429,8 @@ impl Service {
 
     /// Writes the reply to a request into a slot and returns its length.
     fn pack(&mut self, slot: usize, request: &Request, rows: &[u64]) -> usize {
-        let (head_at, rows_at) = (self.staging.at(reply_at(slot)), self.staging.at(reply_at(slot) + REPLY_HEAD_BYTES));
-        let status = self.pack_rows(rows_at, request, rows);
+        let head_at = self.reply_at(slot);
+        let status = self.pack_rows(head_at.wrapping_add(REPLY_HEAD_BYTES), request, rows);
         let head = Reply { sequence: request.sequence, status }.encode();
         // SAFETY: the slot is free, and longer than a head.
         unsafe { std::ptr::copy_nonoverlapping(head.as_ptr(), head_at, head.len()) };
@@ -460,8 +463,4 @@ impl Service {
         // A version that changed meanwhile may have changed the rows too.
         if exported.version.get_after_reading() == request.version { Status::Rows } else { Status::StaleRegion }
     }
-}
-
-fn reply_at(slot: usize) -> usize {
-    REQUESTS_MAX * REQUEST_BYTES_MAX + slot * REPLY_BYTES_MAX
 }

@@ -1,6 +1,7 @@
 //! Which provider and domain to use, and whether its reads are worth having.
 
 use super::library::{Domain, Library, Offer, SEGMENTS_MAX, Wanted};
+use super::wire::{REPLY_HEAD_BYTES, REQUEST_BYTES_MAX, REQUEST_ROWS_MAX};
 use super::{FabricConfig, failed};
 use crate::error::{Error, Result};
 use std::fmt;
@@ -59,12 +60,60 @@ fn is_emulated(provider: &str) -> bool {
     EMULATED.contains(&core(provider)) || provider.ends_with("ofi_rxd")
 }
 
-/// Remote pieces that one read should name.
-pub(super) fn segments_max(domain: &Domain) -> usize {
-    let limits = domain.limits();
-    let most = limits.local_segments_max.min(limits.remote_segments_max) as usize;
-    // Several pieces take libfabric 1.17's shm milliseconds a row.
-    if core(&domain.provider()) == "shm" { 1 } else { most.clamp(1, SEGMENTS_MAX) }
+/// Reads under way, where the provider takes so many.
+const READS_MAX: usize = 1024;
+const ASKS_MIN: usize = 16;
+const ASKS_MAX: usize = 48;
+/// Most bytes of replies that a channel has room for, and so has asked for.
+const REPLIES_BYTES: usize = 4 << 20;
+/// Most bytes of rows in a reply. This measured best for `net`: it stays in the second-level cache.
+const REPLY_ROWS_BYTES: usize = 120 << 10;
+/// `ofi_rxm` copies what is up to 128 KiB through buffers of its own and lets the receiver fetch what is longer, which is the faster.
+const REPLY_ROWS_BYTES_RXM: usize = 256 << 10;
+
+/// How much of what goes into one operation, by the provider's own limits and by what serves it best.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Pieces of one read.
+    pub(super) segments: usize,
+    /// Bytes of one read.
+    pub(super) read_bytes: usize,
+    /// Reads of one endpoint under way.
+    pub(super) reads: usize,
+    /// Bytes of rows in one reply.
+    pub(super) reply_rows_bytes: usize,
+    /// Rows of one request.
+    pub(super) request_rows: usize,
+    /// Requests of one endpoint under way, and replies of one owner.
+    pub(super) asks: usize,
+}
+
+impl Limits {
+    /// Bytes of a reply's buffer.
+    pub(super) fn reply_bytes(&self) -> usize {
+        // Whole cache lines, so that buffers side by side share none.
+        (REPLY_HEAD_BYTES + self.reply_rows_bytes).next_multiple_of(64)
+    }
+}
+
+/// The limits of an open domain.
+pub(super) fn limits(domain: &Domain) -> Limits {
+    let (limits, provider) = (domain.limits(), domain.provider());
+    let segments = limits.local_segments_max.min(limits.remote_segments_max) as usize;
+    let message_bytes = usize::try_from(limits.message_bytes_max).unwrap_or(usize::MAX);
+    let reply_rows_bytes = if provider.ends_with("ofi_rxm") { REPLY_ROWS_BYTES_RXM } else { REPLY_ROWS_BYTES }
+        .min(message_bytes.saturating_sub(REPLY_HEAD_BYTES))
+        .max(1);
+    Limits {
+        // Several pieces take libfabric 1.17's shm milliseconds a row.
+        segments: if core(&provider) == "shm" { 1 } else { segments.clamp(1, SEGMENTS_MAX) },
+        read_bytes: message_bytes.max(1),
+        reads: usize::try_from(limits.sends_max).unwrap_or(usize::MAX).clamp(1, READS_MAX),
+        reply_rows_bytes,
+        request_rows: (message_bytes.saturating_sub(REQUEST_BYTES_MAX - 8 * REQUEST_ROWS_MAX) / 8)
+            .clamp(1, REQUEST_ROWS_MAX),
+        asks: (REPLIES_BYTES / reply_rows_bytes).clamp(ASKS_MIN, ASKS_MAX),
+    }
 }
 
 /// Opens the domain that the configuration names or the machine offers; true beside it where rows are read.

@@ -1,7 +1,8 @@
 //! What the transport, its channels and its regions share.
 
 use super::library::{Descriptor, Domain, Endpoint, Key, Registered, Use};
-use super::wire::{Address, REPLY_HEAD_BYTES, REPLY_ROWS_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_ROWS_MAX, Token};
+use super::provider::{self, Limits};
+use super::wire::{Address, Token};
 use super::{FabricConfig, failed};
 use crate::error::{Error, Result, TransferError};
 use crate::id::Rank;
@@ -115,6 +116,7 @@ pub(super) struct Found {
 pub(super) struct Shared {
     pub(super) config: FabricConfig,
     pub(super) domain: Arc<Domain>,
+    pub(super) limits: Limits,
     /// Whether regions are read where they can be, rather than asked for.
     pub(super) reads: bool,
     pub(super) addresses: OnceLock<Vec<Address>>,
@@ -130,6 +132,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(config: FabricConfig, domain: Arc<Domain>, reads: bool) -> Self {
         Self {
+            limits: provider::limits(&domain),
             config,
             domain,
             reads,
@@ -140,24 +143,6 @@ impl Shared {
             numbers: AtomicU64::new(0),
             process: std::process::id(),
         }
-    }
-
-    /// Most bytes of rows that one reply brings.
-    pub(super) fn asked_bytes_max(&self) -> usize {
-        let message = usize::try_from(self.domain.limits().message_bytes_max).unwrap_or(usize::MAX);
-        REPLY_ROWS_BYTES_MAX.min(message.saturating_sub(REPLY_HEAD_BYTES)).max(1)
-    }
-
-    /// Most rows that one request names.
-    pub(super) fn asked_rows_max(&self) -> usize {
-        let message = usize::try_from(self.domain.limits().message_bytes_max).unwrap_or(usize::MAX);
-        let room = message.saturating_sub(REQUEST_BYTES_MAX - 8 * REQUEST_ROWS_MAX) / 8;
-        REQUEST_ROWS_MAX.min(room).max(1)
-    }
-
-    /// Most bytes that one read brings.
-    pub(super) fn read_bytes_max(&self) -> usize {
-        usize::try_from(self.domain.limits().message_bytes_max).unwrap_or(usize::MAX).max(1)
     }
 
     /// A key for a provider that makes none itself: small ones are the cheapest where keys are the client's (on cxi those below 100).

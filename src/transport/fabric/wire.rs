@@ -21,9 +21,6 @@ pub(super) const REPLY_HEAD_BYTES: usize = 24;
 /// Most rows of one request.
 pub(super) const REQUEST_ROWS_MAX: usize = 2048;
 pub(super) const REQUEST_BYTES_MAX: usize = REQUEST_HEAD_BYTES + NAME_BYTES_MAX + 8 * REQUEST_ROWS_MAX;
-/// Most bytes of rows that one reply carries: it is a message, and a buffer that each side keeps several of.
-pub(super) const REPLY_ROWS_BYTES_MAX: usize = 64 << 10;
-pub(super) const REPLY_BYTES_MAX: usize = REPLY_HEAD_BYTES + REPLY_ROWS_BYTES_MAX;
 
 /// How a rank is reached.
 #[derive(Clone, PartialEq, Eq)]
@@ -188,10 +185,12 @@ impl Request {
         index_list::encode(rows, wide, message);
     }
 
-    /// The request, the name to answer to and, in `rows`, its rows; None where the sender does not know the secret or the protocol.
+    /// The request, the name to answer to and, in `rows`, its rows; None where the sender does not know the secret or the protocol, or asks
+    /// for more than a reply may carry.
     pub(super) fn decode<'a>(
         message: &'a [u8],
         secret: &[u8; SECRET_BYTES],
+        reply_rows_bytes_max: usize,
         rows: &mut Vec<u64>,
     ) -> Option<(Self, &'a [u8])> {
         let (head, rest) = message.split_first_chunk::<REQUEST_HEAD_BYTES>()?;
@@ -213,7 +212,7 @@ impl Request {
         };
         let (name, list) = rest.split_at_checked(usize::from(half(6)))?;
         let within = request.bytes > 0 && request.offset.checked_add(request.bytes)? <= request.row_bytes;
-        let fits = count * request.bytes as usize <= REPLY_ROWS_BYTES_MAX;
+        let fits = count * request.bytes as usize <= reply_rows_bytes_max;
         if !within || !fits || name.len() > NAME_BYTES_MAX || list.len() != count * if wide { 8 } else { 4 } {
             return None;
         }
@@ -281,6 +280,7 @@ mod tests {
     use proptest::prelude::*;
 
     const SECRET: [u8; SECRET_BYTES] = [7; SECRET_BYTES];
+    const MAX: usize = 64 << 10;
 
     fn address(name: Vec<u8>) -> Address {
         Address { secret: SECRET, provider: "tcp;ofi_rxm".into(), name }
@@ -294,9 +294,11 @@ mod tests {
             let (mut message, mut back) = (Vec::new(), Vec::new());
             request.encode(&SECRET, &name, &rows, &mut message);
             prop_assert!(message.len() <= REQUEST_BYTES_MAX);
-            prop_assert_eq!(Request::decode(&message, &SECRET, &mut back), Some((request, &name[..])));
+            prop_assert_eq!(Request::decode(&message, &SECRET, MAX, &mut back), Some((request, &name[..])));
             prop_assert_eq!(&back, &rows);
-            prop_assert_eq!(Request::decode(&message, &[8; SECRET_BYTES], &mut back), None);
+            let carried = rows.len() * bytes as usize;
+            prop_assert_eq!(Request::decode(&message, &SECRET, carried - 1, &mut back), None);
+            prop_assert_eq!(Request::decode(&message, &[8; SECRET_BYTES], MAX, &mut back), None);
             for status in [Status::Rows, Status::OutOfRegion { region_bytes: region }, Status::StaleRegion] {
                 let reply = Reply { sequence, status };
                 let message = [&reply.encode()[..], &name].concat();
@@ -332,7 +334,7 @@ mod tests {
                 message[at] ^= byte;
             }
             message.truncate(cut);
-            let _ = Request::decode(&message, &SECRET, &mut Vec::new());
+            let _ = Request::decode(&message, &SECRET, MAX, &mut Vec::new());
         }
     }
 }
