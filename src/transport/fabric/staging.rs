@@ -11,13 +11,13 @@ use std::sync::atomic::Ordering;
 /// Memory for messages. The registration is dropped before the bytes are freed.
 pub(super) struct Staging {
     registered: Option<Registered>,
-    memory: Memory,
+    memory: Arc<Memory>,
 }
 
 impl Staging {
     pub(super) fn new(bytes: usize) -> Result<Self> {
         let memory = Memory::allocate_with(bytes, Pages { huge: false, locked: false })?;
-        Ok(Self { registered: None, memory })
+        Ok(Self { registered: None, memory: Arc::new(memory) })
     }
 
     /// Makes the memory usable by an endpoint's operations.
@@ -37,6 +37,11 @@ impl Staging {
     /// Takes the memory back from an endpoint that is about to close.
     pub(super) fn deregister(&mut self) {
         self.registered = None;
+    }
+
+    /// The bytes and their registration, for who must keep them beyond this.
+    pub(super) fn take(&mut self) -> (Option<Registered>, Arc<Memory>) {
+        (self.registered.take(), Arc::clone(&self.memory))
     }
 
     pub(super) fn descriptor(&self) -> Descriptor {
