@@ -207,7 +207,9 @@ impl Domain {
             | libc::ESHUTDOWN
             | libc::EPIPE
             | libc::ENOENT
-            | libc::EIO => TransferError::PeerGone(words),
+            | libc::EIO
+            // What was under way over a connection that broke: nothing is cancelled by us.
+            | libc::ECANCELED => TransferError::PeerGone(words),
             _ => TransferError::Io(words),
         }
     }
