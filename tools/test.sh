@@ -28,6 +28,15 @@ if $fabric; then
     else
         cargo test "${package[@]}"
     fi
+    # The library must load where there is no libfabric, and export nothing of the shim's.
+    cargo build --package rudder --no-default-features --features fabric --locked
+    library=${CARGO_TARGET_DIR:-target}/debug/librudder.so
+    needed=$(ldd "$library")
+    exported=$(nm --dynamic --defined-only "$library")
+    if grep -F libfabric <<<"$needed" || grep -E ' (rf_|fi_)' <<<"$exported"; then
+        echo "test.sh: $library should neither need libfabric nor export the shim" >&2
+        exit 1
+    fi
     exit
 fi
 

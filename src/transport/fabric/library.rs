@@ -57,6 +57,7 @@ impl Library {
     }
 
     fn open(path: &str) -> Result<Self> {
+        forbid_hooked_cache()?;
         let c_path = c_string("the library's path", path)?;
         let (mut raw, mut why) = (null_mut(), [0 as c_char; 256]);
         // SAFETY: the path ends with 0, and the function fills no more of `why` than it is told, with a 0 at the end.
@@ -102,6 +103,25 @@ impl Library {
             Err(Code(libc::ENODATA | libc::ENODEV | libc::EINVAL | libc::ENOSYS)) => Ok(None),
             Err(code) => Err(failed(format!("provider {}: {}", wanted.provider, self.words(code)))),
         }
+    }
+}
+
+/// Keeps libfabric from caching registrations by their addresses. Its default is to learn from hooks in the C library's `munmap` which
+/// addresses have new pages: ours are unmapped by system calls, and a stale registration would bring rows to pages that nobody sees.
+fn forbid_hooked_cache() -> Result<()> {
+    const MONITOR: &str = "FI_MR_CACHE_MONITOR";
+    match std::env::var(MONITOR).as_deref() {
+        Err(_) => {
+            tracing::info!("transport fabric: {MONITOR}=disabled, because registrations are made once and explicitly");
+            // SAFETY: this is once a process, before libfabric is loaded and reads it; Rust's own readers are locked out meanwhile, and C
+            // code that reads its environment while other threads start is as wrong with anybody's change.
+            unsafe { std::env::set_var(MONITOR, "disabled") };
+            Ok(())
+        }
+        Ok("memhooks") => Err(failed(format!(
+            "{MONITOR}=memhooks caches registrations of memory that is gone: unset it, or set it to disabled, kdreg2 or userfaultfd"
+        ))),
+        Ok(_) => Ok(()),
     }
 }
 

@@ -25,6 +25,8 @@ const REQUESTS_MAX: usize = 128;
 const ASKERS_MAX: usize = 4096;
 /// A reply that cannot be sent for so long is dropped: its asker is gone, or asks again.
 const SEND_WITHIN: Duration = Duration::from_secs(5);
+/// Time that replies under way are given at the end.
+const END_WITHIN: Duration = Duration::from_millis(100);
 const POLLED_MAX: usize = 64;
 
 /// The registrations by which peers read a region.
@@ -268,14 +270,36 @@ impl Service {
                 }
                 Err(error) => {
                     tracing::error!("{error}; peers cannot read from this rank any more");
-                    break;
+                    return;
                 }
+            }
+        }
+        self.let_end(&mut space);
+    }
+
+    /// Gives replies that are under way a moment to end, before the endpoint is closed under them.
+    fn let_end(&mut self, space: &mut [Completion]) {
+        let until = Instant::now() + END_WITHIN;
+        let under_way = |service: &Self| service.free_replies.len() + service.packed.len() < service.shared.limits.asks;
+        while under_way(self) && Instant::now() < until {
+            match self.take_completions(space) {
+                Ok(0) => std::thread::sleep(RETRY_AFTER),
+                Ok(_) => {}
+                Err(_) => return,
             }
         }
     }
 
     /// Takes in what has come and answers what can be answered; whether there was something.
     fn turn(&mut self, space: &mut [Completion]) -> Result<bool> {
+        let done = self.take_completions(space)?;
+        self.send_packed();
+        self.answer_requests();
+        self.offer_buffers()?;
+        Ok(done > 0)
+    }
+
+    fn take_completions(&mut self, space: &mut [Completion]) -> Result<usize> {
         let endpoint = Arc::clone(&self.endpoint);
         let done = endpoint
             .poll(space)
@@ -292,11 +316,7 @@ impl Service {
                 None => {}
             }
         }
-        let worked = !done.is_empty();
-        self.send_packed();
-        self.answer_requests();
-        self.offer_buffers()?;
-        Ok(worked)
+        Ok(done.len())
     }
 
     /// The buffer of a reply.

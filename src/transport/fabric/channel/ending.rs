@@ -35,6 +35,7 @@ impl FabricChannel {
         if done.error != 0 {
             return;
         }
+        self.owed = self.owed.saturating_sub(1);
         let bytes = (done.bytes as usize).min(self.shared.limits.reply_bytes());
         // SAFETY: the buffer was received into and is offered again only later; the provider wrote so many bytes of it.
         let message = unsafe { std::slice::from_raw_parts(self.reply_at(buffer), bytes) };
@@ -43,7 +44,7 @@ impl FabricChannel {
         let awaited = |operation: &&Operation| {
             operation.kind == Kind::Ask && !operation.over && operation.sequence == reply.sequence
         };
-        // Late answers to what was aborted or asked again.
+        // All else are late answers, to what was aborted or asked again.
         let Some(operation) = self.operations.get(index).filter(awaited) else { return };
         let (part, batch) = (operation.part, &self.batches[operation.batch]);
         self.peers[operation.peer].refused_since = None;
@@ -83,6 +84,8 @@ impl FabricChannel {
 
     /// An operation is over: its batch learns how it went.
     pub(super) fn settle(&mut self, index: usize, result: Result<(), TransferError>) {
+        // It may wait to be asked again while its first answer comes.
+        self.waiting.retain(|&waiting| waiting != index);
         let operation = &mut self.operations[index];
         operation.over = true;
         let (kind, part, at) = (operation.kind, operation.part, operation.batch);

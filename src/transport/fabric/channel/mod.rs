@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 const POLLED_MAX: usize = 64;
 /// Time that reads are given to end by themselves before an abort closes their endpoint.
 const DRAIN_WITHIN: Duration = Duration::from_millis(10);
+/// Time that everything is given before the channel's end closes its endpoint.
+const END_WITHIN: Duration = Duration::from_millis(200);
 /// A request without an answer is sent again after so long: where its owner has died, that fails.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// How often deadlines are looked at.
@@ -64,6 +66,8 @@ pub(super) struct FabricChannel {
     /// Batches of which operations are to be made.
     unmade: VecDeque<usize>,
     unoffered: Vec<usize>,
+    /// Replies that are still to come, those that nobody waits for included.
+    owed: usize,
     peers: Vec<Peer>,
     imports: Vec<Import>,
     found: Option<Found>,
@@ -96,6 +100,7 @@ impl FabricChannel {
             free_batches: (0..batches).rev().collect(),
             unmade: VecDeque::with_capacity(batches),
             unoffered: Vec::with_capacity(asks),
+            owed: 0,
             peers: Vec::new(),
             imports: Vec::new(),
             found: None,
@@ -133,6 +138,7 @@ impl FabricChannel {
         self.staging.register(&self.shared, &endpoint)?;
         self.endpoint = Some(endpoint);
         self.promised = false;
+        self.owed = 0;
         self.unoffered.clear();
         self.unoffered.extend(0..self.asks());
         self.offer_buffers()
@@ -257,6 +263,26 @@ impl FabricChannel {
         };
         endpoint.close().map_err(|code| failed(format!("an endpoint cannot be closed: {}", domain.words(code))))?;
         self.staging.deregister();
+        Ok(())
+    }
+
+    /// Gives all that is under way a moment to end, at the end of the channel: libfabric 1.17 does not survive it that an endpoint of
+    /// `verbs;ofi_rxm` is closed while long messages arrive.
+    fn let_end(&mut self) -> Result<()> {
+        for index in 0..self.asks() {
+            // Nobody's places are written any more.
+            self.operations[index].over = true;
+        }
+        let until = Instant::now() + END_WITHIN;
+        let mut idle = Idle::default();
+        while (self.owed > 0 || self.operations.iter().any(|operation| operation.in_use)) && Instant::now() < until {
+            if self.take_completions()? {
+                idle.reset();
+            } else {
+                idle.wait(&*self.endpoint()?, &self.waker, RETRY_AFTER);
+            }
+            self.offer_buffers()?;
+        }
         Ok(())
     }
 
@@ -412,7 +438,7 @@ impl Drop for FabricChannel {
         if std::process::id() != self.shared.process {
             return;
         }
-        if let Err(error) = self.close() {
+        if let Err(error) = self.let_end().and_then(|()| self.close()) {
             tracing::warn!("{error}; its buffers are leaked, because they may still be written to");
             let contexts = std::mem::replace(&mut self.contexts, Contexts::new(0));
             std::mem::forget((self.staging.take(), contexts));

@@ -17,6 +17,9 @@ enum Start {
     Refused,
 }
 
+/// Parts of an endpoint's reads that are posted together.
+const BURSTS: usize = 8;
+
 impl FabricChannel {
     /// Posts what can be posted: what was refused before first, then more of the batches in turn.
     pub(super) fn pump(&mut self) -> Result<()> {
@@ -49,6 +52,9 @@ impl FabricChannel {
     }
 
     fn post_parts(&mut self, batch: usize) -> Result<()> {
+        if self.gathers_room(batch) {
+            return Ok(());
+        }
         while !self.peers[self.batches[batch].peer].refused && self.may_make(batch) {
             let operation = self.make(batch);
             let more = self.operations[operation].kind == Kind::Read && self.may_make(batch);
@@ -57,6 +63,14 @@ impl FabricChannel {
             }
         }
         Ok(())
+    }
+
+    /// Whether a read is better posted later, together with others: each burst rings the device once, and what is under way meanwhile is
+    /// most of what it takes.
+    fn gathers_room(&self, batch: usize) -> bool {
+        let (free, all) = (self.free_reads.len(), self.operations.len() - self.asks());
+        let batch = &self.batches[batch];
+        batch.way == Way::Read && !batch.checking && free < all && free < all / BURSTS
     }
 
     fn may_make(&self, batch: usize) -> bool {
@@ -137,6 +151,7 @@ impl FabricChannel {
                 operation.in_use = true;
                 operation.posted = Some(Instant::now());
                 if kind == Kind::Ask {
+                    self.owed += 1;
                     count(&counters.requests);
                 } else {
                     count(&counters.reads);
