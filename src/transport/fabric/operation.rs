@@ -97,7 +97,7 @@ pub(super) struct Posted {
 
 /// A refused read can cost the connection, with all that goes over it: the version then says whether the region is gone or the peer. It can
 /// be had once the provider has connected anew.
-const CHECKS_MAX: u8 = 7;
+const CHECKS_MAX: u8 = 9;
 /// Wait before the second check; it doubles with each further one.
 const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 

@@ -26,7 +26,7 @@ const POLLED_MAX: usize = 64;
 /// Time that reads are given to end by themselves before an abort closes their endpoint.
 const DRAIN_WITHIN: Duration = Duration::from_millis(10);
 /// Time that everything is given before the channel's end closes its endpoint.
-const END_WITHIN: Duration = Duration::from_millis(200);
+const END_WITHIN: Duration = Duration::from_millis(500);
 /// A request without an answer is sent again after so long: where its owner has died, that fails.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// How often deadlines are looked at.
@@ -37,6 +37,8 @@ const WORD_BYTES: usize = 8;
 #[derive(Clone, Default)]
 struct Peer {
     address: Option<u64>,
+    /// The provider has taken something for it, so that no connection is being made.
+    reached: bool,
     /// Operations that are not over.
     open: usize,
     /// Since when the provider takes nothing for it.
@@ -241,7 +243,9 @@ impl FabricChannel {
                 self.waiting.push_back(index);
             }
         }
-        self.peers.iter_mut().for_each(|peer| (peer.address, peer.refused_since) = (None, None));
+        for peer in &mut self.peers {
+            (peer.address, peer.reached, peer.refused_since) = (None, false, None);
+        }
         self.open()?;
         let endpoint = self.endpoint()?;
         self.found = None;
@@ -266,8 +270,8 @@ impl FabricChannel {
         Ok(())
     }
 
-    /// Gives all that is under way a moment to end, at the end of the channel: libfabric 1.17 does not survive it that an endpoint of
-    /// `verbs;ofi_rxm` is closed while long messages arrive.
+    /// Gives all that is under way a moment to end, at the end of the channel, connections that are being made included: libfabric 1.17
+    /// does not survive it that an endpoint of `verbs;ofi_rxm` is closed meanwhile.
     fn let_end(&mut self) -> Result<()> {
         for index in 0..self.asks() {
             // Nobody's places are written any more.
@@ -275,7 +279,11 @@ impl FabricChannel {
         }
         let until = Instant::now() + END_WITHIN;
         let mut idle = Idle::default();
-        while (self.owed > 0 || self.operations.iter().any(|operation| operation.in_use)) && Instant::now() < until {
+        let under_way = |channel: &Self| {
+            let connecting = channel.peers.iter().any(|peer| peer.address.is_some() && !peer.reached);
+            connecting || channel.owed > 0 || channel.operations.iter().any(|operation| operation.in_use)
+        };
+        while under_way(self) && Instant::now() < until {
             if self.take_completions()? {
                 idle.reset();
             } else {

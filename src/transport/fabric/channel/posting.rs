@@ -147,6 +147,7 @@ impl FabricChannel {
         match posted {
             Ok(()) => {
                 self.peers[peer].refused_since = None;
+                self.peers[peer].reached = true;
                 let operation = &mut self.operations[index];
                 operation.in_use = true;
                 operation.posted = Some(Instant::now());
