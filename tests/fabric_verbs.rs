@@ -1,6 +1,7 @@
 //! Goal: the fabric transport keeps the contract over RDMA devices too.
 //! Method: the suite of `common/suite.rs` over `verbs;ofi_rxm` and the device at 10.77.0.1, which is there in the virtual machine of
-//! `tests/vm/rxe.sh` (by Soft-RoCE); rows read and rows asked for.
+//! `tests/vm/rxe.sh` (by Soft-RoCE); rows read and rows asked for. FI_UNIVERSE_SIZE=16 keeps the queues within the device's limits, and
+//! `--test-threads 1` the emulated processor within the checks' patience.
 
 mod common;
 

@@ -156,6 +156,11 @@ impl Posted {
         self.checking = true;
     }
 
+    /// Whether the version was in vain asked for so often that the connection must be taken for broken beyond the provider's own repair.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.checks_left == CHECKS_MAX / 2
+    }
+
     /// Whether it is time to read the version.
     pub(super) fn is_check_due(&self) -> bool {
         self.checking && self.parts_open == 0 && self.check_at.is_none_or(|at| at <= Instant::now())

@@ -139,6 +139,7 @@ impl FabricChannel {
             (Err(cause), _) if batch.checks_left == 0 => Err(cause),
             (Err(cause), earlier) => {
                 batch.failed = Some(earlier.unwrap_or(cause));
+                self.cut_off |= batch.is_cut_off();
                 return self.conclude(at);
             }
         };

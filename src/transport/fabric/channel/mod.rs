@@ -77,6 +77,8 @@ pub(super) struct FabricChannel {
     sequence: u64,
     /// A read was posted with a promise of another that has not followed.
     promised: bool,
+    /// A connection is broken, and only another endpoint gets another one.
+    cut_off: bool,
     pending: Vec<Completion>,
     expired: Instant,
     waker: Waker,
@@ -109,6 +111,7 @@ impl FabricChannel {
             message: Vec::with_capacity(REQUEST_BYTES_MAX),
             sequence: 0,
             promised: false,
+            cut_off: false,
             pending: Vec::with_capacity(4 * batches),
             expired: Instant::now(),
             waker,
@@ -358,8 +361,9 @@ impl FabricChannel {
         let took = self.take_completions()?;
         self.pump()?;
         self.expire()?;
-        if self.promised && !self.waiting.iter().any(|&index| self.operations[index].kind != Kind::Ask) {
-            // What was to follow came to nothing, and what went before waits for it.
+        // What was to follow came to nothing, and what went before waits for it.
+        let held_back = self.promised && !self.waiting.iter().any(|&index| self.operations[index].kind != Kind::Ask);
+        if held_back || std::mem::take(&mut self.cut_off) {
             self.reopen()?;
         }
         Ok(took)
