@@ -41,6 +41,13 @@ test: model-for-tests lint doc ## Check everything: format, lints, documentation
 test-nomodel: lint doc ## The same without the tests of the language model, which must be fetched first
 	tools/test.sh --without-model
 
+.PHONY: test-fabric
+test-fabric: ## Hold the transport over libfabric against its software providers and a fake one (libfabric-dev)
+	@tools/setup.sh --check fabric
+	cargo clippy --package rudder --package rudder-native --no-default-features --features rudder/fabric \
+		--all-targets --locked -- -D warnings
+	tools/test.sh --fabric
+
 .PHONY: test-demo
 test-demo: ## Train on a small graph with two ranks, and check the document that comes out
 	tools/smoke.sh

@@ -34,6 +34,10 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+#[cfg(feature = "fabric")]
+const TRANSPORTS: &[&str] = &["shm", "tcp", "fabric"];
+#[cfg(not(feature = "fabric"))]
+const TRANSPORTS: &[&str] = &["shm", "tcp"];
 const TABLE: TableId = TableId(0);
 const ROW_BYTES: usize = 64;
 const NODES: u64 = 4000;
@@ -108,7 +112,7 @@ fn allocations(transport: &str, policy: &str, controller: ControllerConfig, ahea
 #[test]
 fn a_warm_data_path_allocates_nothing() {
     let mut found = Vec::new();
-    for transport in ["shm", "tcp"] {
+    for transport in TRANSPORTS {
         for (policy, controller, ahead) in [
             ("off", ControllerConfig::Off, 0),
             ("degree", ControllerConfig::Fixed, 0),

@@ -8,6 +8,10 @@ use rudder::{Config, Engine, Error, NodeId, PartitionBook, PartitionId, Rank, St
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "fabric")]
+const TRANSPORTS: &[&str] = &["shm", "tcp", "fabric"];
+#[cfg(not(feature = "fabric"))]
+const TRANSPORTS: &[&str] = &["shm", "tcp"];
 const TABLE: TableId = TableId(0);
 
 fn gather(engine: &Engine) -> Result<[u8; 4], Error> {
@@ -31,7 +35,7 @@ fn try_everything(engine: Engine, request: rudder::Request) -> i32 {
 
 #[test]
 fn a_forked_child_is_told_so_and_harms_nothing() {
-    for name in ["shm", "tcp"] {
+    for name in TRANSPORTS {
         std::thread::scope(|scope| {
             for bootstrap in local::ranks(2) {
                 scope.spawn(move || {
@@ -79,7 +83,7 @@ fn a_forked_child_is_told_so_and_harms_nothing() {
 
 #[test]
 fn a_child_that_drops_its_parents_transport_leaves_it_serving() {
-    for name in ["shm", "tcp"] {
+    for name in TRANSPORTS {
         let transport = open(name, &TransportConfig::new(Rank(0), 1)).unwrap();
         transport.connect(&[transport.address()]).unwrap();
         let region = transport.allocate(64, Access::RemoteRead).unwrap();

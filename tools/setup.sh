@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks the tools that a purpose needs and, where it may, installs what is missing from Debian's packages.
 #
-#   tools/setup.sh [--check] [all|build|test|verbs|mpi|model|demo]
+#   tools/setup.sh [--check] [all|build|test|verbs|fabric|mpi|model|demo]
 #
 # `all` leaves out mpi: MPICH and Open MPI, to build and test the MPI transport with.
 #
@@ -22,6 +22,8 @@ release_of_versions=bookworm
 declare -A version=(
     [gcc]=4:12.2.0-3
     [libc6-dev]=2.36-9+deb12u14
+    [libfabric-dev]=1.17.0-3
+    [libfabric1]=1.17.0-3
     [shellcheck]=0.9.0-1
     [libibverbs1]=44.0-2
     [ibverbs-providers]=44.0-2
@@ -39,6 +41,8 @@ say() { echo "setup: $*" >&2; }
 
 # One check a tool. METIS and zstd are compiled from the C sources that their crates carry.
 have_cc() { command -v cc && echo '#include <stdio.h>' | cc -E -; }
+# The headers to build with, and the library that is loaded at run time.
+have_libfabric() { echo '#include <rdma/fabric.h>' | cc -E - && /sbin/ldconfig -p | grep -F libfabric.so.1; }
 have_shellcheck() { command -v shellcheck; }
 # What the virtual machine of the verbs tests takes from this one; kernel and qemu it fetches for itself, without installing them.
 have_verbs() {
@@ -89,6 +93,7 @@ have_lints() {
 packages_of() {
     case $1 in
         cc) echo gcc libc6-dev ;;
+        libfabric) echo libfabric-dev libfabric1 ;;
         shellcheck) echo shellcheck ;;
         verbs) echo libibverbs1 ibverbs-providers iproute2 ;;
         pip) echo python3 python3-pip ;;
@@ -104,12 +109,13 @@ case $purpose in
     build) needed=(cc) ;;
     test) needed=(cc shellcheck) ;;
     verbs) needed=(cc verbs) ;;
+    fabric) needed=(cc libfabric) ;;
+    mpi) needed=(cc mpich openmpi clang) ;;
     model) needed=(pip) ;;
     demo) needed=(cc) wanted=(pip) ;;
-    mpi) needed=(cc mpich openmpi clang) ;;
-    all) needed=(cc shellcheck verbs pip) ;;
+    all) needed=(cc shellcheck verbs libfabric pip) ;;
     *)
-        say "there is no purpose '$purpose'; there are all, build, test, verbs, mpi, model, demo"
+        say "there is no purpose '$purpose'; there are all, build, test, verbs, fabric, mpi, model, demo"
         exit 2
         ;;
 esac
@@ -118,7 +124,7 @@ failed=false
 if [[ $purpose != model ]]; then
     have_rust || failed=true
 fi
-if [[ $purpose == all || $purpose == test ]] && command -v cargo >/dev/null; then
+if [[ $purpose == all || $purpose == test || $purpose == fabric ]] && command -v cargo >/dev/null; then
     have_lints || failed=true
 fi
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap};
 use std::ffi::c_void;
 use std::io;
 use std::ptr::NonNull;
@@ -60,9 +60,11 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         account::subtract(self.counted, self.locked);
+        // By the C library and not by the system call alone: whoever caches registrations by address (an MPI, a libfabric) watches its `munmap`
+        // for those that end.
         // SAFETY: the mapping was made by `map` with this length, and no pointer into it outlives its owner by contract. A failure
         // can only mean a wrong length, and leaks.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.mapped) };
+        let _ = unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped) };
     }
 }
 

@@ -10,9 +10,13 @@ use crate::memory::{Access, Memory, Region, Version};
 use std::time::Duration;
 
 mod batch;
+mod exports;
+#[cfg(feature = "fabric")]
+pub mod fabric;
 mod handshake;
 pub mod hook;
 mod imports;
+mod index_list;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 mod registry;

@@ -1,5 +1,7 @@
 //! The transports by name.
 
+#[cfg(feature = "fabric")]
+use super::fabric;
 use super::hook::{FaultConfig, Faulty, Link, Throttled};
 use super::{Transport, shm, tcp};
 use crate::error::{Error, Result};
@@ -39,6 +41,9 @@ pub struct TransportConfig {
     pub link: Link,
     /// What is to go wrong, in tests of what is above the transport.
     pub faults: Option<FaultConfig>,
+    /// What the `fabric` transport is to choose; `RUDDER_FABRIC_*` variables override it where it opens.
+    #[cfg(feature = "fabric")]
+    pub fabric: fabric::FabricConfig,
 }
 
 impl TransportConfig {
@@ -55,6 +60,8 @@ impl TransportConfig {
             verbs: VerbsSettings::default(),
             link: Link::default(),
             faults: None,
+            #[cfg(feature = "fabric")]
+            fabric: fabric::FabricConfig::default(),
         }
     }
 }
@@ -62,7 +69,7 @@ impl TransportConfig {
 /// Without the secret.
 impl fmt::Debug for TransportConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rank, size, ranks_on_host, listen, nic, secret: _, verbs, link, faults } = self;
+        let Self { rank, size, ranks_on_host, listen, nic, secret: _, verbs, link, faults, .. } = self;
         f.debug_struct("TransportConfig")
             .field("rank", rank)
             .field("size", size)
@@ -86,6 +93,8 @@ const TRANSPORTS: &[(&str, Open)] = &[
     ("verbs", |config| Ok(Arc::new(super::verbs::VerbsTransport::new(super::verbs::VerbsConfig::of(config)?)?))),
     #[cfg(feature = "mpi")]
     ("mpi", |config| Ok(Arc::new(super::mpi::MpiTransport::new(config)?))),
+    #[cfg(feature = "fabric")]
+    ("fabric", |config| Ok(Arc::new(fabric::FabricTransport::new(fabric::FabricConfig::of(config)?)?))),
 ];
 
 /// The names that [`open`] knows.

@@ -32,6 +32,14 @@ impl<'a> Fields<'a> {
         Ok(*field)
     }
 
+    /// So many bytes, for fields whose length is a field before them.
+    #[cfg(feature = "fabric")]
+    pub(super) fn take_bytes(&mut self, count: usize) -> Result<&'a [u8], String> {
+        let (field, rest) = self.0.split_at_checked(count).ok_or("truncated")?;
+        self.0 = rest;
+        Ok(field)
+    }
+
     /// That nothing is left.
     pub(super) fn end(&self) -> Result<(), String> {
         if self.0.is_empty() { Ok(()) } else { Err(format!("{} bytes too long", self.0.len())) }

@@ -8,7 +8,7 @@ use super::wire::{PROTOCOL, REPLY_BYTES, Reply, Request, Status};
 use super::{JobSecret, TcpConfig};
 use crate::error::TransferError;
 use crate::transport::handshake::{self, Address, HELLO_BYTES, Handshake, NONCE_BYTES, Side, VERDICT_BYTES, Verdict};
-use crate::transport::{BatchId, Completion, Destination, RowBatch};
+use crate::transport::{BatchId, Completion, Destination, RowBatch, index_list};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, connect, recv, send, shutdown, sockopt};
@@ -209,7 +209,7 @@ impl Connection {
 
     /// Queues a request for a part of a batch.
     pub fn ask(&mut self, part: Part, batch: &Posted, rows: &[u64]) {
-        let wide = rows.iter().any(|&row| row > u64::from(u32::MAX));
+        let wide = index_list::is_wide(rows);
         let request = Request {
             sequence: self.sequence,
             region: batch.region,
@@ -223,11 +223,7 @@ impl Connection {
             self.sent = 0;
         }
         self.outbox.extend_from_slice(&request.encode());
-        if wide {
-            self.outbox.extend(rows.iter().flat_map(|row| row.to_le_bytes()));
-        } else {
-            self.outbox.extend(rows.iter().flat_map(|&row| (row as u32).to_le_bytes()));
-        }
+        index_list::encode(rows, wide, &mut self.outbox);
         self.asked.push_back(Asked { part, sequence: self.sequence, received_bytes: 0, reported_rows: 0 });
         self.asked_bytes += part.rows as usize * batch.row_bytes;
         self.sequence += 1;

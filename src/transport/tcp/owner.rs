@@ -9,20 +9,20 @@ use super::wire::{PROTOCOL, REPLY_BYTES, REQUEST_BYTES, REQUEST_ROWS_MAX, Reply,
 use super::{JobSecret, TcpConfig, failure};
 use crate::error::Result;
 use crate::listening::FailedAccepts;
-use crate::memory::{Memory, Version, copy};
-use crate::transport::Waker;
+use crate::memory::copy;
+use crate::transport::exports::{Exported, Exports};
 use crate::transport::handshake::{
     self, HELLO_BYTES, Handshake, NONCE_BYTES, PROOF_BYTES, Side, Verdict, receive_by, send_small,
 };
+use crate::transport::{Waker, index_list};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{RecvFlags, Shutdown, SocketFlags, accept_with, bind, getsockname, listen, recv, shutdown};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -34,71 +34,6 @@ const BACKLOG: i32 = 128;
 /// Rows are packed into a buffer of this size, which stays in the second-level cache, and sent from there.
 const STAGING_BYTES: usize = 256 << 10;
 const STACK_BYTES: usize = 256 << 10;
-
-/// A region that peers may read.
-#[derive(Clone)]
-struct Exported {
-    memory: Arc<Memory>,
-    version: Version,
-}
-
-#[derive(Default)]
-struct ExportTable {
-    last: u64,
-    regions: HashMap<u64, Exported>,
-}
-
-/// The regions that peers may read.
-#[derive(Default)]
-pub struct Exports {
-    table: RwLock<ExportTable>,
-}
-
-impl Exports {
-    /// Offers memory to the peers until the registration is dropped.
-    pub fn add(self: &Arc<Self>, memory: Arc<Memory>, version: Version) -> Registration {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        table.last += 1;
-        let number = table.last;
-        table.regions.insert(number, Exported { memory, version: version.clone() });
-        Registration { exports: Arc::clone(self), number, version, process: std::process::id() }
-    }
-
-    /// A region, where it holds that version. Its memory, held by the reader, outlives a registration that ends meanwhile.
-    fn find(&self, region: u64, version: u64) -> Option<Exported> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.regions.get(&region).filter(|exported| exported.version.get() == version).cloned()
-    }
-}
-
-/// The right of peers to read a region; ends with its drop. Numbers are never used twice.
-pub struct Registration {
-    exports: Arc<Exports>,
-    number: u64,
-    version: Version,
-    /// Whose registration this is: to a forked child it is nothing.
-    process: u32,
-}
-
-impl Registration {
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        if std::process::id() != self.process {
-            // The parent's threads may have held the lock when the child was forked, and the version page is the parent's too.
-            return;
-        }
-        // A thread that answers a request holds the region beyond its removal: this is how it hears of the end.
-        self.version.set(Version::RETIRED);
-        let ended = self.exports.table.write().unwrap_or_else(PoisonError::into_inner).regions.remove(&self.number);
-        // Freed outside the lock: unmapping gigabytes takes a while.
-        drop(ended);
-    }
-}
 
 /// What the serving threads share.
 struct Service {
@@ -373,13 +308,7 @@ fn receive_request(socket: &OwnedFd, inbox: &mut Inbox, rows: &mut Vec<u64>) -> 
     inbox.fill(socket, REQUEST_BYTES).ok()?;
     let request = Request::decode(inbox.take(REQUEST_BYTES).try_into().ok()?).ok()?;
     inbox.fill(socket, request.index_list_bytes()).ok()?;
-    let list = inbox.take(request.index_list_bytes());
-    rows.clear();
-    if request.index_bytes == 4 {
-        rows.extend(list.as_chunks::<4>().0.iter().map(|index| u64::from(u32::from_le_bytes(*index))));
-    } else {
-        rows.extend(list.as_chunks::<8>().0.iter().map(|index| u64::from_le_bytes(*index)));
-    }
+    index_list::decode(inbox.take(request.index_list_bytes()), request.index_bytes == 8, rows);
     Some(request)
 }
 
@@ -542,6 +471,7 @@ mod tests {
     //! Method: the registration ends between the look-up of a request's region and the check before its rows are sent.
 
     use super::*;
+    use crate::memory::{Memory, Version};
 
     #[test]
     fn a_request_under_way_hears_of_the_regions_end() {
