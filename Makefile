@@ -72,7 +72,7 @@ lint: ## Check format, clippy's lints and the shell scripts
 	@tools/setup.sh --check test
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy --package rudder --all-targets --features verbs --locked -- -D warnings
+	cargo clippy --package rudder --no-default-features --features verbs --all-targets --locked -- -D warnings
 	shellcheck $(scripts)
 
 .PHONY: doc
