@@ -13,7 +13,6 @@ use rudder::bootstrap::{Bootstrap, MpiBootstrap};
 use rudder::buffer::PolicyConfig;
 use rudder::controller::ControllerConfig;
 use rudder::memory::Access;
-use rudder::transport::Transport;
 use rudder::transport::mpi::{GetForm, MpiConfig, MpiTransport, ProgressThread};
 use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, Rank, StreamId, TableId, TableSpec};
 use std::sync::{Arc, Mutex};
