@@ -98,20 +98,7 @@ impl MpiChannel {
 
     /// Tells the peers of what is under way, where they must be told.
     fn nudge(&mut self) {
-        if !self.core.nudges || self.flights.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        for flight in &self.flights {
-            let peer = flight.region.peer;
-            let last = &mut self.nudged[peer.index()];
-            if peer.0 != self.core.rank() && now.duration_since(*last) >= progress::NUDGE_EVERY {
-                *last = now;
-                if let Err(cause) = progress::nudge(self.core.comm().raw(), peer.0 as c_int) {
-                    tracing::debug!("mpi: {peer} was not told of gets under way: {cause}");
-                }
-            }
-        }
+        self.flights.iter().for_each(|flight| nudge(&self.core, &mut self.nudged, flight.region.peer));
     }
 
     /// Takes every flight as far as it goes without waiting.
@@ -220,6 +207,20 @@ impl Flight {
     }
 }
 
+/// Tells a peer that gets from it are under way, unless it was told just now or need not be.
+fn nudge(core: &Core, nudged: &mut [Instant], peer: Rank) {
+    if !core.nudges || peer.0 == core.rank() {
+        return;
+    }
+    let (now, last) = (Instant::now(), &mut nudged[peer.index()]);
+    if now.duration_since(*last) >= progress::NUDGE_EVERY {
+        *last = now;
+        if let Err(cause) = progress::nudge(core.comm().raw(), peer.0 as c_int) {
+            tracing::debug!("mpi: {peer} was not told of gets under way: {cause}");
+        }
+    }
+}
+
 fn flush(window: ffi::MPI_Win, peer: Rank) -> Result<(), String> {
     // SAFETY: the window is locked for all ranks as long as it lives.
     check(unsafe { ffi::MPI_Win_flush(peer.0 as c_int, window) }, "MPI_Win_flush")
@@ -267,7 +268,7 @@ unsafe impl Channel for MpiChannel {
         let form = self.core.forms.for_rows_of(row_bytes);
         // SAFETY: rows were checked against the region and places against the destination, which the caller vouches for until the flight
         // has ended or its abort has failed.
-        let issued = unsafe { self.issuer.issue(form, &gets) };
+        let issued = unsafe { self.issuer.issue(form, &gets, || nudge(&self.core, &mut self.nudged, peer)) };
         let request = issued.and_then(|()| {
             // SAFETY: the word is this flight's until it has ended, and the slice does not move.
             unsafe { ask_version(window, peer, &mut self.words[word]) }
@@ -287,7 +288,6 @@ unsafe impl Channel for MpiChannel {
             failure,
             reported: false,
         });
-        self.nudge();
         Ok(count)
     }
 

@@ -13,16 +13,16 @@ use std::ffi::c_int;
 pub(super) enum Form {
     /// One get a run of adjacent rows.
     Plain,
-    /// One get for up to [`LISTED_ROWS_MAX`] rows.
+    /// One get for up to [`PART_ROWS_MAX`] rows.
     Hindexed,
 }
 
 /// Every form there is.
 pub(super) const FORMS: [Form; 2] = [Form::Plain, Form::Hindexed];
 
-/// Rows of one list: what a library makes of it should stay in the cache near the core. Open MPI gains a twentieth by it over one list for
+/// Rows that are issued together, and of one list: what a library makes of it should stay in the cache near the core. Open MPI gains a twentieth by it over one list for
 /// 10,000 rows, MPICH the half.
-const LISTED_ROWS_MAX: usize = 512;
+const PART_ROWS_MAX: usize = 512;
 
 /// Rows of one peer's part of a window, and where they go.
 #[derive(Clone, Copy)]
@@ -68,24 +68,29 @@ pub(super) struct Issuer {
 }
 
 impl Issuer {
-    /// Starts the gets of a batch, which a flush of the peer completes.
+    /// Starts the gets of a batch, which a flush of the peer completes. Calls `each_part` before each part of it, since issuing many
+    /// gets may itself wait for the owner.
     ///
     /// # Safety
     /// Rows lie in the peer's part of the window and places in the destination; the destination is valid for writes of whole rows at these
     /// places, and nobody else touches them, until the flush; `rows.len() * row_bytes` fits a C int.
-    pub(super) unsafe fn issue(&mut self, form: Form, gets: &Gets<'_>) -> Result<(), String> {
-        match form {
-            // SAFETY: the caller's promise.
-            Form::Plain => unsafe { plain(gets) },
-            Form::Hindexed => {
-                let lists = gets.rows.chunks(LISTED_ROWS_MAX).zip(gets.places.chunks(LISTED_ROWS_MAX));
-                for (rows, places) in lists {
-                    // SAFETY: a part of what the caller promises.
-                    unsafe { self.listed(&Gets { rows, places, ..*gets }) }?;
-                }
-                Ok(())
-            }
+    pub(super) unsafe fn issue(
+        &mut self,
+        form: Form,
+        gets: &Gets<'_>,
+        mut each_part: impl FnMut(),
+    ) -> Result<(), String> {
+        for (rows, places) in gets.rows.chunks(PART_ROWS_MAX).zip(gets.places.chunks(PART_ROWS_MAX)) {
+            each_part();
+            let part = Gets { rows, places, ..*gets };
+            match form {
+                // SAFETY: a part of what the caller promises.
+                Form::Plain => unsafe { plain(&part) },
+                // SAFETY: as above.
+                Form::Hindexed => unsafe { self.listed(&part) },
+            }?;
         }
+        Ok(())
     }
 
     /// # Safety

@@ -128,7 +128,7 @@ fn measure(
             let began = Instant::now();
             call()?;
             // SAFETY: rows and places lie in the table and the landing, which is the caller's and outlives the flush below.
-            unsafe { issuer.issue(form, &gets) }?;
+            unsafe { issuer.issue(form, &gets, || ()) }?;
             // SAFETY: the window is locked for all ranks.
             check(unsafe { ffi::MPI_Win_flush(gets.peer, gets.window) }, "MPI_Win_flush")?;
             let took = began.elapsed().as_nanos() as u64;

@@ -19,7 +19,7 @@ const NUDGE: c_int = 2;
 /// How often a reader sends one while it waits.
 pub(super) const NUDGE_EVERY: Duration = Duration::from_micros(500);
 /// How long one of them keeps the thread busy.
-const BUSY: Duration = Duration::from_millis(2);
+const BUSY: Duration = Duration::from_millis(5);
 /// Sleep between looks for messages: what the first get after a pause may wait, against a wake-up each time.
 const IDLE: Duration = Duration::from_micros(250);
 /// Calls between two looks at the clock.
