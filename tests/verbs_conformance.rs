@@ -8,7 +8,7 @@ use rudder::transport::Transport;
 use std::sync::Arc;
 
 common::suite::transports! {
-    verbs: |ranks| super::between_devices(ranks);
+    verbs: super::between_devices;
     throttled_verbs: |ranks| crate::common::opened("verbs", ranks, |config| config.link = "8gbit,20us".parse().unwrap());
     disturbed_verbs: |ranks| crate::common::disturbed(super::between_devices(ranks));
 }
