@@ -35,13 +35,16 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// An HMAC over parts, one after the other.
-pub fn hmac(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
+fn hmac(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     for part in parts {
         mac.update(part);
     }
     mac
 }
+
+/// Bytes of a token's proof.
+const TOKEN_MAC_BYTES: usize = 16;
 
 /// A protocol that opens with this handshake: what its blobs begin with, and what its proofs are bound to.
 #[derive(Debug)]
@@ -55,6 +58,34 @@ pub struct Protocol {
 }
 
 impl Protocol {
+    /// A region's token: the opening bytes, its fields, and a proof by its owner's own secret, so that a corrupted or foreign one is noticed.
+    pub fn seal_token(&self, fields: &[&[u8]], secret: &[u8; NONCE_BYTES]) -> Vec<u8> {
+        let mut token = Vec::new();
+        self.open(self.token, &mut token);
+        fields.iter().for_each(|field| token.extend_from_slice(field));
+        let mac = hmac(secret, &[&token]).finalize().into_bytes();
+        token.extend_from_slice(&mac[..TOKEN_MAC_BYTES]);
+        token
+    }
+
+    /// The `body_bytes` bytes before a token's proof, its opening ones included, once it is known to be its owner's.
+    pub fn open_token<'a>(
+        &self,
+        token: &'a [u8],
+        body_bytes: usize,
+        secret: &[u8; NONCE_BYTES],
+    ) -> Result<&'a [u8], String> {
+        self.check_opening(token, self.token, "a token")?;
+        if token.len() != body_bytes + TOKEN_MAC_BYTES {
+            return Err(format!("the token has {} bytes, not {}", token.len(), body_bytes + TOKEN_MAC_BYTES));
+        }
+        let (body, mac) = token.split_at(body_bytes);
+        hmac(secret, &[body])
+            .verify_truncated_left(mac)
+            .map_err(|_| "the token is corrupted or was issued by another rank".to_string())?;
+        Ok(body)
+    }
+
     /// Writes the eight bytes that open every blob and hello.
     pub fn open(&self, magic: [u8; 4], blob: &mut Vec<u8>) {
         blob.extend_from_slice(&magic);

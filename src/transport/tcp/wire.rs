@@ -1,8 +1,7 @@
 //! The bytes on the wire and in address and token blobs: fixed layouts, little-endian, every length bounded before it is used.
 
 use crate::error::TransferError;
-use crate::transport::handshake::{NONCE_BYTES, Protocol, hmac};
-use hmac::Mac;
+use crate::transport::handshake::{NONCE_BYTES, Protocol};
 
 /// What this file speaks; both sides of a connection must speak the same version.
 pub const PROTOCOL: Protocol =
@@ -15,7 +14,6 @@ pub const REPLY_BYTES: usize = 32;
 const REQUEST_MAGIC: [u8; 4] = *b"RDTQ";
 const REPLY_MAGIC: [u8; 4] = *b"RDTR";
 const TOKEN_BODY_BYTES: usize = 24;
-const TOKEN_MAC_BYTES: usize = 16;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
@@ -34,24 +32,11 @@ pub struct Token {
 
 impl Token {
     pub fn encode(&self, secret: &[u8; NONCE_BYTES]) -> Vec<u8> {
-        let mut blob = Vec::with_capacity(TOKEN_BODY_BYTES + TOKEN_MAC_BYTES);
-        PROTOCOL.open(PROTOCOL.token, &mut blob);
-        blob.extend_from_slice(&self.region.to_le_bytes());
-        blob.extend_from_slice(&self.bytes.to_le_bytes());
-        let mac = hmac(secret, &[&blob]).finalize().into_bytes();
-        blob.extend_from_slice(&mac[..TOKEN_MAC_BYTES]);
-        blob
+        PROTOCOL.seal_token(&[&self.region.to_le_bytes(), &self.bytes.to_le_bytes()], secret)
     }
 
     pub fn decode(blob: &[u8], secret: &[u8; NONCE_BYTES]) -> Result<Self, String> {
-        PROTOCOL.check_opening(blob, PROTOCOL.token, "a token")?;
-        if blob.len() != TOKEN_BODY_BYTES + TOKEN_MAC_BYTES {
-            return Err(format!("the token has {} bytes, not {}", blob.len(), TOKEN_BODY_BYTES + TOKEN_MAC_BYTES));
-        }
-        let (body, mac) = blob.split_at(TOKEN_BODY_BYTES);
-        hmac(secret, &[body])
-            .verify_truncated_left(mac)
-            .map_err(|_| "the token is corrupted or was issued by another rank".to_string())?;
+        let body = PROTOCOL.open_token(blob, TOKEN_BODY_BYTES, secret)?;
         Ok(Self { region: u64_at(body, 8), bytes: u64_at(body, 16) })
     }
 }

@@ -2,8 +2,7 @@
 
 use super::device::PortAddress;
 use super::registration::Exported;
-use crate::transport::handshake::{NONCE_BYTES, Protocol, hmac};
-use hmac::Mac;
+use crate::transport::handshake::{NONCE_BYTES, Protocol};
 
 /// What this file speaks; both sides of a connection must speak the same version.
 pub const PROTOCOL: Protocol =
@@ -11,7 +10,6 @@ pub const PROTOCOL: Protocol =
 
 pub const OFFER_BYTES: usize = 32;
 const TOKEN_BODY_BYTES: usize = 40;
-const TOKEN_MAC_BYTES: usize = 16;
 
 /// One end of a connection, as the other end must know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,30 +59,21 @@ impl Offer {
     }
 }
 
-/// A region's token; authenticated by its owner's own secret, so that a corrupted or foreign one is noticed.
+/// A region's token, for its readers.
 pub fn encode_token(region: &Exported, secret: &[u8; NONCE_BYTES]) -> Vec<u8> {
-    let mut blob = Vec::with_capacity(TOKEN_BODY_BYTES + TOKEN_MAC_BYTES);
-    PROTOCOL.open(PROTOCOL.token, &mut blob);
-    blob.extend_from_slice(&region.address.to_le_bytes());
-    blob.extend_from_slice(&region.bytes.to_le_bytes());
-    blob.extend_from_slice(&region.version_address.to_le_bytes());
-    blob.extend_from_slice(&region.rkey.to_le_bytes());
-    blob.extend_from_slice(&region.version_rkey.to_le_bytes());
-    let mac = hmac(secret, &[&blob]).finalize().into_bytes();
-    blob.extend_from_slice(&mac[..TOKEN_MAC_BYTES]);
-    blob
+    let fields: [&[u8]; 5] = [
+        &region.address.to_le_bytes(),
+        &region.bytes.to_le_bytes(),
+        &region.version_address.to_le_bytes(),
+        &region.rkey.to_le_bytes(),
+        &region.version_rkey.to_le_bytes(),
+    ];
+    PROTOCOL.seal_token(&fields, secret)
 }
 
 /// What a token says, once it is known to be its owner's.
 pub fn decode_token(blob: &[u8], secret: &[u8; NONCE_BYTES]) -> Result<Exported, String> {
-    PROTOCOL.check_opening(blob, PROTOCOL.token, "a token")?;
-    if blob.len() != TOKEN_BODY_BYTES + TOKEN_MAC_BYTES {
-        return Err(format!("the token has {} bytes, not {}", blob.len(), TOKEN_BODY_BYTES + TOKEN_MAC_BYTES));
-    }
-    let (body, mac) = blob.split_at(TOKEN_BODY_BYTES);
-    hmac(secret, &[body])
-        .verify_truncated_left(mac)
-        .map_err(|_| "the token is corrupted or was issued by another rank".to_string())?;
+    let body = PROTOCOL.open_token(blob, TOKEN_BODY_BYTES, secret)?;
     let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| body[at + i]));
     let short = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| body[at + i]));
     let region = Exported {
