@@ -110,6 +110,12 @@ pub struct Config {
     pub controller_bounds: RuntimeConfig,
     /// Copies rows of this host's other partitions straight from their mapped memory instead of fetching them.
     pub map_host_rows: bool,
+    /// Whether the ranks of this host share one buffer, to which each brings as many slots as it would have for itself: a row is kept once and
+    /// serves all. Ranks that do not map each other's rows share none.
+    pub share_buffer: bool,
+    /// What this rank's host goes by; `None` takes the system's name. Ranks of one machine that give different names are to each other as if on
+    /// different hosts: for experiments.
+    pub host: Option<String>,
     /// Minibatches that may be announced and not gathered, up to 64.
     pub tickets: usize,
     /// Node ids that may be announced and not gathered.
@@ -158,6 +164,8 @@ impl Default for Config {
             controller: ControllerConfig::Off,
             controller_bounds: RuntimeConfig::default(),
             map_host_rows: true,
+            share_buffer: true,
+            host: None,
             tickets: 64,
             announced_nodes: 1 << 24,
             requests: 64,
@@ -180,7 +188,7 @@ impl Default for Config {
 
 impl Config {
     /// The variables that [`Config::override_by`] knows, without their prefix `RUDDER_`.
-    pub const VARIABLES: [&'static str; 12] = [
+    pub const VARIABLES: [&'static str; 14] = [
         "TRANSPORT",
         "LISTEN",
         "NIC",
@@ -188,6 +196,8 @@ impl Config {
         "PINNED_BYTES_MAX",
         "LINK",
         "BUFFER",
+        "SHARE_BUFFER",
+        "HOST",
         "POLICY",
         "CONTROLLER",
         "GATHER_TIMEOUT",
@@ -227,6 +237,10 @@ impl Config {
             }
             "LINK" => self.link = value.parse()?,
             "BUFFER" => self.buffer = value.parse()?,
+            "SHARE_BUFFER" => {
+                self.share_buffer = value.parse().map_err(|_| Error::config("expected `true` or `false`"))?;
+            }
+            "HOST" => self.host = Some(value.into()),
             "POLICY" => self.policy = PolicyConfig::named(value)?,
             "CONTROLLER" => self.controller = value.parse()?,
             "GATHER_TIMEOUT" => self.gather_timeout = seconds()?,
@@ -356,8 +370,8 @@ mod tests {
         for name in Config::VARIABLES {
             let variable = format!("RUDDER_{name}");
             let wrong = config.override_by(|asked| (asked == variable).then(|| "-".into()));
-            // Any word may be a transport's name; the registry refuses it later.
-            assert_eq!(wrong.is_ok(), name == "TRANSPORT", "{variable}");
+            // Any word may be a host's name, or a transport's, which the registry refuses later.
+            assert_eq!(wrong.is_ok(), ["TRANSPORT", "HOST"].contains(&name), "{variable}");
             assert!(wrong.err().is_none_or(|error| error.to_string().contains(&variable)));
         }
     }

@@ -21,6 +21,7 @@ mod config;
 pub mod controller;
 mod engine;
 mod error;
+mod host;
 mod id;
 mod listening;
 pub mod memory;

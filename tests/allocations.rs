@@ -7,8 +7,8 @@ use rudder::controller::ControllerConfig;
 use rudder::transport::{TransportConfig, open};
 use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, Rank, StreamId, TableId, TableSpec};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 
 struct Counting;
 
@@ -47,7 +47,7 @@ fn minibatch(at: u64) -> Vec<NodeId> {
     (0..500).map(|i| NodeId((i * i * 7 + (at % 32) * 97 + i * 31) % NODES)).collect()
 }
 
-fn train(engine: &Engine, minibatches: &[Vec<NodeId>], ahead: usize, turns: std::ops::Range<usize>) {
+fn train(engine: &Engine, minibatches: &[Vec<NodeId>], ahead: usize, turns: std::ops::Range<usize>, step: &Barrier) {
     let announce = |at: usize| {
         let nodes = &minibatches[at % minibatches.len()];
         (ahead > 0).then(|| engine.announce(StreamId(0), &[TABLE], nodes).unwrap())
@@ -60,6 +60,8 @@ fn train(engine: &Engine, minibatches: &[Vec<NodeId>], ahead: usize, turns: std:
         if at + ahead < turns.end {
             tickets[(at + ahead) % 8] = announce(at + ahead);
         }
+        // Ranks that train together are in step: how much neighbours have announced does not grow any more.
+        step.wait();
         let nodes = &minibatches[at % minibatches.len()];
         let rows = engine.rows(TABLE, nodes.len()).unwrap();
         let rows = engine.start(TABLE, nodes, tickets[at % 8].take(), rows).unwrap().wait().unwrap();
@@ -68,40 +70,46 @@ fn train(engine: &Engine, minibatches: &[Vec<NodeId>], ahead: usize, turns: std:
     assert!(tickets.iter().all(Option::is_none));
 }
 
-fn allocations(transport: &str, policy: &str, controller: ControllerConfig, ahead: usize) -> u64 {
+/// Allocations of two hosts in 100 minibatches a rank; with more than one rank a host, these share its buffer.
+fn allocations(transport: &str, policy: &str, controller: ControllerConfig, ahead: usize, ranks_a_host: u32) -> u64 {
     let config = Config {
         policy: PolicyConfig::named(policy).unwrap(),
         controller,
         buffer: BufferSize::Halo(0.2),
-        map_host_rows: false,
         rows_max: 1024,
+        // Several batches a gather, so that the warm-up opens every connection.
+        batch_rows: 64,
+        prefetch_batch_rows: 64,
         observations: 64,
         ..Config::default()
     };
-    let both = std::sync::Barrier::new(2);
+    let ranks = 2 * ranks_a_host;
+    let all = Barrier::new(ranks as usize);
     std::thread::scope(|scope| {
-        for bootstrap in local::ranks(2) {
-            let (config, both) = (config.clone(), &both);
+        for bootstrap in local::ranks(ranks) {
+            let (config, all) = (config.clone(), &all);
             scope.spawn(move || {
                 let rank = bootstrap.rank();
+                let host = rank.0 / ranks_a_host;
+                let config = Config { host: Some(format!("host-{host}")), ..config };
                 let book = PartitionBook::from_starts(vec![0, NODES / 2, NODES]).unwrap();
-                let other = book.range(PartitionId(1 - rank.0));
+                let other = book.range(PartitionId(1 - host));
                 let halo = other.clone().map(NodeId).collect();
                 let degree = other.map(|node| node as u32 % 31).collect();
-                let spec = TableSpec { halo, degree, ..TableSpec::new(TABLE, book, PartitionId(rank.0), ROW_BYTES) };
-                let transport = open(transport, &TransportConfig::new(rank, 2)).unwrap();
+                let spec = TableSpec { halo, degree, ..TableSpec::new(TABLE, book, PartitionId(host), ROW_BYTES) };
+                let transport = open(transport, &TransportConfig::new(rank, ranks)).unwrap();
                 let engine = Engine::builder(config, Arc::new(bootstrap))
                     .transport(transport)
                     .table(spec, |_| ())
                     .start()
                     .unwrap();
                 let minibatches: Vec<_> = (0..32).map(|at| minibatch(at + 5 * u64::from(rank.0))).collect();
-                train(&engine, &minibatches, ahead, 0..200);
-                both.wait();
+                train(&engine, &minibatches, ahead, 0..200, all);
+                all.wait();
                 COUNTED.store(true, Ordering::SeqCst);
-                train(&engine, &minibatches, ahead, 0..100);
+                train(&engine, &minibatches, ahead, 0..100, all);
                 COUNTED.store(false, Ordering::SeqCst);
-                both.wait();
+                all.wait();
                 engine.shutdown().unwrap();
             });
         }
@@ -121,9 +129,11 @@ fn a_warm_data_path_allocates_nothing() {
             ("lfu", ControllerConfig::Off, 4),
             ("window", ControllerConfig::Off, 4),
         ] {
-            let count = allocations(transport, policy, controller, ahead);
-            if count > 0 {
-                found.push(format!("{transport} {policy} ahead {ahead}: {count}"));
+            for ranks_a_host in [1, 2] {
+                let count = allocations(transport, policy, controller.clone(), ahead, ranks_a_host);
+                if count > 0 {
+                    found.push(format!("{transport} {policy} ahead {ahead}, {ranks_a_host} ranks a host: {count}"));
+                }
             }
         }
     }

@@ -102,7 +102,8 @@ pub struct BufferHints {
     pub owners: PartitionBook,
 }
 
-/// What has happened since the start; observed minibatches only, as for hits and misses.
+/// What has happened since the start; observed minibatches only, as for hits and misses. Where the ranks of a host share one buffer, these
+/// are the minibatches of all of them, as far as they want nodes that this rank keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct BufferCounters {
     /// Observed minibatches.
@@ -119,6 +120,9 @@ pub struct BufferCounters {
     pub initial: u64,
     /// Rows kept that a minibatch fetched anyway.
     pub admissions: u64,
+    /// Rows kept that another rank of the host had fetched.
+    #[serde(default)]
+    pub adoptions: u64,
     /// Slots reserved for announced nodes.
     pub reservations: u64,
     /// Slots given to other nodes by decided replacements.
@@ -133,12 +137,22 @@ pub struct BufferCounters {
     pub abandoned: u64,
 }
 
+/// Where a buffer shows which rows it has, for other processes that read its slots in place.
+pub trait Board: Send {
+    /// The slot has the node's row from now on.
+    fn publish(&mut self, slot: Slot, node: NodeId);
+
+    /// The slot, which had the node's row, is about to be written: who copies from it is to find out.
+    fn withdraw(&mut self, slot: Slot, node: NodeId);
+}
+
 /// Slots, the index of the nodes in them, the window, and the policy.
 pub struct PrefetchBuffer {
     view: View,
     index: NodeTable<Slot>,
     policy: Box<dyn ReplacementPolicy>,
     cohorts: Option<Cohorts>,
+    board: Option<Box<dyn Board>>,
     counters: BufferCounters,
     /// Rows to fetch before the first minibatch, until [`PrefetchBuffer::initial_fill`] hands them out.
     initial: Vec<NodeId>,
@@ -177,6 +191,7 @@ impl PrefetchBuffer {
             index: NodeTable::with_capacity(slots as usize),
             policy: built,
             cohorts: policy.tracks_cohorts().then(|| Cohorts::new(hints.owners)),
+            board: None,
             counters: BufferCounters::default(),
             initial,
             open: Pin(0),
@@ -187,6 +202,11 @@ impl PrefetchBuffer {
             swaps: Vec::new(),
             likely: Vec::with_capacity(AHEAD),
         })
+    }
+
+    /// Shows on `board` from now on which slots have rows; none has yet.
+    pub fn show_on(&mut self, board: Box<dyn Board>) {
+        self.board = Some(board);
     }
 
     /// Number of slots.
@@ -215,6 +235,9 @@ impl PrefetchBuffer {
         self.hits.clear();
         self.missed.clear();
         found.clear();
+        if self.missed.capacity() < nodes.len() {
+            self.policy.reserve(nodes.len());
+        }
         self.hits.reserve(nodes.len());
         self.missed.reserve(nodes.len());
         found.reserve(nodes.len());
@@ -290,6 +313,8 @@ impl PrefetchBuffer {
         }
         self.view.slots.spare(over_hits.then_some(self.open));
         let mut missed = std::mem::take(&mut self.missed);
+        // All of a minibatch may be missed, one day.
+        admitted.reserve(missed.capacity());
         self.policy.prefer(&mut missed, &self.view);
         for block in missed.chunks(AHEAD) {
             self.prefetch_admission(block);
@@ -297,6 +322,17 @@ impl PrefetchBuffer {
         }
         self.missed = missed;
         self.view.slots.spare(None);
+    }
+
+    /// A slot for a row that another rank has fetched for its own minibatch and hands over, or `None` where it is not worth one. Nobody reads
+    /// the slot, which is filling until [`PrefetchBuffer::filled`].
+    pub fn adopt(&mut self, node: NodeId) -> Option<Slot> {
+        if self.index.get(node).is_some() {
+            return None;
+        }
+        let slot = self.settle_if_worth(node, Origin::Demand)?;
+        self.counters.adoptions += 1;
+        Some(slot)
     }
 
     /// Asks for what admitting these nodes will read, of them and of those that are likely to give way.
@@ -383,6 +419,16 @@ impl PrefetchBuffer {
         Some(position)
     }
 
+    /// How many more minibatches can be announced before the oldest is closed.
+    pub fn window_room(&self) -> usize {
+        self.view.window.room()
+    }
+
+    /// The position that was announced first of those not closed.
+    pub fn oldest_announced(&self) -> Option<WindowPosition> {
+        self.view.window.oldest()
+    }
+
     /// Closes a position, gathered or forgotten; the nodes are those announced. Of a minibatch that is gathered, call it between
     /// `lookup` and the first `admit`: what it still wanted would pass for a use to come.
     pub fn retire(&mut self, position: WindowPosition, nodes: &[NodeId]) {
@@ -427,6 +473,9 @@ impl PrefetchBuffer {
         if self.is(slot, Occupancy::Filling) {
             self.view.slots.set_ready(slot);
             self.policy.filled(slot, &self.view);
+            if let (Some(board), Some(node)) = (&mut self.board, self.view.slots.node(slot)) {
+                board.publish(slot, node);
+            }
         }
     }
 
@@ -519,7 +568,11 @@ impl PrefetchBuffer {
 
     /// Takes a slot from its node; whether the row was fetched ahead in vain.
     fn unsettle(&mut self, slot: Slot) -> bool {
+        let had_row = self.view.slots.occupancy(slot) == Occupancy::Ready;
         let (node, unused) = self.view.slots.vacate(slot);
+        if let Some(board) = self.board.as_mut().filter(|_| had_row) {
+            board.withdraw(slot, node);
+        }
         self.index.remove(node);
         self.policy.remove(slot, node);
         unused

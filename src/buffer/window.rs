@@ -70,6 +70,16 @@ impl Window {
         usize::from(position.0) < WINDOW_MAX && self.live >> position.0 & 1 == 1
     }
 
+    /// How many positions can be opened before the oldest is closed.
+    pub(super) fn room(&self) -> usize {
+        if self.live == 0 { WINDOW_MAX } else { WINDOW_MAX - self.tail.wrapping_sub(self.head) as usize }
+    }
+
+    /// The oldest position that is still open.
+    pub(super) fn oldest(&self) -> Option<WindowPosition> {
+        (self.live != 0).then(|| self.at(0))
+    }
+
     /// The position at a distance behind the head.
     pub(super) fn at(&self, distance: u32) -> WindowPosition {
         WindowPosition((self.head.wrapping_add(distance) % WINDOW_MAX as u32) as u8)

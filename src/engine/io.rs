@@ -2,7 +2,8 @@
 
 use super::{Shared, State};
 use crate::error::Error;
-use crate::id::Rank;
+use crate::host::{Exchange, Offered};
+use crate::id::{NodeId, Rank, Slot};
 use crate::pipeline::{Area, Copy, Place, Transmit};
 use crate::transport::{Channel, Completion, Destination, RowBatch, Wait};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 /// Time that the thread is given to end.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Rows of the host's other ranks that are looked at in one turn, so that our own are never far.
+const ADOPTED_ROWS: usize = 256;
 
 /// Longest sleep: a bound on how late a lost wake-up can make anything.
 const IDLE: Duration = Duration::from_millis(200);
@@ -29,6 +33,12 @@ struct Io<'a> {
     completions: Vec<Completion>,
     copies: Vec<Copy>,
     moves: Vec<Move>,
+    /// By table: the queues of rows to and from the other ranks of the host, where they share one buffer.
+    exchanges: Vec<Option<Exchange>>,
+    /// Rows to hand over: the table, the node, and where the row is.
+    offers: Vec<(usize, NodeId, *const u8)>,
+    offered: Vec<Offered>,
+    adopted: Vec<(Slot, *const u8)>,
     aborts: Vec<Rank>,
     /// Nothing was on its way when it was last looked.
     idle: bool,
@@ -37,13 +47,17 @@ struct Io<'a> {
 }
 
 /// Runs until the engine stops; a panic or a dead channel closes the engine instead of the process.
-pub(super) fn run(shared: &Arc<Shared>, channel: Box<dyn Channel>) {
+pub(super) fn run(shared: &Arc<Shared>, channel: Box<dyn Channel>, exchanges: Vec<Option<Exchange>>) {
     let mut io = Io {
         shared,
         channel,
         completions: Vec::with_capacity(256),
         copies: Vec::with_capacity(2 * shared.config.batch_rows),
         moves: Vec::with_capacity(2 * shared.config.batch_rows),
+        exchanges,
+        offers: Vec::with_capacity(shared.config.batch_rows),
+        offered: Vec::with_capacity(ADOPTED_ROWS),
+        adopted: Vec::with_capacity(ADOPTED_ROWS),
         aborts: Vec::with_capacity(16),
         idle: true,
         leaked: false,
@@ -70,8 +84,9 @@ pub(super) fn run(shared: &Arc<Shared>, channel: Box<dyn Channel>) {
 impl Io<'_> {
     fn turn(&mut self) -> Result<(), Error> {
         let now = self.shared.now();
-        let (transmit, timeout) = {
+        let (transmit, timeout, heard) = {
             let mut state = self.shared.lock();
+            let heard = state.pipeline.hear();
             if state.pipeline.handle_timeout(now, &mut self.aborts) {
                 self.shared.changed.notify_all();
             }
@@ -81,8 +96,9 @@ impl Io<'_> {
                 self.shared.changed.notify_all();
             }
             let destination = transmit.as_ref().and_then(|transmit| self.destination(&state, transmit));
-            (transmit.map(|transmit| (transmit, destination)), state.pipeline.poll_timeout(now))
+            (transmit.map(|transmit| (transmit, destination)), state.pipeline.poll_timeout(now), heard)
         };
+        let adopted = self.adopt();
         let aborted = !self.aborts.is_empty();
         self.abort();
         let wait = match transmit {
@@ -90,7 +106,7 @@ impl Io<'_> {
                 self.post(transmit, destination)?;
                 Wait::No
             }
-            None if aborted => Wait::No,
+            None if aborted || heard || adopted => Wait::No,
             None => Wait::For(timeout.map_or(IDLE, |at| at.saturating_sub(now).min(IDLE))),
         };
         self.channel.poll(&mut self.completions, wait)?;
@@ -112,6 +128,7 @@ impl Io<'_> {
                 stride: self.shared.staging_stride,
                 places: staging.memory().bytes() / self.shared.staging_stride,
             }),
+            Area::Offer(_) => None,
         }
     }
 
@@ -164,9 +181,18 @@ impl Io<'_> {
             for copy in &self.copies {
                 let bytes = self.shared.tables[copy.table].row_bytes;
                 let address = |place| self.address(&state, copy.table, place).expect("what is copied has memory");
-                self.moves.push(Move { from: address(copy.from), to: address(copy.to), bytes });
+                match copy.to.area {
+                    Area::Offer(node) => self.offers.push((copy.table, node, address(copy.from))),
+                    _ => self.moves.push(Move { from: address(copy.from), to: address(copy.to), bytes }),
+                }
             }
             drop(state);
+            for (table, node, row) in self.offers.drain(..) {
+                if let Some(exchange) = &mut self.exchanges[table] {
+                    // SAFETY: the row has landed, and where it lies is not given away before `handle_copied`.
+                    unsafe { exchange.offer(node, row) };
+                }
+            }
             for Move { from, to, bytes } in self.moves.drain(..) {
                 // SAFETY: `from` has landed and `to` is wanted by a request that is not over, or is a slot that is Filling; both are
                 // counted as exposed until `handle_copied`, so neither is freed or given away before. They are different memories.
@@ -189,8 +215,40 @@ impl Io<'_> {
             Area::Rows(id) => (state.destination(id)?.base, memory.row_bytes),
             Area::Slots(_) => (memory.slots.as_ref()?.memory().base(), memory.row_bytes),
             Area::Staging(_) => (self.shared.staging.as_ref()?.memory().base(), self.shared.staging_stride),
+            Area::Offer(_) => return None,
         };
         Some(base.wrapping_add(place.index as usize * stride))
+    }
+
+    /// Keeps what the host's other ranks have fetched and this rank is to keep, as far as it is worth a slot. Returns whether there was any.
+    fn adopt(&mut self) -> bool {
+        let mut any = false;
+        for (table, exchange) in self.exchanges.iter_mut().enumerate() {
+            let Some(exchange) = exchange else { continue };
+            exchange.take(ADOPTED_ROWS, &mut self.offered);
+            if self.offered.is_empty() {
+                continue;
+            }
+            any = true;
+            let mut state = self.shared.lock();
+            let slot = |row: &Offered| state.pipeline.adopt(table, row.node).map(|slot| (slot, row.row));
+            self.adopted.extend(self.offered.iter().filter_map(slot));
+            drop(state);
+            let memory = &self.shared.tables[table];
+            let Some(slots) = &memory.slots else { continue };
+            for &(slot, row) in &self.adopted {
+                // SAFETY: `row` is a whole row of the neighbour's queue, which stays until it is released; the slot was just given to it,
+                // so that it is Filling and nobody reads it, and lies within the slots' memory, which is another.
+                unsafe {
+                    let to = slots.memory().base().add(slot.index() * memory.row_bytes);
+                    std::ptr::copy_nonoverlapping(row, to, memory.row_bytes);
+                }
+            }
+            exchange.release();
+            let mut state = self.shared.lock();
+            self.adopted.drain(..).for_each(|(slot, _)| state.pipeline.handle_adopted(table, slot));
+        }
+        any
     }
 
     fn abort(&mut self) {

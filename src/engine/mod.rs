@@ -15,6 +15,7 @@ use crate::buffer::BufferCounters;
 use crate::config::Config;
 use crate::controller::{ControllerRuntime, Decision, DecisionStats, Observation};
 use crate::error::{Error, Result};
+use crate::host::Reader;
 use crate::id::{NodeId, StreamId, TableId};
 use crate::memory::{FeatureTable, Region, RegisteredRows, Rows, RowsPool, WeakRegisteredRows, copy};
 use crate::pipeline::{CopyPlan, Pipeline, RequestId, StartOptions, TableStats, Ticket};
@@ -49,6 +50,10 @@ struct TableMemory {
     slots: Option<Region>,
     mapped: Vec<Option<MappedRegion>>,
     local: FeatureTable,
+    /// The slots of the host's other ranks, where they share one buffer.
+    neighbours: Option<Reader>,
+    /// Bytes of memory that this takes beside the slots.
+    sharing_bytes: u64,
     pool: OnceLock<RowsPool>,
 }
 
@@ -122,7 +127,7 @@ impl Shared {
     }
 
     /// Copies what a plan names to the request's rows.
-    fn copy_plan(&self, table: usize, plan: &CopyPlan, to: Destination) {
+    fn copy_plan(&self, table: usize, plan: &mut CopyPlan, to: Destination) {
         let memory = &self.tables[table];
         let gather = |from: *const u8, list: &crate::pipeline::RowList| {
             // SAFETY: the pipeline names rows of the table only (ids were checked against the book, slots against the buffer) and
@@ -138,6 +143,10 @@ impl Shared {
         }
         if let Some(slots) = &memory.slots {
             gather(slots.memory().base(), &plan.ready);
+        }
+        if let Some(neighbours) = &memory.neighbours {
+            // SAFETY: as above, of the destination.
+            unsafe { neighbours.copy(&mut plan.seen, to) };
         }
     }
 }
@@ -259,7 +268,7 @@ impl Engine {
         state.destinations[id.index()] = Some((id, destination));
         drop(state);
         shared.waker.wake();
-        shared.copy_plan(at, &plan, destination);
+        shared.copy_plan(at, &mut plan, destination);
         let mut state = shared.lock();
         let more = state.pipeline.handle_plan_done(&plan);
         state.plans.push(plan);
@@ -395,12 +404,13 @@ impl Engine {
         let at = state.pipeline.table(table)?;
         let buffer = state.pipeline.tables().nth(at).and_then(|table| table.buffer.as_ref());
         let slots = buffer.map_or(0, |buffer| buffer.slots());
+        let memory = &self.shared.tables[at];
         let metadata = buffer.map_or(0, |buffer| buffer.bytes());
         Ok(Stats {
             pipeline: state.pipeline.stats(at),
             buffer: buffer.map(|buffer| buffer.counters()).unwrap_or_default(),
             slots,
-            buffer_bytes: slots as u64 * self.shared.tables[at].row_bytes as u64 + metadata as u64,
+            buffer_bytes: u64::from(slots) * memory.row_bytes as u64 + metadata as u64 + memory.sharing_bytes,
         })
     }
 

@@ -6,11 +6,13 @@ use crate::buffer::{BufferHints, PrefetchBuffer, SLOTS_MAX};
 use crate::config::{BufferSize, Config};
 use crate::controller::{ControllerRuntime, JobFacts};
 use crate::error::{Error, Result};
+use crate::host::{Exchange, Host, Keeper, Layout, Neighbourhood, Part, Reader, keeper_of};
 use crate::id::{NodeId, PartitionId, Rank, TableId};
 use crate::memory::{Access, FeatureTable, Memory, Region, limit_pinned};
 use crate::partition::PartitionBook;
 use crate::pipeline::{Limits, Pipeline, Source, Table};
 use crate::placement::{NicKind, Placement, Site};
+use crate::transport::shm::{ShmTransport, host_key};
 use crate::transport::{MappedRegion, Transport, TransportConfig, VerbsSettings, Waker, open};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -20,7 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Instant;
 
 /// Ranks of different versions refuse each other.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 
 /// What an announced node costs: its id, and its entry in the window's table when that is at its emptiest.
 const ANNOUNCED_NODE_BYTES: u64 = 8 + 16 * 4;
@@ -35,7 +37,8 @@ pub struct TableSpec {
     pub id: TableId,
     /// Who owns which node, the same on every rank.
     pub book: PartitionBook,
-    /// The partition that this rank exports; several ranks of a host may export the same one.
+    /// The partition that this rank exports. Several ranks of a host may have the same one; where its rows are in memory or a file already, the
+    /// first of those that are near the same NIC registers it for them all.
     pub partition: PartitionId,
     /// Bytes of a row, the same on every rank.
     pub row_bytes: usize,
@@ -102,6 +105,12 @@ pub struct EngineBuilder<'a> {
 struct Hello {
     protocol: u32,
     host: String,
+    /// Which processes can hand each other memory.
+    machine: [u8; 8],
+    /// Whether it would share its buffer with its host's other ranks.
+    shares: bool,
+    /// The partition that it has of each table.
+    partitions: Vec<PartitionId>,
     /// NICs that it could as well take.
     nics: Vec<String>,
     secret: [u8; 32],
@@ -121,6 +130,26 @@ struct TableExport {
     version: u64,
     starts: Vec<u64>,
     token: Vec<u8>,
+    /// Whether peers are to read its partition from it.
+    serves: bool,
+}
+
+/// The ranks as this one sees them.
+struct Peers {
+    /// By rank: whether it is on this host.
+    on_host: Vec<bool>,
+    /// Ranks of this host that share a buffer, this one included; one alone shares with nobody.
+    sharing: Vec<usize>,
+    /// By table: whether an earlier rank of this host serves the same partition through the same NIC.
+    served: Vec<bool>,
+}
+
+/// What a rank says of its parts of the host's buffers.
+#[derive(Default, Serialize, Deserialize)]
+struct Parts {
+    address: Vec<u8>,
+    /// By table: the token, and how many slots it has; none where there is no buffer.
+    parts: Vec<Option<(Vec<u8>, u32)>>,
 }
 
 impl<'a> EngineBuilder<'a> {
@@ -190,23 +219,24 @@ impl<'a> EngineBuilder<'a> {
         }
         let name = transport.as_ref().map_or(config.transport.as_str(), |transport| transport.name());
         let site = Site::read(name, config.nic.as_deref())?;
-        let (settings, placement) = greet(&config, &*bootstrap, site)?;
+        let (settings, placement, peers) = greet(&config, &*bootstrap, site, &specs)?;
         let transport = match transport {
             Some(transport) => transport,
             None => placement.near(|| open(&config.transport, &settings))?,
         };
         let mut locals = Vec::new();
-        for (spec, origin) in specs.iter().zip(origins) {
-            locals.push(export(spec, origin, &*transport, &placement)?);
+        for ((spec, origin), &served) in specs.iter().zip(origins).zip(&peers.served) {
+            locals.push(export(spec, origin, served, &*transport, &placement)?);
         }
         let exports = exchange(&config, &*bootstrap, &*transport, &specs, &locals)?;
         let addresses: Vec<Vec<u8>> = exports.iter().map(|export| export.address.clone()).collect();
         let channel = placement.near(|| transport.connect(&addresses).and_then(|()| transport.channel()))?;
         let connected = Connected { transport, placement, waker: channel.waker() };
-        let shared = assemble(config, bootstrap.rank(), connected, &specs, locals, &exports)?;
+        let (shared, sharing) = assemble(config, &*bootstrap, connected, &specs, locals, &exports, &peers)?;
         let shared = Arc::new(shared);
         let thread = shared.clone();
-        let spawn = || std::thread::Builder::new().name("rudder-io".into()).spawn(move || io::run(&thread, channel));
+        let run = move || io::run(&thread, channel, sharing.exchanges);
+        let spawn = || std::thread::Builder::new().name("rudder-io".into()).spawn(run);
         shared.placement.near(spawn).map_err(|error| Error::Transport {
             transport: shared.transport.name(),
             cause: format!("its I/O thread: {error}"),
@@ -216,6 +246,8 @@ impl<'a> EngineBuilder<'a> {
         engine.shared.tables.iter().try_for_each(whole)?;
         // Nobody asks before everybody serves.
         engine.bootstrap.barrier(engine.shared.config.collective_timeout)?;
+        // Everybody has the memory of the host's other ranks by now.
+        drop(sharing.link);
         engine.shared.lock().pipeline.fill();
         engine.shared.waker.wake();
         Ok(engine)
@@ -240,16 +272,26 @@ fn gather<T: Serialize + for<'de> Deserialize<'de>>(
 }
 
 /// Learns where the ranks run and the secret of the job, and takes a place among the ranks of the host.
-fn greet(config: &Config, bootstrap: &dyn Bootstrap, site: Site) -> Result<(TransportConfig, Placement)> {
+fn greet(
+    config: &Config,
+    bootstrap: &dyn Bootstrap,
+    site: Site,
+    specs: &[TableSpec],
+) -> Result<(TransportConfig, Placement, Peers)> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)
         .map_err(|error| Error::config(format!("the system gives no random bytes: {error}")))?;
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let hellos = gather(
-        config,
-        bootstrap,
-        &Hello { protocol: PROTOCOL, host: host.clone(), nics: site.nics().to_vec(), secret },
-    )?;
+    let own_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mine = Hello {
+        protocol: PROTOCOL,
+        host: config.host.clone().unwrap_or_else(own_name),
+        machine: host_key(),
+        shares: config.share_buffer && config.map_host_rows,
+        partitions: specs.iter().map(|spec| spec.partition).collect(),
+        nics: site.nics().to_vec(),
+        secret,
+    };
+    let hellos = gather(config, bootstrap, &mine)?;
     if let Some((rank, hello)) = hellos.iter().enumerate().find(|(_, hello)| hello.protocol != PROTOCOL) {
         return Err(Error::Bootstrap {
             rank: bootstrap.rank(),
@@ -259,8 +301,9 @@ fn greet(config: &Config, bootstrap: &dyn Bootstrap, site: Site) -> Result<(Tran
             ),
         });
     }
-    let ranks_on_host = hellos.iter().filter(|hello| hello.host == host).count() as u32;
-    let same = |hello: &&Hello| hello.host == host && hello.nics == site.nics();
+    let peers = peers(&hellos, bootstrap.rank().index());
+    let ranks_on_host = peers.on_host.iter().filter(|on_host| **on_host).count() as u32;
+    let same = |hello: &&Hello| hello.host == mine.host && hello.nics == mine.nics;
     let turn = hellos[..bootstrap.rank().index()].iter().filter(same).count();
     let placement = site.place(turn, config.bind);
     let settings = TransportConfig {
@@ -272,13 +315,30 @@ fn greet(config: &Config, bootstrap: &dyn Bootstrap, site: Site) -> Result<(Tran
         link: config.link,
         ..TransportConfig::new(bootstrap.rank(), bootstrap.size())
     };
-    Ok((settings, placement))
+    Ok((settings, placement, peers))
 }
 
-/// Makes a partition's rows readable by peers: in memory that the transport allocates and the caller fills, or in place.
+fn peers(hellos: &[Hello], me: usize) -> Peers {
+    let mine = &hellos[me];
+    let near = |other: &Hello| other.host == mine.host && other.machine == mine.machine;
+    let sharing = |&rank: &usize| near(&hellos[rank]) && hellos[rank].shares && mine.shares;
+    let served = |table: usize| {
+        let same = |other: &Hello| near(other) && other.nics == mine.nics;
+        hellos[..me].iter().any(|other| same(other) && other.partitions.get(table) == mine.partitions.get(table))
+    };
+    Peers {
+        on_host: hellos.iter().map(|other| other.host == mine.host).collect(),
+        sharing: (0..hellos.len()).filter(sharing).collect(),
+        served: (0..mine.partitions.len()).map(served).collect(),
+    }
+}
+
+/// Makes a partition's rows readable by peers: in memory that the transport allocates and the caller fills, or in place. What is in memory
+/// already is registered once: where it is `served` by another rank, this one only reads it.
 fn export(
     spec: &TableSpec,
     origin: Origin<'_>,
+    served: bool,
     transport: &dyn Transport,
     placement: &Placement,
 ) -> Result<FeatureTable> {
@@ -313,9 +373,13 @@ fn export(
         }
         Origin::Memory(memory) => memory,
     };
-    // SAFETY: for memory the caller of `table_memory` has promised it; a file that is rewritten gives rows as they are when they are
-    // read, through raw pointers only.
-    let region = unsafe { transport.register(memory, Access::RemoteRead) }?;
+    let region = if served {
+        Region::new(Box::new(()), Arc::new(memory), Vec::new())
+    } else {
+        // SAFETY: for memory the caller of `table_memory` has promised it; a file that is rewritten gives rows as they are when they are
+        // read, through raw pointers only.
+        unsafe { transport.register(memory, Access::RemoteRead) }?
+    };
     FeatureTable::new(spec.id, spec.row_bytes, rows, spec.version, region)
 }
 
@@ -337,6 +401,7 @@ fn exchange(
             .chain([spec.book.nodes()])
             .collect(),
         token: local.region().token().to_vec(),
+        serves: !local.region().token().is_empty(),
     });
     let mine = Export { address: transport.address(), tables: tables.collect() };
     let exports = gather(config, bootstrap, &mine)?;
@@ -363,6 +428,7 @@ fn sources(
     at: usize,
     spec: &TableSpec,
     exports: &[Export],
+    on_host: &[bool],
 ) -> Result<(Vec<Source>, Vec<Option<MappedRegion>>)> {
     let (mut sources, mut mapped) = (Vec::new(), Vec::new());
     for partition in (0..spec.book.partitions()).map(PartitionId) {
@@ -371,8 +437,8 @@ fn sources(
             mapped.push(None);
             continue;
         }
-        let exporters: Vec<usize> =
-            (0..exports.len()).filter(|&rank| exports[rank].tables[at].partition == partition).collect();
+        let serves = |&rank: &usize| exports[rank].tables[at].partition == partition && exports[rank].tables[at].serves;
+        let exporters: Vec<usize> = (0..exports.len()).filter(serves).collect();
         if exporters.is_empty() {
             let range = spec.book.range(partition);
             if range.is_empty() {
@@ -391,7 +457,7 @@ fn sources(
             let cause = format!("{} bytes for {partition} of {}, whose rows take {bytes}", region.bytes, spec.id);
             return Err(Error::Token { peer, cause });
         }
-        let map = if config.map_host_rows { transport.mapped(region) } else { None };
+        let map = if config.map_host_rows && on_host[rank] { transport.mapped(region) } else { None };
         sources.push(if map.is_some() { Source::Mapped } else { Source::Remote(region) });
         mapped.push(map);
     }
@@ -405,14 +471,23 @@ struct Connected {
     waker: Waker,
 }
 
+/// What the ranks of a host share, beside what the engine holds of it.
+struct Sharing {
+    /// Where the others have asked for this rank's parts.
+    link: Option<ShmTransport>,
+    /// By table, for the I/O thread.
+    exchanges: Vec<Option<Exchange>>,
+}
+
 fn assemble(
     config: Config,
-    me: Rank,
+    bootstrap: &dyn Bootstrap,
     connected: Connected,
     specs: &[TableSpec],
     locals: Vec<FeatureTable>,
     exports: &[Export],
-) -> Result<Shared> {
+    peers: &Peers,
+) -> Result<(Shared, Sharing)> {
     let Connected { transport, placement, waker } = connected;
     let capabilities = transport.capabilities();
     let staged = !capabilities.can_fence || capabilities.needs_registered_destination;
@@ -422,13 +497,24 @@ fn assemble(
         .then(|| STAGING_CHUNKS as usize * batch_rows * staging_stride)
         .map(|bytes| placement.near(|| transport.allocate(bytes, Access::Local)))
         .transpose()?;
+    let me = bootstrap.rank();
+    let link = (peers.sharing.len() > 1).then(|| ShmTransport::new(&TransportConfig::new(me, bootstrap.size())));
+    let mut sharing = Sharing { link: link.transpose()?, exchanges: Vec::new() };
     let mut memories = Vec::new();
     let mut tables = Vec::new();
+    let mut parts = Vec::new();
     let mut slots_total = 0;
     for (at, (spec, local)) in specs.iter().zip(locals).enumerate() {
-        let (sources, mapped) = sources(&config, me, &*transport, at, spec, exports)?;
+        let (sources, mapped) = sources(&config, me, &*transport, at, spec, exports, &peers.on_host)?;
         let staging_bytes = staging.as_ref().map_or(0, |staging| staging.memory().bytes()) / specs.len();
-        let (buffer, slots) = placement.near(|| buffer(&config, spec, &sources, staging_bytes, &*transport))?;
+        let shard = sharing.link.as_ref().map(|link| Shard {
+            link,
+            ranks: peers.sharing.len() as u32,
+            place: peers.sharing.iter().position(|&rank| rank == me.index()).expect("a rank shares with itself"),
+        });
+        let (buffer, slots, part) =
+            placement.near(|| buffer(&config, spec, &sources, staging_bytes, &*transport, shard.as_ref()))?;
+        parts.push(part);
         slots_total += buffer.as_ref().map_or(0, PrefetchBuffer::slots);
         tables.push(Table {
             id: spec.id,
@@ -444,9 +530,19 @@ fn assemble(
             slots,
             mapped,
             local,
+            neighbours: None,
+            sharing_bytes: 0,
             pool: OnceLock::new(),
         });
     }
+    let hosts = join_host(&config, bootstrap, &sharing, peers, parts)?;
+    for ((memory, table), host) in memories.iter_mut().zip(&mut tables).zip(&hosts) {
+        let Some(host) = host else { continue };
+        memory.neighbours = Some(Reader::new(host.clone()));
+        memory.sharing_bytes = host.books_bytes();
+        table.buffer.iter_mut().for_each(|buffer| buffer.show_on(Box::new(Keeper::new(host))));
+    }
+    sharing.exchanges = hosts.iter().map(|host| host.clone().map(Exchange::new)).collect();
     let limits = Limits {
         batch_rows,
         prefetch_batch_rows: config.prefetch_batch_rows.min(batch_rows),
@@ -461,9 +557,15 @@ fn assemble(
     };
     let controller =
         ControllerRuntime::start(&config.controller, &facts(&config, specs, slots_total), &config.controller_bounds)?;
-    Ok(Shared {
+    let mut pipeline = Pipeline::new(limits, tables);
+    for (table, host) in hosts.into_iter().enumerate() {
+        if let Some(host) = host {
+            pipeline.share(table, Box::new(Neighbourhood::new(host)));
+        }
+    }
+    let shared = Shared {
         state: Mutex::new(State {
-            pipeline: Pipeline::new(limits, tables),
+            pipeline,
             rows: Vec::new(),
             destinations: Vec::new(),
             plans: Vec::new(),
@@ -487,7 +589,35 @@ fn assemble(
         process: std::process::id(),
         transport,
         config,
-    })
+    };
+    Ok((shared, sharing))
+}
+
+/// Maps the parts of the host's other ranks, by table; none of a table of which one of them has no buffer. Collective over all ranks of the
+/// job, whether they share or not.
+fn join_host(
+    config: &Config,
+    bootstrap: &dyn Bootstrap,
+    sharing: &Sharing,
+    peers: &Peers,
+    parts: Vec<Option<Arc<Part>>>,
+) -> Result<Vec<Option<Host>>> {
+    let mine = Parts {
+        address: sharing.link.as_ref().map(Transport::address).unwrap_or_default(),
+        parts: parts.iter().map(|part| part.as_ref().map(|part| (part.token().to_vec(), part.slots()))).collect(),
+    };
+    let all = gather(config, bootstrap, &mine)?;
+    let Some(link) = &sharing.link else { return Ok(vec![None; parts.len()]) };
+    let ranks = || peers.sharing.iter().map(|&rank| &all[rank]);
+    let addresses: Vec<Vec<u8>> = ranks().map(|rank| rank.address.clone()).collect();
+    link.connect(&addresses)?;
+    let place = peers.sharing.iter().position(|&rank| rank == bootstrap.rank().index());
+    let join = |(table, own): (usize, Option<Arc<Part>>)| {
+        let others: Option<Vec<_>> = ranks().map(|rank| rank.parts.get(table).cloned().flatten()).collect();
+        let Some(((own, others), place)) = own.zip(others).zip(place) else { return Ok(None) };
+        Host::join(own, link, place, &others).map(Some)
+    };
+    parts.into_iter().enumerate().map(join).collect()
 }
 
 /// The first table stands for the job: it is the one whose rows are most of the traffic.
@@ -512,12 +642,15 @@ fn buffer(
     sources: &[Source],
     staging_bytes: usize,
     transport: &dyn Transport,
-) -> Result<(Option<PrefetchBuffer>, Option<Region>)> {
+    shard: Option<&Shard<'_>>,
+) -> Result<(Option<PrefetchBuffer>, Option<Region>, Option<Arc<Part>>)> {
     let travels = |partition: PartitionId| matches!(sources[partition.index()], Source::Remote(_));
     let degree = |at: usize| spec.degree.get(at).copied().unwrap_or(0);
     let halo = spec.halo.iter().enumerate().map(|(at, &node)| (node, degree(at)));
     let halo = halo.filter(|&(node, _)| spec.book.locate(node).is_some_and(|(partition, _)| travels(partition)));
-    let (halo, degree): (Vec<NodeId>, Vec<u32>) = halo.unzip();
+    let halo_nodes = halo.clone().count();
+    let kept = |node| shard.is_none_or(|shard| keeper_of(node, shard.ranks) == shard.place);
+    let (halo, degree): (Vec<NodeId>, Vec<u32>) = halo.filter(|&(node, _)| kept(node)).unzip();
     let make = |slots: u32| {
         let (halo, degree, owners) = (halo.clone(), degree.clone(), spec.book.clone());
         PrefetchBuffer::new(slots, &config.policy, BufferHints { nodes: spec.book.nodes(), halo, degree, owners })
@@ -525,18 +658,39 @@ fn buffer(
     let remote = (0..spec.book.partitions()).map(PartitionId).filter(|&partition| travels(partition));
     let remote_nodes: u64 =
         remote.map(|partition| spec.book.range(partition)).map(|range| range.end - range.start).sum();
-    let most = remote_nodes.min(u64::from(SLOTS_MAX)) as u32;
+    // Shards are not all of one size: an eighth more than the average is for the larger ones.
+    let kept_nodes = shard.map_or(remote_nodes, |shard| (remote_nodes / u64::from(shard.ranks) * 9).div_ceil(8));
+    let most = kept_nodes.min(u64::from(SLOTS_MAX)) as u32;
     let made = match config.buffer {
-        BufferSize::Halo(share) => made_of((halo.len() as f64 * share).min(f64::from(most)) as u32, make)?,
+        BufferSize::Halo(share) => made_of((halo_nodes as f64 * share).min(f64::from(most)) as u32, make)?,
         BufferSize::Bytes(bytes) => {
             let ids = announced_nodes(config) as u64 * ANNOUNCED_NODE_BYTES;
-            made_within(bytes.saturating_sub(ids + staging_bytes as u64), spec.row_bytes as u64, most, make)?
+            let books = |slots| {
+                shard.map_or(Ok(0), |shard| Layout::new(slots, spec.row_bytes, shard.ranks).map(|l| l.books_bytes()))
+            };
+            made_within(bytes.saturating_sub(ids + staging_bytes as u64), spec.row_bytes as u64, most, make, books)?
         }
     };
-    let Some(buffer) = made else { return Ok((None, None)) };
-    let region = transport.allocate(buffer.slots() as usize * spec.row_bytes, Access::Local)?;
-    tracing::info!("{}: a buffer of {} slots, {} bytes of rows", spec.id, buffer.slots(), region.memory().bytes());
-    Ok((Some(buffer), Some(region)))
+    let Some(buffer) = made else { return Ok((None, None, None)) };
+    let (slots, bytes) = (buffer.slots(), buffer.slots() as usize * spec.row_bytes);
+    let part =
+        shard.map(|shard| Part::new(shard.link, Layout::new(slots, spec.row_bytes, shard.ranks)?)).transpose()?;
+    let region = match &part {
+        None => transport.allocate(bytes, Access::Local)?,
+        // SAFETY: nobody but this engine writes the slots.
+        Some(part) => unsafe { transport.register(part.rows(), Access::Local) }?,
+    };
+    let shared = shard.map(|shard| format!(", shared by {} ranks of this host", shard.ranks)).unwrap_or_default();
+    tracing::info!("{}: a buffer of {slots} slots, {bytes} bytes of rows{shared}", spec.id);
+    Ok((Some(buffer), Some(region), part))
+}
+
+/// Which part of its host's buffer a rank keeps.
+struct Shard<'a> {
+    /// By which the others get at its memory.
+    link: &'a ShmTransport,
+    ranks: u32,
+    place: usize,
 }
 
 /// A buffer of so many slots; none of no slots.
@@ -544,17 +698,18 @@ fn made_of(slots: u32, make: impl Fn(u32) -> Result<PrefetchBuffer>) -> Result<O
     if slots == 0 { Ok(None) } else { make(slots).map(Some) }
 }
 
-/// A buffer whose rows and books together take at most so many bytes; none where not even one slot fits. Books grow with the slots, though not
+/// A buffer whose rows, books and what is `beside` so many slots together take at most so many bytes; none where not even one slot fits. Books grow with the slots, though not
 /// evenly, so it is made smaller until it fits.
 fn made_within(
     bytes: u64,
     row_bytes: u64,
     most: u32,
     make: impl Fn(u32) -> Result<PrefetchBuffer>,
+    beside: impl Fn(u32) -> Result<u64>,
 ) -> Result<Option<PrefetchBuffer>> {
     let mut slots = (bytes / row_bytes).min(u64::from(most)) as u32;
     while let Some(buffer) = made_of(slots, &make)? {
-        let taken = u64::from(slots) * row_bytes + buffer.bytes() as u64;
+        let taken = u64::from(slots) * row_bytes + buffer.bytes() as u64 + beside(slots)?;
         if taken <= bytes {
             return Ok(Some(buffer));
         }

@@ -12,18 +12,28 @@ const AHEAD_ROWS_MAX: usize = 64;
 const BEGINNING: usize = 4096;
 const LINE: usize = 64;
 
+/// How many rows ahead to ask for rows of so many bytes.
+pub(crate) fn rows_ahead(row_bytes: usize) -> usize {
+    (AHEAD_BYTES / row_bytes.max(1)).clamp(1, AHEAD_ROWS_MAX)
+}
+
+/// Asks for a row, to be copied some rows later.
+#[inline(always)]
+pub(crate) fn prefetch_row(row: *const u8, row_bytes: usize) {
+    let lines = row_bytes.min(BEGINNING).div_ceil(LINE);
+    (0..lines).for_each(|line| prefetch_line_far(row.wrapping_add(line * LINE)));
+}
+
 /// Copies row `rows[i]` of `row_bytes` bytes at `source` to `base + places[i] * stride`, for every `i` of the shorter list.
 ///
 /// # Safety
 /// `source + (rows[i] + 1) * row_bytes` stays within readable memory, `base + places[i] * stride` is valid for writes of
 /// `row_bytes`, and the two memories do not overlap.
 pub unsafe fn gather(source: *const u8, row_bytes: usize, rows: &[u64], places: &[u32], base: *mut u8, stride: usize) {
-    let ahead = (AHEAD_BYTES / row_bytes.max(1)).clamp(1, AHEAD_ROWS_MAX);
-    let lines = row_bytes.min(BEGINNING).div_ceil(LINE);
+    let ahead = rows_ahead(row_bytes);
     for (i, (&row, &place)) in rows.iter().zip(places).enumerate() {
         if let Some(&next) = rows.get(i + ahead) {
-            let next = source.wrapping_add(next as usize * row_bytes);
-            (0..lines).for_each(|line| prefetch_line_far(next.wrapping_add(line * LINE)));
+            prefetch_row(source.wrapping_add(next as usize * row_bytes), row_bytes);
         }
         // SAFETY: the caller promises both addresses for `row_bytes` bytes, and that they do not overlap.
         unsafe {

@@ -2,6 +2,7 @@
 
 use super::RequestId;
 use super::flight::FlightId;
+use crate::id::NodeId;
 use crate::transport::BatchId;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ pub enum Area {
     Slots(usize),
     /// A chunk of staging memory, because the transport cannot write the request's rows safely; the number is the chunk.
     Staging(u32),
+    /// The queue to the rank of this host that keeps the node.
+    Offer(NodeId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,6 +30,8 @@ pub(super) struct Flight {
     pub admitted: Option<Slot>,
     /// That slot is one of the initial fill: it waits for its row whoever else has asked for it.
     pub fills: bool,
+    /// Another rank of the host keeps the node: it is handed the row.
+    pub offered: bool,
     /// Head of the list of those who wait beside the landing.
     waiters: u32,
     pub attempts: u8,
@@ -96,6 +98,7 @@ impl Flights {
             landing,
             admitted: None,
             fills: false,
+            offered: false,
             waiters: NONE,
             attempts: 0,
             batch: NONE,

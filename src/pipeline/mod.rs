@@ -8,6 +8,7 @@
 mod batch;
 mod fill;
 mod flight;
+mod neighbours;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -15,10 +16,11 @@ mod ticket;
 mod transfer;
 
 pub use batch::Area;
+pub use neighbours::{Neighbours, Note, Seen, SeenList, Sighting};
 pub use request::RequestId;
 pub use ticket::Ticket;
 
-use crate::buffer::{BufferCounters, Pin, PrefetchBuffer, Reserve, Residency};
+use crate::buffer::{BufferCounters, Pin, PrefetchBuffer, Reserve, Residency, WindowPosition};
 use crate::controller::{Decision, Observation};
 use crate::error::{Error, Result, TransferError};
 use crate::id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};
@@ -27,6 +29,7 @@ use crate::transport::{BatchId, RemoteRegion};
 use batch::{BatchState, Batches};
 use fill::Fill;
 use flight::{Flight, FlightId, Flights, Landing, NodeMap};
+use neighbours::Shared;
 use request::Requests;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -109,7 +112,10 @@ pub struct CopyPlan {
     pub mapped: Vec<RowList>,
     /// Rows that are in the buffer, by slot; pinned until [`Pipeline::handle_plan_done`].
     pub ready: RowList,
+    /// Rows that other ranks of the host have in their slots.
+    pub seen: SeenList,
     pin: Option<(usize, Pin)>,
+    request: Option<RequestId>,
 }
 
 impl CopyPlan {
@@ -123,7 +129,8 @@ impl CopyPlan {
             list.rows.reserve(nodes);
             list.places.reserve(nodes);
         }
-        self.pin = None;
+        self.seen.clear();
+        (self.pin, self.request) = (None, None);
     }
 }
 
@@ -183,6 +190,12 @@ pub struct TableStats {
     pub retried_rows: u64,
     /// Rows on this rank or mapped from its host.
     pub local_rows: u64,
+    /// Of the hits, those that another rank of the host had.
+    #[serde(default)]
+    pub neighbour_hits: u64,
+    /// Of these, rows that were gone before they were copied, so that they were fetched all the same.
+    #[serde(default)]
+    pub neighbour_losses: u64,
 }
 
 #[derive(Debug)]
@@ -192,12 +205,23 @@ enum Settled {
     Filled(usize, Slot),
 }
 
+/// An announcement whose nodes are to be fetched ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Planned {
+    /// A ticket, and which of its parts.
+    Ticket(Ticket, usize),
+    /// What a neighbour has told of: its place, and its name for the announcement.
+    Heard(usize, u64),
+}
+
 /// A table and what is on its way to it.
 struct Lane {
     table: Table,
     flights: NodeMap<FlightId>,
-    /// Tickets whose nodes are not all looked at, in the order of announcement.
-    planning: VecDeque<(Ticket, usize)>,
+    /// Announcements whose nodes are not all looked at, in the order in which they were made.
+    planning: VecDeque<Planned>,
+    /// The other ranks of the host, where they share one buffer.
+    shared: Option<Shared>,
     /// What is left of the initial fill.
     fill: Fill,
     /// Fetches decided at a boundary, in order.
@@ -235,6 +259,9 @@ pub struct Pipeline {
     remote: Vec<NodeId>,
     remote_places: Vec<u32>,
     found: Vec<Residency>,
+    seen: Vec<Seen>,
+    own: Vec<NodeId>,
+    own_found: Vec<Residency>,
     wanted: Vec<Wanted>,
     failed: Vec<(FlightId, TransferError)>,
     /// Flights whose first asker is gone, to be batched for the next.
@@ -272,8 +299,12 @@ impl Pipeline {
             .into_iter()
             .map(|table| Lane {
                 table,
-                flights: NodeMap::default(),
+                flights: NodeMap::with_capacity_and_hasher(
+                    4 * limits.batch_rows + limits.prefetch_rows_in_flight,
+                    Default::default(),
+                ),
                 planning: VecDeque::with_capacity(limits.tickets),
+                shared: None,
                 fill: Fill::default(),
                 fetches: Vec::new(),
                 copying: VecDeque::with_capacity(limits.requests),
@@ -302,6 +333,9 @@ impl Pipeline {
             remote: Vec::new(),
             remote_places: Vec::new(),
             found: Vec::new(),
+            seen: Vec::new(),
+            own: Vec::new(),
+            own_found: Vec::new(),
             wanted: Vec::new(),
             failed: Vec::new(),
             rehomed: Vec::new(),
@@ -413,7 +447,7 @@ impl Pipeline {
         lane.stats.local_rows += (nodes.len() - self.remote.len()) as u64;
         if lane.table.buffer.is_some() {
             lane.copying.push_back(pin);
-            plan.pin = Some((table, pin));
+            (plan.pin, plan.request) = (Some((table, pin)), Some(request));
         }
         if options.observed {
             self.close_minibatch(table, decide);
@@ -429,9 +463,9 @@ impl Pipeline {
         if let Some(at) = lane.copying.iter().position(|&other| other == pin) {
             lane.copying.remove(at);
         }
-        let oldest = lane.copying.front().copied().unwrap_or(Pin(self.next_pin));
-        if let Some(buffer) = &mut lane.table.buffer {
-            buffer.release(oldest);
+        self.release(table);
+        if let Some(request) = plan.request {
+            self.fetch_lost(table, request, &plan.seen.lost);
         }
         // Slots that were pinned a moment ago may be room for announced rows now.
         self.plan_prefetch(table);
@@ -460,9 +494,9 @@ impl Pipeline {
         for (at, &table) in tables.iter().enumerate() {
             let table = self.table(table).expect("it was just found");
             self.split(table, nodes, None).expect("these nodes were just found to be in the table");
+            let position = self.enter(table);
             let lane = &mut self.lanes[table];
-            let position = lane.table.buffer.as_mut().map(|buffer| buffer.announce(&self.remote));
-            if let Some(None) = position {
+            if position == Some(None) && lane.shared.is_none() {
                 self.forget(ticket);
                 return Err(full("the buffer's window", crate::buffer::WINDOW_MAX));
             }
@@ -473,13 +507,30 @@ impl Pipeline {
             part.nodes.extend_from_slice(&self.remote);
             self.announced_nodes += part.nodes.len();
             if part.position.is_some() {
-                lane.planning.push_back((ticket, at));
+                lane.planning.push_back(Planned::Ticket(ticket, at));
+            }
+            if let Some(shared) = &mut lane.shared {
+                shared.note_announced();
+                shared.neighbours.tell(Note::Announced(ticket.name()), &self.remote);
             }
         }
         for &table in tables {
             self.plan_prefetch(self.table(table).expect("it was just found"));
         }
         Ok(ticket)
+    }
+
+    /// Enters those of the nodes of the last `split` that this rank keeps into the buffer's window: none without a buffer, no position where it
+    /// is full. What neighbours have announced gives way; what has come in behind a minibatch of ours that is still open cannot, and then this
+    /// one is fetched when it is gathered.
+    fn enter(&mut self, table: usize) -> Option<Option<WindowPosition>> {
+        loop {
+            let Lane { table: Table { buffer, .. }, shared, .. } = &mut self.lanes[table];
+            let position = buffer.as_mut()?.announce(neighbours::own(shared.as_ref(), &self.remote, &mut self.own));
+            if position.is_some() || !self.forget_oldest_heard(table) {
+                return Some(position);
+            }
+        }
     }
 
     /// Takes an announcement back; rows fetched for it stay as long as the policy likes them. A ticket that has been redeemed or forgotten
@@ -542,12 +593,15 @@ impl Pipeline {
 
     /// One pass over the buffer: `found` says of each remote node whether its row is here.
     fn look_up(&mut self, table: usize, pin: Pin, observed: bool) {
-        match &mut self.lanes[table].table.buffer {
-            Some(buffer) => buffer.lookup(pin, &self.remote, observed, &mut self.found),
-            None => {
+        self.seen.clear();
+        let Lane { table: Table { buffer, .. }, shared, .. } = &mut self.lanes[table];
+        match (buffer, shared) {
+            (None, _) => {
                 self.found.clear();
                 self.found.resize(self.remote.len(), Residency::Absent);
             }
+            (Some(buffer), None) => buffer.lookup(pin, &self.remote, observed, &mut self.found),
+            (Some(_), Some(_)) => self.look_around(table, pin, observed),
         }
     }
 
@@ -556,7 +610,10 @@ impl Pipeline {
         self.wanted.clear();
         self.wanted.reserve(self.remote.len());
         self.lanes[table].flights.reserve(self.remote.len());
-        let (mut hits, mut missing) = (0, 0);
+        if self.lanes[table].shared.is_some() {
+            plan.seen.reserve(self.remote.len());
+        }
+        let (mut hits, mut missing, mut neighbour_hits) = (0, 0, 0);
         for at in 0..self.remote.len() {
             let (node, place) = (self.remote[at], self.remote_places[at]);
             if let Residency::Ready(slot) = self.found[at] {
@@ -564,16 +621,25 @@ impl Pipeline {
                 plan.ready.push(u64::from(slot.0), place);
                 continue;
             }
+            let seen = self.seen.get(at).copied().unwrap_or(Seen::Own);
+            if let Seen::There(sighting) = seen {
+                neighbour_hits += 1;
+                plan.seen.push(sighting, node, place);
+                continue;
+            }
             missing += 1;
+            let offered = observed && seen == Seen::Missing;
             let lane = &mut self.lanes[table];
             if let Some(&flight) = lane.flights.get(&node) {
                 hits += u64::from(matches!(self.found[at], Residency::Filling(_)));
+                self.flights.get_mut(flight).offered |= offered;
                 self.flights.wait(flight, request, place);
                 self.promote(flight);
                 continue;
             }
             let (partition, row) = lane.table.book.locate(node).expect("split has located it");
             let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Rows(request, place));
+            self.flights.get_mut(flight).offered = offered;
             if let Residency::Filling(slot) = self.found[at]
                 && lane.fill.take(slot)
             {
@@ -590,7 +656,8 @@ impl Pipeline {
         if observed {
             stats.minibatches += 1;
             stats.remote_nodes += self.remote.len() as u64;
-            stats.hits += hits;
+            stats.hits += hits + neighbour_hits;
+            stats.neighbour_hits += neighbour_hits;
         } else {
             // The next observation is not to speak of what nobody was to learn from.
             seen.demand_rows += self.wanted.len() as u64;
@@ -693,8 +760,8 @@ impl Pipeline {
     /// Looks at announced nodes, nearest minibatch first, until there is no room for more.
     fn plan_prefetch(&mut self, table: usize) {
         self.wanted.clear();
-        while let Some(&(ticket, at)) = self.lanes[table].planning.front() {
-            let done = self.plan_ticket(table, ticket, at);
+        while let Some(&planned) = self.lanes[table].planning.front() {
+            let done = self.plan_announced(table, planned);
             if !done {
                 break;
             }
@@ -704,21 +771,39 @@ impl Pipeline {
         self.enqueue(table, Area::Slots(table), None, false, Duration::ZERO);
     }
 
-    /// Whether all nodes of the ticket have been looked at (or it is over).
-    fn plan_ticket(&mut self, table: usize, ticket: Ticket, at: usize) -> bool {
+    /// Whether all nodes of the announcement have been looked at (or it is over).
+    fn plan_announced(&mut self, table: usize, planned: Planned) -> bool {
         loop {
-            let Some(announced) = self.tickets.get_mut(ticket) else { return true };
-            let part = &mut announced.parts[at];
-            let (Some(&node), Some(position)) = (part.nodes.get(part.cursor), part.position) else { return true };
-            let Some(buffer) = &mut self.lanes[table].table.buffer else { return true };
+            let Lane { table: Table { buffer, .. }, shared, flights, .. } = &mut self.lanes[table];
+            let (nodes, cursor, position) = match planned {
+                Planned::Ticket(ticket, at) => {
+                    let Some(announced) = self.tickets.get_mut(ticket) else { return true };
+                    let part = &mut announced.parts[at];
+                    while let (Some(&node), Some(shared)) = (part.nodes.get(part.cursor), &shared)
+                        && shared.neighbours.keep(node)
+                    {
+                        part.cursor += 1;
+                    }
+                    (&part.nodes, &mut part.cursor, part.position)
+                }
+                Planned::Heard(neighbour, announcement) => {
+                    let Some(heard) = shared.as_mut().and_then(|shared| shared.find(neighbour, announcement)) else {
+                        return true;
+                    };
+                    (&heard.nodes, &mut heard.cursor, Some(heard.position))
+                }
+            };
+            let (Some(&node), Some(position), Some(buffer)) = (nodes.get(*cursor), position, buffer) else {
+                return true;
+            };
             let slot = match buffer.reserve(node, position) {
                 Reserve::NoRoom => return false,
                 Reserve::Here => None,
                 Reserve::Slot(slot) => Some(slot),
             };
-            part.cursor += 1;
+            *cursor += 1;
             let Some(slot) = slot else { continue };
-            match self.lanes[table].flights.get(&node) {
+            match flights.get(&node) {
                 // A minibatch before fetches it already: keeping that row costs a copy, not a get.
                 Some(&flight) => self.flights.get_mut(flight).admitted = Some(slot),
                 None => self.want_slot(table, node, slot),
@@ -735,10 +820,15 @@ impl Pipeline {
         }
         part.gathered = true;
         let table = part.table;
-        self.lanes[table].planning.retain(|&entry| entry != (ticket, at));
+        let lane = &mut self.lanes[table];
+        lane.planning.retain(|&entry| entry != Planned::Ticket(ticket, at));
         self.announced_nodes -= part.nodes.len();
-        if let (Some(position), Some(buffer)) = (part.position.take(), &mut self.lanes[table].table.buffer) {
-            buffer.retire(position, &part.nodes);
+        if let (Some(position), Some(buffer)) = (part.position.take(), &mut lane.table.buffer) {
+            buffer.retire(position, neighbours::own(lane.shared.as_ref(), &part.nodes, &mut self.own));
+        }
+        if let Some(shared) = &mut lane.shared {
+            shared.note_retired();
+            shared.neighbours.tell(Note::Retired(ticket.name()), &[]);
         }
         part.nodes.clear();
         if announced.parts.iter().all(|part| part.gathered) {

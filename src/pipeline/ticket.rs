@@ -10,6 +10,13 @@ pub struct Ticket {
     pub(super) generation: u32,
 }
 
+impl Ticket {
+    /// What the other ranks of the host know it by.
+    pub(super) fn name(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+}
+
 /// What a ticket says of one table.
 #[derive(Debug)]
 pub(super) struct Part {

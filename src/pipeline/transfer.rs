@@ -46,7 +46,7 @@ impl Pipeline {
         let room = match batch.area {
             Area::Rows(request) => self.lands_directly(request) || !self.staging.is_empty(),
             Area::Slots(_) => !self.is_pinned(at),
-            Area::Staging(_) => true,
+            Area::Staging(_) | Area::Offer(_) => true,
         };
         room && batch.not_before <= now
     }
@@ -84,7 +84,7 @@ impl Pipeline {
                 }
             }
             Area::Slots(_) => self.prefetch_rows += batch.rows.len(),
-            Area::Staging(_) => {}
+            Area::Staging(_) | Area::Offer(_) => {}
         }
         self.batches.post(at, now);
         let batch = self.batches.get_mut(at);
@@ -164,7 +164,7 @@ impl Pipeline {
                 }
             }
             Area::Slots(_) => self.prefetch_rows -= rows,
-            Area::Staging(_) => {}
+            Area::Staging(_) | Area::Offer(_) => {}
         }
     }
 
@@ -230,6 +230,9 @@ impl Pipeline {
         }
         if let (Landing::Rows(..), Some(slot)) = (flight.landing, flight.admitted) {
             self.keep(table, slot, from, copies);
+        }
+        if flight.offered {
+            copies.push(Copy { table, from, to: Place { area: Area::Offer(flight.node), index: 0 } });
         }
         while let Some((request, place)) = self.flights.pop_waiter(id) {
             self.copy_to(table, request, place, from, copies);
@@ -607,7 +610,7 @@ impl Pipeline {
                 }
                 Area::Slots(_) => self.prefetch_rows -= open as usize,
                 Area::Staging(chunk) if fenced => self.staging.push(chunk),
-                Area::Staging(_) => {}
+                Area::Staging(_) | Area::Offer(_) => {}
             }
             let flying: Vec<FlightId> =
                 flights.into_iter().filter(|&flight| self.flights.get(flight).batch == at).collect();

@@ -180,6 +180,11 @@ impl Lfu {
 }
 
 impl ReplacementPolicy for Lfu {
+    fn reserve(&mut self, nodes: usize) {
+        self.missed_scores.clear();
+        self.missed_scores.reserve(nodes);
+    }
+
     fn begin_minibatch(&mut self, _view: &View) {
         self.now += 1;
         while let Some(slot) = self.queue.first_beside(ASIDE) {

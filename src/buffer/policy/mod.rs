@@ -146,6 +146,9 @@ pub(super) trait ReplacementPolicy: Send {
     /// Nodes that it wants resident before the first minibatch.
     fn initial(&mut self, _slots: u32, _hints: &BufferHints, _nodes: &mut Vec<NodeId>) {}
 
+    /// A minibatch may have so many nodes from now on: what is kept of each of them takes its room before it is needed.
+    fn reserve(&mut self, _nodes: usize) {}
+
     /// One more minibatch begins.
     fn begin_minibatch(&mut self, _view: &View) {}
 

@@ -75,6 +75,12 @@ fn uses_at(position: WindowPosition) -> Beside {
 }
 
 impl ReplacementPolicy for WindowBelady {
+    fn reserve(&mut self, nodes: usize) {
+        self.beyond.reserve(nodes);
+        self.order.clear();
+        self.order.reserve(nodes);
+    }
+
     fn begin_minibatch(&mut self, view: &View) {
         self.beyond.begin_minibatch(view);
     }

@@ -84,7 +84,7 @@ impl Address {
 }
 
 /// A digest of what must be equal for two processes to reach each other's sockets.
-fn host() -> [u8; 8] {
+pub(crate) fn host() -> [u8; 8] {
     let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
     let digest = Sha256::new().chain_update(boot).chain_update(network.as_os_str().as_encoded_bytes()).finalize();

@@ -7,6 +7,8 @@
 mod channel;
 mod exchange;
 
+pub(crate) use exchange::host as host_key;
+
 use super::imports;
 use super::{Capabilities, Channel, MappedRegion, RemoteRegion, Transport, TransportConfig};
 use crate::error::{Error, Result};
