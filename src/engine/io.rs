@@ -48,14 +48,16 @@ struct Io<'a> {
 
 /// Runs until the engine stops; a panic or a dead channel closes the engine instead of the process.
 pub(super) fn run(shared: &Arc<Shared>, channel: Box<dyn Channel>, exchanges: Vec<Option<Exchange>>) {
+    // Rows that may land between two turns, each of which may have another place to go to.
+    let rows = 2 * shared.config.batch_rows + shared.config.prefetch_rows_in_flight;
     let mut io = Io {
         shared,
         channel,
         completions: Vec::with_capacity(256),
-        copies: Vec::with_capacity(2 * shared.config.batch_rows),
-        moves: Vec::with_capacity(2 * shared.config.batch_rows),
+        copies: Vec::with_capacity(rows),
+        moves: Vec::with_capacity(rows),
         exchanges,
-        offers: Vec::with_capacity(shared.config.batch_rows),
+        offers: Vec::with_capacity(rows),
         offered: Vec::with_capacity(ADOPTED_ROWS),
         adopted: Vec::with_capacity(ADOPTED_ROWS),
         aborts: Vec::with_capacity(16),
