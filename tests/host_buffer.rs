@@ -229,10 +229,10 @@ fn a_rank_that_leaves_takes_only_its_own_part() {
             engine.take();
         }
         gone.wait();
-        if let Some(engine) = engine {
+        if let Some(engine) = &engine {
             // What the dead rank kept is still there, and is read; a host's first rank serves its partition.
             let before = engine.stats(TABLE).unwrap().pipeline;
-            train(&engine, rank, 20, 3);
+            train(engine, rank, 20, 3);
             let after = engine.stats(TABLE).unwrap().pipeline;
             assert_eq!(after.minibatches, before.minibatches + 20);
             assert!(after.neighbour_hits > before.neighbour_hits);
