@@ -54,6 +54,9 @@ pub struct TrainArgs {
     /// Ranks that stand for one host: they own one partition together and share its training nodes
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub ranks_per_host: u32,
+    /// Have each rank keep a buffer for itself, where the ranks of a host would share one of as many slots
+    #[arg(long)]
+    pub private_buffers: bool,
     /// How rows travel: `tcp`, `shm`
     #[arg(long, value_name = "NAME", default_value = "tcp")]
     pub transport: String,

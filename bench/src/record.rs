@@ -105,6 +105,9 @@ pub struct Settings {
     pub ranks: u32,
     /// Ranks that stand for one host.
     pub ranks_per_host: u32,
+    /// Each rank has kept a buffer for itself, where those of a host would share one.
+    #[serde(default)]
+    pub private_buffers: bool,
     /// What has started the ranks, on hosts of its choice; where nothing has, they are processes of one machine.
     #[serde(default)]
     pub launcher: Option<String>,

@@ -5,7 +5,7 @@ pub mod plot;
 pub mod tables;
 
 use crate::cli::ReportArgs;
-use crate::record::{Document, FORMAT, Run};
+use crate::record::{Document, FORMAT, Run, Settings};
 use crate::setup::SetUp;
 use anyhow::Context;
 use plot::{Bars, Curve, Curves, Lane, Line, Part, Unit, escape, tidy};
@@ -363,6 +363,14 @@ fn section_setups(document: &Document) -> String {
     text + "</table></section>"
 }
 
+fn ranks_per_host(settings: &Settings) -> String {
+    match (settings.ranks_per_host, settings.private_buffers) {
+        (1, _) => "1".to_owned(),
+        (ranks, false) => format!("{ranks}, which share one buffer"),
+        (ranks, true) => format!("{ranks}, each with a buffer for itself"),
+    }
+}
+
 fn section_settings(document: &Document) -> String {
     let (settings, machine) = (&document.settings, &document.machine);
     let controls = &settings.controls;
@@ -372,7 +380,7 @@ fn section_settings(document: &Document) -> String {
         ("command", format!("<code>{}</code>", escape(&document.command))),
         ("graph", format!("{}, {} classes, seed {}", escape(&settings.graph), settings.classes, settings.seed)),
         ("partitions", format!("{} by {}, {} halo nodes", halo.len(), escape(&settings.partitioner), list(&halo))),
-        ("ranks a host", settings.ranks_per_host.to_string()),
+        ("ranks a host", ranks_per_host(settings)),
         ("transport", escape(&settings.transport)),
         ("link", settings.link.as_deref().map_or_else(|| "not shaped".to_owned(), escape)),
         ("buffer", escape(&settings.buffer)),
@@ -431,7 +439,7 @@ mod tests {
     //! made of known numbers and look for what must, and must not, be in them.
 
     use super::*;
-    use crate::record::{Machine, RankRecord, Score, Settings, Step};
+    use crate::record::{Machine, RankRecord, Score, Step};
     use crate::setup::Controls;
 
     /// A document with every set-up in two blocks; its numbers are made up and only have the right shape.
@@ -453,6 +461,7 @@ mod tests {
                 partitioner: "metis".to_owned(),
                 ranks: 4,
                 ranks_per_host: 1,
+                private_buffers: false,
                 launcher: None,
                 transport: "tcp".to_owned(),
                 link: Some("1 Gbit/s, 50µs".to_owned()),

@@ -47,8 +47,10 @@ pub struct Job {
     pub controls: Controls,
     /// Where the language model answers.
     pub model: Option<PathBuf>,
-    /// Ranks of this machine read each other's rows from mapped memory.
-    pub map_host_rows: bool,
+    /// Partitions stand for hosts: ranks of different ones are to each other as if on different machines, wherever they run.
+    pub partitions_are_hosts: bool,
+    /// Each rank keeps a buffer for itself, where those of a host would share one.
+    pub private_buffers: bool,
     /// The interface that listeners bind to.
     pub listen: IpAddr,
     /// Seconds that a rank waits for the others.

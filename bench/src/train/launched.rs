@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// The ranks do not meet, or as [`Plan::run`].
 pub fn run(plan: &Plan, place: &Environment, meeting: &Path, listen: IpAddr) -> Result<Option<Document>> {
-    let job = Job { ranks: place.size, map_host_rows: true, listen, ..plan.job.clone() };
+    let job = Job { ranks: place.size, partitions_are_hosts: false, listen, ..plan.job.clone() };
     let plan = Plan { job, launcher: Some(place.launcher), ..plan.clone() };
     plan.check()?;
     let began = Instant::now();

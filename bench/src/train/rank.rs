@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use rudder::bootstrap::{Bootstrap, TcpBootstrap, UniqueId};
 use rudder::controller::{JobFacts, Observation, RuntimeConfig};
 use rudder::memory::Rows;
-use rudder::{Config, Engine, NodeId, Rank, TableSpec};
+use rudder::{Config, Engine, NodeId, PartitionId, Rank, TableSpec};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -146,12 +146,12 @@ fn start_engine(job: &Job, graph: &Prepared, steps: u64, bootstrap: Arc<dyn Boot
         edges: graph.topology().arcs() as u64,
         ..TableSpec::new(TABLE, book, partition, graph.width() * size_of::<f32>())
     };
-    let engine = Engine::builder(config(job, graph, steps)?, bootstrap)
+    let engine = Engine::builder(config(job, graph, partition, steps)?, bootstrap)
         .table(spec, |bytes| bytes.copy_from_slice(bytemuck::cast_slice(features)));
     Ok(engine.start()?)
 }
 
-fn config(job: &Job, graph: &Prepared, steps: u64) -> Result<Config> {
+fn config(job: &Job, graph: &Prepared, partition: PartitionId, steps: u64) -> Result<Config> {
     // A minibatch has at most all nodes, and at most what its fan-outs can reach.
     let reach = job.fanout.iter().fold(job.batch, |reach, fanout| reach.saturating_mul(fanout + 1));
     let (policy, controller) = job.setup.configure(&job.controls, job.model.as_deref(), job.seed)?;
@@ -161,7 +161,8 @@ fn config(job: &Job, graph: &Prepared, steps: u64) -> Result<Config> {
         policy,
         controller,
         controller_bounds: RuntimeConfig { decision_deadline: ANSWER, ..RuntimeConfig::default() },
-        map_host_rows: job.map_host_rows,
+        share_buffer: !job.private_buffers,
+        host: job.partitions_are_hosts.then(|| format!("host-{}", partition.0)),
         listen: job.listen,
         link: job.link,
         // One gather computes while the next one flies.
