@@ -9,7 +9,7 @@
 //! - [`memory`]: tables, registered regions, output buffers.
 //! - [`PartitionBook`]: which rank owns a node, and where its row is there.
 //! - [`pipeline`]: split, look up, join, batch, prioritise, retry; a state machine without clock, thread or socket.
-//! - [`buffer`]: the prefetch buffer's books, and one file a replacement policy.
+//! - [`buffer`]: the prefetch buffer's books, and one file a replacement policy. `host` has what ranks of a host share of it.
 //! - [`transport`]: how row batches move: `shm`, `tcp`, `sim` in virtual time, and hooks that slow or disturb any of them.
 //! - [`controller`]: what to pull ahead and when, from `off` to a small language model; it costs hits at worst, never bytes or a wait.
 //!
