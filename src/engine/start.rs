@@ -1,31 +1,27 @@
 //! The collective start-up: ranks agree on their tables, export their rows, and learn where the others' are.
 
+use super::buffers::{Buffers, Shard, Sharing, announced_nodes, buffers, join_host};
+use super::meeting::{Peers, gather, greet};
 use super::{Engine, Shared, State, TableMemory, io};
 use crate::bootstrap::Bootstrap;
-use crate::buffer::{BufferHints, PrefetchBuffer, SLOTS_MAX};
-use crate::config::{BufferSize, Config};
+use crate::buffer::PrefetchBuffer;
+use crate::config::Config;
 use crate::controller::{ControllerRuntime, JobFacts};
 use crate::error::{Error, Result};
-use crate::host::{Exchange, Host, Keeper, Layout, Neighbourhood, Part, Reader, keeper_of};
+use crate::host::{Exchange, Keeper, Neighbourhood, Reader};
 use crate::id::{NodeId, PartitionId, Rank, TableId};
 use crate::memory::{Access, FeatureTable, Memory, Region, limit_pinned};
 use crate::partition::PartitionBook;
 use crate::pipeline::{Limits, Pipeline, Source, Table};
-use crate::placement::{NicKind, Placement, Site};
-use crate::transport::shm::{ShmTransport, host_key};
-use crate::transport::{MappedRegion, Transport, TransportConfig, VerbsSettings, Waker, open};
+use crate::placement::{Placement, Site};
+use crate::transport::shm::ShmTransport;
+use crate::transport::{MappedRegion, Transport, TransportConfig, Waker, open};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Instant;
-
-/// Ranks of different versions refuse each other.
-const PROTOCOL: u32 = 3;
-
-/// What an announced node costs: its id, and its entry in the window's table when that is at its emptiest.
-const ANNOUNCED_NODE_BYTES: u64 = 8 + 16 * 4;
 
 /// Chunks of staging memory, where a transport needs it.
 const STAGING_CHUNKS: u32 = 8;
@@ -58,7 +54,7 @@ impl TableSpec {
         Self { id, book, partition, row_bytes, version: 0, halo: Vec::new(), degree: Vec::new(), edges: 0 }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let bad = |cause: String| Err(Error::argument(format!("{}: {cause}", self.id)));
         if self.row_bytes == 0 {
             return bad("rows of 0 bytes".into());
@@ -100,22 +96,6 @@ pub struct EngineBuilder<'a> {
     transport: Option<Arc<dyn Transport>>,
 }
 
-/// First words of a rank: where it runs, and from rank 0 the secret that transports prove to each other.
-#[derive(Serialize, Deserialize)]
-struct Hello {
-    protocol: u32,
-    host: String,
-    /// Which processes can hand each other memory.
-    machine: [u8; 8],
-    /// Whether it would share its buffer with its host's other ranks.
-    shares: bool,
-    /// The partition that it has of each table.
-    partitions: Vec<PartitionId>,
-    /// NICs that it could as well take.
-    nics: Vec<String>,
-    secret: [u8; 32],
-}
-
 #[derive(Serialize, Deserialize)]
 struct Export {
     address: Vec<u8>,
@@ -132,24 +112,6 @@ struct TableExport {
     token: Vec<u8>,
     /// Whether peers are to read its partition from it.
     serves: bool,
-}
-
-/// The ranks as this one sees them.
-struct Peers {
-    /// By rank: whether it is on this host.
-    on_host: Vec<bool>,
-    /// Ranks of this host that share a buffer, this one included; one alone shares with nobody.
-    sharing: Vec<usize>,
-    /// By table: whether an earlier rank of this host serves the same partition through the same NIC.
-    served: Vec<bool>,
-}
-
-/// What a rank says of its parts of the host's buffers.
-#[derive(Default, Serialize, Deserialize)]
-struct Parts {
-    address: Vec<u8>,
-    /// By table: the token, and how many slots it has; none where there is no buffer.
-    parts: Vec<Option<(Vec<u8>, u32)>>,
 }
 
 impl<'a> EngineBuilder<'a> {
@@ -176,7 +138,7 @@ impl<'a> EngineBuilder<'a> {
     }
 
     /// Adds a table whose rows of this rank's partition are in memory that exists: a file's, or the caller's own. `shm` takes only memory that has a
-    /// file; other transports register it in place.
+    /// file, so that `auto` takes `tcp` where a rank has other; other transports register it in place.
     ///
     /// # Safety
     /// While the engine lives, the bytes are written only by those who have told every reader of the table.
@@ -219,7 +181,8 @@ impl<'a> EngineBuilder<'a> {
         }
         let name = transport.as_ref().map_or(config.transport.as_str(), |transport| transport.name());
         let site = Site::read(name, config.nic.as_deref())?;
-        let (settings, placement, peers) = greet(&config, &*bootstrap, site, &specs)?;
+        let unshared = specs.iter().zip(&origins).any(|(spec, origin)| is_unshared(spec, origin));
+        let (settings, placement, peers) = greet(&config, &*bootstrap, site, &specs, unshared)?;
         let transport = match transport {
             Some(transport) => transport,
             None => placement.near(|| open(&config.transport, &settings))?,
@@ -237,11 +200,11 @@ impl<'a> EngineBuilder<'a> {
         let thread = shared.clone();
         let run = move || io::run(&thread, channel, sharing.exchanges);
         let spawn = || std::thread::Builder::new().name("rudder-io".into()).spawn(run);
-        shared.placement.near(spawn).map_err(|error| Error::Transport {
+        let io = shared.placement.near(spawn).map_err(|error| Error::Transport {
             transport: shared.transport.name(),
             cause: format!("its I/O thread: {error}"),
         })?;
-        let engine = Engine { shared, bootstrap };
+        let engine = Engine { shared, bootstrap, io: Some(io) };
         let whole = |table: &TableMemory| table.local.region().memory().check_file();
         engine.shared.tables.iter().try_for_each(whole)?;
         // Nobody asks before everybody serves.
@@ -254,83 +217,10 @@ impl<'a> EngineBuilder<'a> {
     }
 }
 
-fn gather<T: Serialize + for<'de> Deserialize<'de>>(
-    config: &Config,
-    bootstrap: &dyn Bootstrap,
-    mine: &T,
-) -> Result<Vec<T>> {
-    let bad = |rank: usize, cause: String| Error::Bootstrap {
-        rank: bootstrap.rank(),
-        cause: format!("rank {rank} sent what cannot be read, is it of another version? ({cause})"),
-    };
-    let mine = serde_json::to_vec(mine).map_err(|error| bad(bootstrap.rank().index(), error.to_string()))?;
-    let all = bootstrap.all_gather(&mine, config.collective_timeout)?;
-    all.iter()
-        .enumerate()
-        .map(|(rank, bytes)| serde_json::from_slice(bytes).map_err(|error| bad(rank, error.to_string())))
-        .collect()
-}
-
-/// Learns where the ranks run and the secret of the job, and takes a place among the ranks of the host.
-fn greet(
-    config: &Config,
-    bootstrap: &dyn Bootstrap,
-    site: Site,
-    specs: &[TableSpec],
-) -> Result<(TransportConfig, Placement, Peers)> {
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret)
-        .map_err(|error| Error::config(format!("the system gives no random bytes: {error}")))?;
-    let own_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let mine = Hello {
-        protocol: PROTOCOL,
-        host: config.host.clone().unwrap_or_else(own_name),
-        machine: host_key(),
-        shares: config.share_buffer && config.map_host_rows,
-        partitions: specs.iter().map(|spec| spec.partition).collect(),
-        nics: site.nics().to_vec(),
-        secret,
-    };
-    let hellos = gather(config, bootstrap, &mine)?;
-    if let Some((rank, hello)) = hellos.iter().enumerate().find(|(_, hello)| hello.protocol != PROTOCOL) {
-        return Err(Error::Bootstrap {
-            rank: bootstrap.rank(),
-            cause: format!(
-                "rank {rank} speaks protocol {}, this rank {PROTOCOL}: use one build of rudder",
-                hello.protocol
-            ),
-        });
-    }
-    let peers = peers(&hellos, bootstrap.rank().index());
-    let ranks_on_host = peers.on_host.iter().filter(|on_host| **on_host).count() as u32;
-    let same = |hello: &&Hello| hello.host == mine.host && hello.nics == mine.nics;
-    let turn = hellos[..bootstrap.rank().index()].iter().filter(same).count();
-    let placement = site.place(turn, config.bind);
-    let settings = TransportConfig {
-        ranks_on_host,
-        listen: config.listen,
-        verbs: VerbsSettings { device: placement.nic_of(NicKind::Infiniband), gid: None },
-        nic: placement.nic().cloned(),
-        secret: hellos[0].secret,
-        link: config.link,
-        ..TransportConfig::new(bootstrap.rank(), bootstrap.size())
-    };
-    Ok((settings, placement, peers))
-}
-
-fn peers(hellos: &[Hello], me: usize) -> Peers {
-    let mine = &hellos[me];
-    let near = |other: &Hello| other.host == mine.host && other.machine == mine.machine;
-    let sharing = |&rank: &usize| near(&hellos[rank]) && hellos[rank].shares && mine.shares;
-    let served = |table: usize| {
-        let same = |other: &Hello| near(other) && other.nics == mine.nics;
-        hellos[..me].iter().any(|other| same(other) && other.partitions.get(table) == mine.partitions.get(table))
-    };
-    Peers {
-        on_host: hellos.iter().map(|other| other.host == mine.host).collect(),
-        sharing: (0..hellos.len()).filter(sharing).collect(),
-        served: (0..mine.partitions.len()).map(served).collect(),
-    }
+/// Whether rows are in memory that no other process can map.
+fn is_unshared(spec: &TableSpec, origin: &Origin<'_>) -> bool {
+    let range = spec.book.range(spec.partition);
+    matches!(origin, Origin::Memory(memory) if memory.file().is_none()) && !range.is_empty()
 }
 
 /// Makes a partition's rows readable by peers: in memory that the transport allocates and the caller fills, or in place. What is in memory
@@ -471,14 +361,6 @@ struct Connected {
     waker: Waker,
 }
 
-/// What the ranks of a host share, beside what the engine holds of it.
-struct Sharing {
-    /// Where the others have asked for this rank's parts.
-    link: Option<ShmTransport>,
-    /// By table, for the I/O thread.
-    exchanges: Vec<Option<Exchange>>,
-}
-
 fn assemble(
     config: Config,
     bootstrap: &dyn Bootstrap,
@@ -512,8 +394,8 @@ fn assemble(
             ranks: peers.sharing.len() as u32,
             place: peers.sharing.iter().position(|&rank| rank == me.index()).expect("a rank shares with itself"),
         });
-        let (buffer, slots, part) =
-            placement.near(|| buffer(&config, spec, &sources, staging_bytes, &*transport, shard.as_ref()))?;
+        let Buffers { buffer, slots, part } =
+            placement.near(|| buffers(&config, spec, &sources, staging_bytes, &*transport, shard.as_ref()))?;
         parts.push(part);
         slots_total += buffer.as_ref().map_or(0, PrefetchBuffer::slots);
         tables.push(Table {
@@ -555,6 +437,7 @@ fn assemble(
         transfer_timeout: config.transfer_timeout,
         staging_chunks: if staged { STAGING_CHUNKS } else { 0 },
     };
+    tracing::info!("controller {}: as the configuration says", config.controller.name());
     let controller =
         ControllerRuntime::start(&config.controller, &facts(&config, specs, slots_total), &config.controller_bounds)?;
     let mut pipeline = Pipeline::new(limits, tables);
@@ -585,39 +468,13 @@ fn assemble(
         stall_ns: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         io_ended: AtomicBool::new(false),
+        failure: OnceLock::new(),
         epoch: Instant::now(),
         process: std::process::id(),
         transport,
         config,
     };
     Ok((shared, sharing))
-}
-
-/// Maps the parts of the host's other ranks, by table; none of a table of which one of them has no buffer. Collective over all ranks of the
-/// job, whether they share or not.
-fn join_host(
-    config: &Config,
-    bootstrap: &dyn Bootstrap,
-    sharing: &Sharing,
-    peers: &Peers,
-    parts: Vec<Option<Arc<Part>>>,
-) -> Result<Vec<Option<Host>>> {
-    let mine = Parts {
-        address: sharing.link.as_ref().map(Transport::address).unwrap_or_default(),
-        parts: parts.iter().map(|part| part.as_ref().map(|part| (part.token().to_vec(), part.slots()))).collect(),
-    };
-    let all = gather(config, bootstrap, &mine)?;
-    let Some(link) = &sharing.link else { return Ok(vec![None; parts.len()]) };
-    let ranks = || peers.sharing.iter().map(|&rank| &all[rank]);
-    let addresses: Vec<Vec<u8>> = ranks().map(|rank| rank.address.clone()).collect();
-    link.connect(&addresses)?;
-    let place = peers.sharing.iter().position(|&rank| rank == bootstrap.rank().index());
-    let join = |(table, own): (usize, Option<Arc<Part>>)| {
-        let others: Option<Vec<_>> = ranks().map(|rank| rank.parts.get(table).cloned().flatten()).collect();
-        let Some(((own, others), place)) = own.zip(others).zip(place) else { return Ok(None) };
-        Host::join(own, link, place, &others).map(Some)
-    };
-    parts.into_iter().enumerate().map(join).collect()
 }
 
 /// The first table stands for the job: it is the one whose rows are most of the traffic.
@@ -632,98 +489,5 @@ fn facts(config: &Config, specs: &[TableSpec], slots: u32) -> JobFacts {
         slots: u64::from(slots),
         batch: config.batch,
         minibatches: config.minibatches,
-    }
-}
-
-/// The buffer of a table and the memory of its slots. It is for rows that travel: mapped ones are as near as their slots would be.
-fn buffer(
-    config: &Config,
-    spec: &TableSpec,
-    sources: &[Source],
-    staging_bytes: usize,
-    transport: &dyn Transport,
-    shard: Option<&Shard<'_>>,
-) -> Result<(Option<PrefetchBuffer>, Option<Region>, Option<Arc<Part>>)> {
-    let travels = |partition: PartitionId| matches!(sources[partition.index()], Source::Remote(_));
-    let degree = |at: usize| spec.degree.get(at).copied().unwrap_or(0);
-    let halo = spec.halo.iter().enumerate().map(|(at, &node)| (node, degree(at)));
-    let halo = halo.filter(|&(node, _)| spec.book.locate(node).is_some_and(|(partition, _)| travels(partition)));
-    let halo_nodes = halo.clone().count();
-    let kept = |node| shard.is_none_or(|shard| keeper_of(node, shard.ranks) == shard.place);
-    let (halo, degree): (Vec<NodeId>, Vec<u32>) = halo.filter(|&(node, _)| kept(node)).unzip();
-    let make = |slots: u32| {
-        let (halo, degree, owners) = (halo.clone(), degree.clone(), spec.book.clone());
-        PrefetchBuffer::new(slots, &config.policy, BufferHints { nodes: spec.book.nodes(), halo, degree, owners })
-    };
-    let remote = (0..spec.book.partitions()).map(PartitionId).filter(|&partition| travels(partition));
-    let remote_nodes: u64 =
-        remote.map(|partition| spec.book.range(partition)).map(|range| range.end - range.start).sum();
-    // Shards are not all of one size: an eighth more than the average is for the larger ones.
-    let kept_nodes = shard.map_or(remote_nodes, |shard| (remote_nodes / u64::from(shard.ranks) * 9).div_ceil(8));
-    let most = kept_nodes.min(u64::from(SLOTS_MAX)) as u32;
-    let made = match config.buffer {
-        BufferSize::Halo(share) => made_of((halo_nodes as f64 * share).min(f64::from(most)) as u32, make)?,
-        BufferSize::Bytes(bytes) => {
-            let ids = announced_nodes(config) as u64 * ANNOUNCED_NODE_BYTES;
-            let books = |slots| {
-                shard.map_or(Ok(0), |shard| Layout::new(slots, spec.row_bytes, shard.ranks).map(|l| l.books_bytes()))
-            };
-            made_within(bytes.saturating_sub(ids + staging_bytes as u64), spec.row_bytes as u64, most, make, books)?
-        }
-    };
-    let Some(buffer) = made else { return Ok((None, None, None)) };
-    let (slots, bytes) = (buffer.slots(), buffer.slots() as usize * spec.row_bytes);
-    let part =
-        shard.map(|shard| Part::new(shard.link, Layout::new(slots, spec.row_bytes, shard.ranks)?)).transpose()?;
-    let region = match &part {
-        None => transport.allocate(bytes, Access::Local)?,
-        // SAFETY: nobody but this engine writes the slots.
-        Some(part) => unsafe { transport.register(part.rows(), Access::Local) }?,
-    };
-    let shared = shard.map(|shard| format!(", shared by {} ranks of this host", shard.ranks)).unwrap_or_default();
-    tracing::info!("{}: a buffer of {slots} slots, {bytes} bytes of rows{shared}", spec.id);
-    Ok((Some(buffer), Some(region), part))
-}
-
-/// Which part of its host's buffer a rank keeps.
-struct Shard<'a> {
-    /// By which the others get at its memory.
-    link: &'a ShmTransport,
-    ranks: u32,
-    place: usize,
-}
-
-/// A buffer of so many slots; none of no slots.
-fn made_of(slots: u32, make: impl Fn(u32) -> Result<PrefetchBuffer>) -> Result<Option<PrefetchBuffer>> {
-    if slots == 0 { Ok(None) } else { make(slots).map(Some) }
-}
-
-/// A buffer whose rows, books and what is `beside` so many slots together take at most so many bytes; none where not even one slot fits. Books grow with the slots, though not
-/// evenly, so it is made smaller until it fits.
-fn made_within(
-    bytes: u64,
-    row_bytes: u64,
-    most: u32,
-    make: impl Fn(u32) -> Result<PrefetchBuffer>,
-    beside: impl Fn(u32) -> Result<u64>,
-) -> Result<Option<PrefetchBuffer>> {
-    let mut slots = (bytes / row_bytes).min(u64::from(most)) as u32;
-    while let Some(buffer) = made_of(slots, &make)? {
-        let taken = u64::from(slots) * row_bytes + buffer.bytes() as u64 + beside(slots)?;
-        if taken <= bytes {
-            return Ok(Some(buffer));
-        }
-        // A tenth at least, so that this ends soon.
-        let share = (bytes as f64 / taken as f64).min(0.9);
-        slots = (f64::from(slots) * share) as u32;
-    }
-    Ok(None)
-}
-
-/// Node ids that may be announced: a buffer held to a number of bytes gives them a quarter of it.
-fn announced_nodes(config: &Config) -> usize {
-    match config.buffer {
-        BufferSize::Halo(_) => config.announced_nodes,
-        BufferSize::Bytes(bytes) => config.announced_nodes.min((bytes / 4 / ANNOUNCED_NODE_BYTES) as usize),
     }
 }

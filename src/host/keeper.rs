@@ -27,7 +27,7 @@ impl Keeper {
 }
 
 /// How the index says that a node with this tag is in a slot.
-pub(super) fn entry(tag: u32, slot: Slot) -> u64 {
+fn entry(tag: u32, slot: Slot) -> u64 {
     u64::from(tag) << 32 | u64::from(slot.0 + 1)
 }
 

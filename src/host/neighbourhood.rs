@@ -1,6 +1,5 @@
 //! The neighbours as the pipeline knows them: who keeps a node, who has its row now, and what they tell each other.
 
-use super::keeper::entry;
 use super::layout::{Queue, WAYS};
 use super::queue::{Inbox, Outbox};
 use super::{Host, keeper_of};
@@ -37,7 +36,6 @@ impl Neighbourhood {
         let ways = side.index()[bucket * WAYS..][..WAYS].iter();
         let slots = ways.map(|way| way.load(Ordering::Acquire)).filter(|&found| found >> 32 == u64::from(tag));
         slots.filter_map(|found| (found as u32).checked_sub(1)).map(Slot).find_map(|slot| {
-            debug_assert!(slot.0 == u32::MAX || entry(tag, slot) >> 32 == u64::from(tag));
             let head = side.heads().get(slot.index())?;
             let version = head.version.load(Ordering::Acquire);
             let here = version % 2 == 0 && head.node.load(Ordering::Relaxed) == node.0;

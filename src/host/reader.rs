@@ -77,9 +77,9 @@ unsafe fn copy_words(from: *const u8, to: *mut u8, bytes: usize) {
         }};
     }
     let both = from.addr() | bytes;
-    if both % 8 == 0 {
+    if both.is_multiple_of(8) {
         copy_by!(AtomicU64, u64);
-    } else if both % 4 == 0 {
+    } else if both.is_multiple_of(4) {
         copy_by!(AtomicU32, u32);
     } else {
         copy_by!(AtomicU8, u8);

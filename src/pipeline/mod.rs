@@ -511,7 +511,7 @@ impl Pipeline {
             }
             if let Some(shared) = &mut lane.shared {
                 shared.note_announced();
-                shared.neighbours.tell(Note::Announced(ticket.name()), &self.remote);
+                shared.neighbours.tell(Note::Announced(ticket.to_bits()), &self.remote);
             }
         }
         for &table in tables {
@@ -828,7 +828,7 @@ impl Pipeline {
         }
         if let Some(shared) = &mut lane.shared {
             shared.note_retired();
-            shared.neighbours.tell(Note::Retired(ticket.name()), &[]);
+            shared.neighbours.tell(Note::Retired(ticket.to_bits()), &[]);
         }
         part.nodes.clear();
         if announced.parts.iter().all(|part| part.gathered) {
