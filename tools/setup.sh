@@ -24,6 +24,9 @@ declare -A version=(
     [libc6-dev]=2.36-9+deb12u14
     [libfabric-dev]=1.17.0-3
     [libfabric1]=1.17.0-3
+    [libhwloc-dev]=2.9.0-1
+    [libudev-dev]=252.39-1~deb12u2
+    [pkg-config]=1.8.1-1
     [shellcheck]=0.9.0-1
     [libibverbs1]=44.0-2
     [ibverbs-providers]=44.0-2
@@ -43,6 +46,8 @@ say() { echo "setup: $*" >&2; }
 have_cc() { command -v cc && echo '#include <stdio.h>' | cc -E -; }
 # The headers to build with, and the library that is loaded at run time.
 have_libfabric() { echo '#include <rdma/fabric.h>' | cc -E - && /sbin/ldconfig -p | grep -F libfabric.so.1; }
+# Libraries that the feature hwloc links.
+have_hwloc() { command -v pkg-config && pkg-config --exists hwloc libudev; }
 have_shellcheck() { command -v shellcheck; }
 # What the virtual machine of the verbs tests takes from this one; kernel and qemu it fetches for itself, without installing them.
 have_verbs() {
@@ -94,6 +99,7 @@ packages_of() {
     case $1 in
         cc) echo gcc libc6-dev ;;
         libfabric) echo libfabric-dev libfabric1 ;;
+        hwloc) echo libhwloc-dev libudev-dev pkg-config ;;
         shellcheck) echo shellcheck ;;
         verbs) echo libibverbs1 ibverbs-providers iproute2 ;;
         pip) echo python3 python3-pip ;;
@@ -109,11 +115,11 @@ case $purpose in
     build) needed=(cc) ;;
     test) needed=(cc shellcheck) ;;
     verbs) needed=(cc verbs) ;;
-    fabric) needed=(cc libfabric) ;;
+    fabric) needed=(cc libfabric hwloc) ;;
     mpi) needed=(cc mpich openmpi clang) ;;
     model) needed=(pip) ;;
     demo) needed=(cc) wanted=(pip) ;;
-    all) needed=(cc shellcheck verbs libfabric pip) ;;
+    all) needed=(cc shellcheck verbs libfabric hwloc pip) ;;
     *)
         say "there is no purpose '$purpose'; there are all, build, test, verbs, fabric, mpi, model, demo"
         exit 2
