@@ -75,12 +75,12 @@ impl Asker {
     pub(super) fn floors(
         &mut self,
         table: Table,
-        twin: Option<&Rc<Twin>>,
+        twins: Option<&[Rc<Twin>; 2]>,
         batch: usize,
     ) -> Result<Vec<Box<dyn Floor>>> {
-        if let Some(twin) = twin {
-            let kernel = Kernel { twin: twin.clone(), places: (0..batch as u32).collect() };
-            return Ok(vec![Box::new(Memcpy(twin.clone())), Box::new(kernel)]);
+        if let Some([first, second]) = twins {
+            let kernel = Kernel { twin: second.clone(), places: (0..batch as u32).collect() };
+            return Ok(vec![Box::new(Memcpy(first.clone())), Box::new(kernel)]);
         }
         let streams = |name, count| -> Result<Box<dyn Floor>> {
             let sockets = self.sockets[..count].iter().map(TcpStream::try_clone).collect::<Result<_, _>>()?;

@@ -95,11 +95,13 @@ pub fn run(args: &GetArgs) -> Result<()> {
         let mut asker = Asker::start(name)?;
         for &row_bytes in &args.row_bytes {
             let table = asker.table(args.table_mib << 20, row_bytes)?;
-            let twin = if name == "shm" { Some(Twin::new(table.rows, row_bytes)?) } else { None };
+            // One each: what another has just read of the same memory would still be in the caches.
+            let twin = || Twin::new(table.rows, row_bytes);
+            let twins = if name == "shm" { Some([twin()?, twin()?]) } else { None };
             for &batch in &args.batches {
                 let batch = batch.min((BATCH_BYTES_MAX / row_bytes).max(1));
                 for &channels in &args.channels {
-                    let mut floors = asker.floors(table, twin.as_ref(), batch)?;
+                    let mut floors = asker.floors(table, twins.as_ref(), batch)?;
                     lines.extend(measure(args, name, &asker, table, (batch, channels), &mut floors)?);
                 }
             }
