@@ -50,9 +50,9 @@ test-nomodel: lint doc ## The same without the tests of the language model, whic
 	tools/test.sh --without-model
 
 .PHONY: test-fabric
-test-fabric: ## Hold the transport over libfabric against its software providers and a fake one (libfabric-dev)
+test-fabric: ## Hold the transport over libfabric against its software providers and a fake one, and build with hwloc
 	@tools/setup.sh --check fabric
-	cargo clippy --package rudder --package rudder-native --no-default-features --features rudder/fabric \
+	cargo clippy --package rudder --package rudder-native --no-default-features --features rudder/fabric,rudder/hwloc \
 		--all-targets --locked -- -D warnings
 	tools/test.sh --fabric
 
@@ -71,7 +71,7 @@ test-verbs: ## Test reads by RDMA devices, in a virtual machine with Soft-RoCE (
 	tools/test-verbs.sh
 
 .PHONY: rates-verbs
-rates-verbs: ## Measure those reads beside ib_read_bw, in the same virtual machine
+rates-verbs: ## Measure those reads beside ib_read_bw, in the same virtual machine, into target/bench/
 	@tools/setup.sh --check verbs
 	tools/test-verbs.sh --rates
 

@@ -5,24 +5,30 @@
 //! mpiexec.mpich -n 2 target/mpich/release/deps/mpi_get-… [row bytes] [batch] [pairs]
 //! ```
 //!
+//! With `MPIR_CVAR_NOLOCAL=1 UCX_TLS=tcp,self` MPICH (over UCX) takes loopback instead of shared memory, Open MPI with
+//! `--mca pml ob1 --mca btl tcp,self --mca osc rdma`: that is what our own `tcp` is held against.
+//!
 //! Each measurement is a pair, ours and the raw calls on the same rows one right after the other and in alternating order, since on a shared
 //! machine only what ran at the same time can be compared. The raw calls are what a program would write: one `MPI_Get` of bytes a row, or
 //! one with a datatype of byte blocks, made for the batch, and a flush. Their owner waits in MPI, as some libraries need; ours is measured
 //! so too, and once more while its owner computes.
 
+mod results;
+
 use mpi::ffi;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
+use results::{Measured, Results};
 use rudder::Rank;
 use rudder::bootstrap::{Bootstrap, MpiBootstrap};
 use rudder::memory::{Access, Region};
 use rudder::transport::mpi::MpiTransport;
-use rudder::transport::shm::ShmTransport;
 use rudder::transport::{
-    BatchId, Channel, Completion, Destination, RemoteRegion, RowBatch, Transport, TransportConfig, Wait,
+    self, BatchId, Channel, Completion, Destination, RemoteRegion, RowBatch, Transport, TransportConfig, Wait,
 };
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const TABLE_BYTES: usize = 256 << 20;
@@ -118,11 +124,11 @@ struct Ours {
     #[expect(dead_code, reason = "held until the end: the other process reads it")]
     table: Region,
     #[expect(dead_code, reason = "as above")]
-    transport: Box<dyn Transport>,
+    transport: Arc<dyn Transport>,
 }
 
 impl Ours {
-    fn new(bootstrap: &MpiBootstrap, transport: Box<dyn Transport>, batch: usize) -> Self {
+    fn new(bootstrap: &MpiBootstrap, transport: Arc<dyn Transport>, batch: usize) -> Self {
         let gather = |mine: &[u8]| bootstrap.all_gather(mine, TIMEOUT).expect("both processes take part");
         transport.connect(&gather(&transport.address())).expect("the addresses are good");
         let table = transport.allocate(TABLE_BYTES, Access::RemoteRead).expect("memory is there");
@@ -144,12 +150,15 @@ impl Ours {
         // SAFETY: the landing is borrowed until all rows have ended.
         let posted = unsafe { self.channel.post(&batch) }.expect("the batch is good");
         assert_eq!(posted, rows.len());
-        let began = Instant::now();
-        while self.completions.is_empty() {
+        let (began, mut ended) = (Instant::now(), 0);
+        while ended < rows.len() {
             assert!(began.elapsed() < TIMEOUT, "a batch hangs");
             self.channel.poll(&mut self.completions, Wait::For(Duration::from_secs(1))).expect("the channel works");
+            for completion in self.completions.drain(..) {
+                completion.status.expect("the rows come");
+                ended += completion.count as usize;
+            }
         }
-        assert!(self.completions.drain(..).all(|completion| completion.status.is_ok()));
     }
 }
 
@@ -194,16 +203,20 @@ fn main() {
     assert_eq!(bootstrap.size(), 2, "started by mpiexec -n 2");
     let config = TransportConfig::new(bootstrap.rank(), 2);
     let over_mpi = MpiTransport::over(&bootstrap).expect("the transport opens");
-    let mut over_mpi = Ours::new(&bootstrap, Box::new(over_mpi), batch);
-    let over_shm = ShmTransport::new(&config).expect("the transport opens");
-    let mut over_shm = Ours::new(&bootstrap, Box::new(over_shm), batch);
+    let mut over_mpi = Ours::new(&bootstrap, Arc::new(over_mpi), batch);
+    let open = |name| {
+        let transport = transport::open(name, &config).expect("the transport opens");
+        Ours::new(&bootstrap, transport, batch)
+    };
+    let (mut over_shm, mut over_tcp) = (open("shm"), open("tcp"));
     let mut raw = Raw::new();
     if bootstrap.rank() == Rank(0) {
-        println!("ours,baseline,owner,row_bytes,batch,us_p50,baseline_us_p50,rows_per_s_p50,ratio,ratio_low95");
+        let provider = provider();
+        let mut results = Results::new();
         let mut run = |name, baseline: &str, owner, ours: &mut Ours| {
             tell(owner);
             let raw_get = if baseline == "MPI_Get plain" { Raw::plain } else { Raw::hindexed };
-            let line = compare(row_bytes, batch, pairs, owner, ours, |rows, landing| {
+            let (us, baseline_us) = compare(row_bytes, batch, pairs, owner, ours, |rows, landing| {
                 if owner != Owner::WaitsInMpi {
                     tell(Owner::WaitsInMpi);
                 }
@@ -215,23 +228,35 @@ fn main() {
                 }
                 time
             });
-            println!("{name},{baseline},{owner:?},{row_bytes},{batch},{line}");
+            let (transport, provider, owner) = (name, &*provider, &*format!("{owner:?}"));
+            results.add(Measured { transport, provider, owner, row_bytes, batch, baseline }, &us, &baseline_us);
         };
         for baseline in ["MPI_Get plain", "MPI_Get hindexed"] {
             run("mpi", baseline, Owner::WaitsInMpi, &mut over_mpi);
             run("mpi", baseline, Owner::Computes, &mut over_mpi);
             run("shm", baseline, Owner::WaitsInMpi, &mut over_shm);
+            // Its owner has a thread that answers, to which a wait in MPI would deny a core.
+            run("tcp", baseline, Owner::Computes, &mut over_tcp);
         }
         tell(Owner::Leaves);
+        results.write();
     } else {
         own();
     }
     raw.end();
-    drop((over_mpi, over_shm));
+    drop((over_mpi, over_shm, over_tcp));
     bootstrap.barrier(TIMEOUT).expect("both processes end");
 }
 
-/// Pairs of ours and `raw`, as the end of a line.
+/// The MPI, and what it was told of its ways.
+fn provider() -> String {
+    let version = mpi::environment::library_version().unwrap_or_default();
+    let name = if version.starts_with("Open MPI") { "Open MPI" } else { "MPICH" };
+    let told = ["UCX_TLS", "OMPI_MCA_btl"].map(|name| std::env::var(name).map(|value| format!(", {name}={value}")));
+    told.into_iter().flatten().fold(name.to_owned(), |provider, told| provider + &told)
+}
+
+/// Pairs of ours and `raw`: the times in µs.
 fn compare(
     row_bytes: usize,
     batch: usize,
@@ -239,11 +264,11 @@ fn compare(
     owner: Owner,
     ours: &mut Ours,
     mut raw: impl FnMut(&[u64], &mut [u8]) -> Duration,
-) -> String {
+) -> (Vec<f64>, Vec<f64>) {
     let mut chance = Xoshiro256PlusPlus::seed_from_u64(1);
     let table_rows = (TABLE_BYTES / row_bytes) as u64;
     let mut landing = vec![0u8; batch * row_bytes];
-    let (mut ours_us, mut raw_us, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours_us, mut raw_us) = (Vec::new(), Vec::new());
     for pair in 0..WARM_UP + pairs {
         let mut rows: Vec<u64> = (0..batch).map(|_| chance.random_range(0..table_rows)).collect();
         rows.sort_unstable();
@@ -267,19 +292,9 @@ fn compare(
         if pair >= WARM_UP {
             ours_us.push(our_time.as_secs_f64() * 1e6);
             raw_us.push(raw_time.as_secs_f64() * 1e6);
-            ratios.push(raw_time.as_secs_f64() / our_time.as_secs_f64());
         }
     }
-    let [ours_us, raw_us, ratios] = [ours_us, raw_us, ratios].map(|mut samples| {
-        samples.sort_by(f64::total_cmp);
-        samples
-    });
-    let median = |sorted: &[f64]| sorted[sorted.len() / 2];
-    // The order statistic that lies below the median 95 times in 100, by the binomial distribution's normal approximation.
-    let low = (pairs as f64 / 2.0 - 1.645 * (pairs as f64).sqrt() / 2.0).max(0.0) as usize;
-    let rate = batch as f64 / median(&ours_us) * 1e6;
-    let (ours, raw) = (median(&ours_us), median(&raw_us));
-    format!("{ours:.0},{raw:.0},{rate:.0},{:.2},{:.2}", median(&ratios), ratios[low])
+    (ours_us, raw_us)
 }
 
 fn assert_rows(rows: &[u64], row_bytes: usize, landing: &[u8]) {

@@ -3,6 +3,9 @@
 //! `make rates-verbs` runs it there. Both sides read by software emulation under an emulated processor: the ratio says what the transport
 //! adds to bare reads, the rates say nothing of a network. `ib_read_bw` reads the same bytes over and over; rows are scattered over a table.
 
+mod results;
+
+use results::{Measured, Results};
 use rudder::Rank;
 use rudder::memory::{Access, Region};
 use rudder::transport::verbs::{VerbsConfig, VerbsTransport};
@@ -98,16 +101,11 @@ fn ib_read_bw(bytes: usize, reads: usize) -> f64 {
     average.unwrap_or_else(|| panic!("ib_read_bw said: {text}")) * f64::from(1 << 20) / bytes as f64
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() {
     println!(
         "# Soft-RoCE under qemu's emulation; rows random, seed {SEED}; {PAIRS} pairs in turns after {WARM_UP}; medians"
     );
-    println!("transport,baseline,row_bytes,batch,rows_per_s_p50,gb_per_s_p50,baseline_rows_per_s_p50,ratio_p50");
+    let mut results = Results::new();
     let (owner, reader) = (transport("rxe0"), transport("rxe1"));
     reader.connect(&[owner.address(), reader.address()]).expect("the addresses are good");
     let table = owner.allocate(TABLE_BYTES, Access::RemoteRead).expect("memory is there");
@@ -116,7 +114,7 @@ fn main() {
     let mut state = SEED;
     for (row_bytes, batch) in SIZES {
         let landing = reader.allocate(row_bytes * batch, Access::Local).expect("memory is there");
-        let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for pair in 0..WARM_UP + PAIRS {
             let rows = random_rows(batch, (TABLE_BYTES / row_bytes) as u64, &mut state);
             let mut mine = || read_rows(&mut *channel, region, &landing, row_bytes, &rows);
@@ -129,13 +127,14 @@ fn main() {
                 (mine(), their)
             };
             if pair >= WARM_UP {
-                ours.push(our);
-                theirs.push(their);
-                ratios.push(our / their);
+                let us_at = |rows_per_s: f64| batch as f64 / rows_per_s * 1e6;
+                ours.push(us_at(our));
+                theirs.push(us_at(their));
             }
         }
-        let (our, their, ratio) = (median(ours), median(theirs), median(ratios));
-        let gb = our * row_bytes as f64 / 1e9;
-        println!("verbs,ib_read_bw,{row_bytes},{batch},{our:.0},{gb:.4},{their:.0},{ratio:.2}");
+        let (provider, owner) = ("Soft-RoCE in a virtual machine", "idle");
+        let of = Measured { transport: "verbs", provider, owner, row_bytes, batch, baseline: "ib_read_bw" };
+        results.add(of, &ours, &theirs);
     }
+    results.write();
 }

@@ -7,7 +7,7 @@ mod common;
 mod fake_libfabric;
 
 use common::{GUARD, Landing, PATIENCE, fill, get_all};
-use rudder::memory::{Access, Region};
+use rudder::memory::{Access, Region, limit_pinned, usage};
 use rudder::transport::fabric::{FabricConfig, FabricCounters, FabricTransport, ReadMode};
 use rudder::transport::{BatchId, Channel, Completion, RemoteRegion, RowBatch, Transport, Wait};
 use rudder::{Rank, TransferError};
@@ -211,6 +211,31 @@ fn what_never_ends_is_given_up() {
     assert_eq!(statuses, [Err(TransferError::DeadlineExceeded(Duration::from_secs(1)))]);
     landing.assert_untouched_except(&[]);
     get(&mut *channel, imported, &[3], &[0], &landing);
+}
+
+#[test]
+fn pinned_bytes_are_counted_limited_and_given_back() {
+    const BYTES: usize = 1 << 20;
+    let _alone = alone();
+    for provider in ["cxi", "fakeraw"] {
+        let before = usage().pinned_bytes;
+        let transports = job(&config(provider, ReadMode::Auto), 2);
+        let opened = usage().pinned_bytes;
+        let region = transports[1].allocate(BYTES, Access::RemoteRead).unwrap();
+        let with_region = usage().pinned_bytes;
+        assert!(with_region >= opened + BYTES, "{provider}: {opened} bytes before, {with_region} with the region");
+        limit_pinned((with_region + BYTES - 1) as u64);
+        let refused = transports[1].allocate(BYTES, Access::RemoteRead).map(drop);
+        limit_pinned(u64::MAX);
+        let refused = refused.expect_err("more than may be pinned").to_string();
+        let parts = ["pin 1048576 bytes", "pinned_bytes_max", "RUDDER_PINNED_BYTES_MAX"];
+        assert!(parts.iter().all(|part| refused.contains(part)), "{provider}: {refused}");
+        drop(transports[1].allocate(BYTES, Access::RemoteRead).expect("the refusal was taken back"));
+        drop(region);
+        assert!(usage().pinned_bytes < opened + BYTES, "{provider}: {} bytes are pinned still", usage().pinned_bytes);
+        drop(transports);
+        assert_eq!(usage().pinned_bytes, before, "{provider}");
+    }
 }
 
 #[test]

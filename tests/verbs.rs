@@ -9,7 +9,7 @@ mod common;
 use common::{GUARD, Landing, PATIENCE, byte, fill, get_all};
 use hmac::{Hmac, Mac};
 use rudder::bootstrap::{Bootstrap, local};
-use rudder::memory::{Access, Memory, Region};
+use rudder::memory::{Access, Memory, Region, limit_pinned, usage};
 use rudder::transport::verbs::{VerbsConfig, VerbsTransport};
 use rudder::transport::{
     BatchId, Channel, Completion, Destination, RemoteRegion, RowBatch, Transport, TransportConfig, Wait,
@@ -577,10 +577,34 @@ fn limited_process() {
     let pinned = transport.counters().pinned_bytes;
     let cause = transport.allocate(1 << 20, Access::RemoteRead).expect_err("more than may be pinned").to_string();
     let parts =
-        ["register 1048576 bytes", "RLIMIT_MEMLOCK is 65536 bytes", "ulimit -l", &format!("{pinned} bytes are pinned")];
+        ["pin 1048576 bytes", "RLIMIT_MEMLOCK is 65536 bytes", "ulimit -l", &format!("{pinned} are pinned already")];
     assert!(pinned >= 4096 && parts.iter().all(|part| cause.contains(part)), "{cause}");
     let cause = transport.allocate(1 << 20, Access::Local).expect_err("more than may be pinned").to_string();
     assert!(cause.contains("RLIMIT_MEMLOCK"), "{cause}");
+}
+
+#[test]
+fn pinned_bytes_are_counted_limited_and_given_back() {
+    const BYTES: usize = 1 << 20;
+    let before = usage().pinned_bytes;
+    let transport = VerbsTransport::new(config("rxe0")).unwrap();
+    let opened = usage().pinned_bytes;
+    let region = transport.allocate(BYTES, Access::RemoteRead).unwrap();
+    let with_region = usage().pinned_bytes;
+    assert!(with_region >= opened + BYTES, "{opened} bytes before, {with_region} with the region");
+    for access in [Access::RemoteRead, Access::Local] {
+        limit_pinned((with_region + BYTES - 1) as u64);
+        let refused = transport.allocate(BYTES, access).map(drop);
+        limit_pinned(u64::MAX);
+        let refused = refused.expect_err("more than may be pinned").to_string();
+        let parts = ["pin 1048576 bytes", "pinned_bytes_max", "RUDDER_PINNED_BYTES_MAX"];
+        assert!(parts.iter().all(|part| refused.contains(part)), "{refused}");
+        drop(transport.allocate(BYTES, access).expect("the refusal was taken back"));
+    }
+    drop(region);
+    assert!(usage().pinned_bytes < opened + BYTES, "{} bytes are pinned still", usage().pinned_bytes);
+    drop(transport);
+    assert_eq!(usage().pinned_bytes, before);
 }
 
 #[test]

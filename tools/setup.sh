@@ -24,6 +24,8 @@ declare -A version=(
     [libc6-dev]=2.36-9+deb12u14
     [libfabric-dev]=1.17.0-3
     [libfabric1]=1.17.0-3
+    [libhwloc-dev]=2.9.0-1
+    [libudev-dev]=252.39-1~deb12u2
     [shellcheck]=0.9.0-1
     [g++]=4:12.2.0-3
     [binutils]=2.40-2
@@ -51,6 +53,8 @@ have_libfabric() { echo '#include <rdma/fabric.h>' | cc -E - && /sbin/ldconfig -
 have_cxx() { command -v c++ && echo '#include <array>' | c++ -xc++ -E - && command -v nm && command -v readelf; }
 have_pkg_config() { command -v pkg-config; }
 have_valgrind() { command -v valgrind; }
+# Libraries that the feature hwloc links.
+have_hwloc() { command -v pkg-config && pkg-config --exists hwloc libudev; }
 have_shellcheck() { command -v shellcheck; }
 # What the virtual machine of the verbs tests takes from this one; kernel and qemu it fetches for itself, without installing them.
 have_verbs() {
@@ -105,6 +109,7 @@ packages_of() {
         cxx) echo g++ binutils ;;
         pkg_config) echo pkg-config ;;
         valgrind) echo valgrind ;;
+        hwloc) echo libhwloc-dev libudev-dev pkg-config ;;
         shellcheck) echo shellcheck ;;
         verbs) echo libibverbs1 ibverbs-providers iproute2 ;;
         pip) echo python3 python3-pip ;;
@@ -121,11 +126,11 @@ case $purpose in
     test) needed=(cc shellcheck) ;;
     capi) needed=(cc cxx pkg_config valgrind) ;;
     verbs) needed=(cc verbs) ;;
-    fabric) needed=(cc libfabric) ;;
+    fabric) needed=(cc libfabric hwloc) ;;
     mpi) needed=(cc mpich openmpi clang) ;;
     model) needed=(pip) ;;
     demo) needed=(cc) wanted=(pip) ;;
-    all) needed=(cc shellcheck cxx pkg_config valgrind verbs libfabric pip) ;;
+    all) needed=(cc shellcheck cxx pkg_config valgrind verbs libfabric hwloc pip) ;;
     *)
         say "there is no purpose '$purpose'; there are all, build, test, capi, verbs, fabric, mpi, model, demo"
         exit 2

@@ -27,7 +27,13 @@ executable_of() {
 
 export VM_SECONDS=${VM_SECONDS:-400}
 if [[ ${1:-} == --rates ]]; then
-    exec tests/vm/rxe.sh "$(executable_of benches/verbs.rs)"
+    OUT=$(realpath -m "${CARGO_TARGET_DIR:-target}")/bench
+    mkdir -p "$OUT"
+    export OUT
+    # shellcheck disable=SC2016  # expanded in the machine
+    tests/vm/rxe.sh bash -c 'RUDDER_RESULTS=$OUT/verbs.json exec "$0"' "$(executable_of benches/verbs.rs)"
+    echo "as JSON: $OUT/verbs.json"
+    exit
 fi
 
 conformance=$(executable_of tests/verbs_conformance.rs)

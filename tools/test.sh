@@ -21,10 +21,10 @@ esac
 
 if $fabric; then
     # Without the language model, so that a machine of the network's needs no more than it tests.
-    package=(--package rudder --no-default-features --features fabric --locked --lib)
+    package=(--package rudder --no-default-features --features 'fabric hwloc' --locked --lib)
     package+=(--test fabric --test fabric_fake --test allocations --test fork)
     if cargo nextest --version >/dev/null 2>&1; then
-        cargo nextest run "${package[@]}" -E 'not kind(lib) or test(/fabric/)'
+        cargo nextest run "${package[@]}" -E 'not kind(lib) or test(/fabric|placement/)'
     else
         cargo test "${package[@]}"
     fi

@@ -173,6 +173,7 @@ void rf_describe(const struct fi_info *info, struct rf_limits *limits)
 	limits->can_read = (info->caps & FI_RMA) != 0;
 	limits->local_registration = (mr_mode & FI_MR_LOCAL) || (info->mode & FI_LOCAL_MR);
 	limits->endpoint_registration = (mr_mode & FI_MR_ENDPOINT) != 0;
+	limits->pinned_registration = (mr_mode & FI_MR_ALLOCATED) != 0;
 	limits->manual_progress = info->domain_attr->data_progress != FI_PROGRESS_AUTO;
 	copy_name(limits->provider, info->fabric_attr->prov_name);
 	copy_name(limits->fabric, info->fabric_attr->name);

@@ -43,6 +43,8 @@ struct rf_limits {
 	uint8_t local_registration;
 	/* Registrations belong to one endpoint. */
 	uint8_t endpoint_registration;
+	/* Registered pages stay where they are. */
+	uint8_t pinned_registration;
 	uint8_t manual_progress;
 	char provider[RF_NAME_BYTES];
 	char domain[RF_NAME_BYTES];

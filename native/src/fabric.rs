@@ -59,6 +59,7 @@ pub struct Limits {
     pub can_read: bool,
     pub local_registration: bool,
     pub endpoint_registration: bool,
+    pub pinned_registration: bool,
     pub manual_progress: bool,
     pub provider: [c_char; NAME_BYTES],
     pub domain: [c_char; NAME_BYTES],

@@ -1,6 +1,6 @@
 //! A job of threads in one process.
 
-use super::{Bootstrap, deadline_after, missing};
+use super::{Bootstrap, RANKS_MAX, deadline_after, missing};
 use crate::error::{Error, Result};
 use crate::id::Rank;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -38,7 +38,11 @@ struct Round {
 }
 
 /// The `n` ranks of a job, one for each thread.
+///
+/// # Panics
+/// `n` is more than [`RANKS_MAX`].
 pub fn ranks(n: u32) -> Vec<LocalBootstrap> {
+    assert!(n <= RANKS_MAX, "a job of {n} ranks: {RANKS_MAX} is the most");
     let round = Round { number: 0, arrived: vec![None; n as usize], finished: Arc::default(), broken: None };
     let job = Arc::new(Job { state: Mutex::new(round), changed: Condvar::new() });
     (0..n).map(|rank| LocalBootstrap { rank: Rank(rank), job: job.clone() }).collect()

@@ -45,7 +45,7 @@ impl RowBatch<'_> {
 }
 
 /// Neighbouring rows of a batch that lie as they will land: one read fetches them all.
-#[cfg(any(feature = "verbs", test))]
+#[cfg(any(feature = "verbs", feature = "fabric", feature = "mpi", test))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     /// The first row, within the region.
@@ -58,7 +58,7 @@ pub(super) struct Run {
 
 /// Cuts rows into runs of exactly adjacent ones: each next row to the next place, at most `rows_max` at once. Where places lie apart
 /// (a stride longer than a row) nothing is adjacent, and `rows_max` must be 1.
-#[cfg(any(feature = "verbs", test))]
+#[cfg(any(feature = "verbs", feature = "fabric", feature = "mpi", test))]
 pub(super) fn runs<'a>(rows: &'a [u64], places: &'a [u32], rows_max: usize) -> impl Iterator<Item = Run> + 'a {
     let mut at = 0;
     std::iter::from_fn(move || {

@@ -1,13 +1,17 @@
 //! The process that measures, with the owner's process as its child.
 
+#[cfg(feature = "fabric")]
+use super::fi_read::FiRead;
+use super::floor::{Floor, Kernel, Memcpy, Streams, Twin};
 use super::owner::{from_hex, to_hex};
-use super::{ASKER, BATCH_TIMEOUT, OWNER, STREAMS, open};
+use super::{ASKER, BATCH_TIMEOUT, OWNER, Opened, STREAMS, open};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rudder::memory::Memory;
 use rudder::transport::{BatchId, Channel, Destination, RemoteRegion, RowBatch, Transport, Wait};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -19,6 +23,7 @@ const OWNER_ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// A transport that has met its owner.
 pub(super) struct Asker {
     pub(super) transport: Arc<dyn Transport>,
+    pub(super) provider: String,
     /// To the owner, for plain streams.
     pub(super) sockets: Vec<TcpStream>,
     to_owner: Option<ChildStdin>,
@@ -36,7 +41,7 @@ pub(super) struct Table {
 
 impl Asker {
     pub(super) fn start(name: &str) -> Result<Self> {
-        let transport = open(name, ASKER)?;
+        let Opened { transport, provider } = open(name, ASKER)?;
         let mut owner = Command::new(std::env::current_exe()?)
             .args(["get", "--serve", name])
             .stdin(Stdio::piped())
@@ -54,7 +59,7 @@ impl Asker {
         writeln!(to_owner, "connect {}", to_hex(&addresses[1]))?;
         transport.connect(&addresses)?;
         hear(&from_owner)?;
-        Ok(Self { transport, sockets, to_owner: Some(to_owner), from_owner, owner })
+        Ok(Self { transport, provider, sockets, to_owner: Some(to_owner), from_owner, owner })
     }
 
     pub(super) fn table(&mut self, bytes: usize, row_bytes: usize) -> Result<Table> {
@@ -63,6 +68,33 @@ impl Asker {
         writeln!(to_owner, "table {rows} {row_bytes}")?;
         let token = from_hex(&hear(&self.from_owner)?)?;
         Ok(Table { region: self.transport.import(OWNER, &token)?, row_bytes, rows })
+    }
+
+    /// What the table's rows are measured beside: where memory is shared, what memory gives; elsewhere, what sockets give, and libfabric by
+    /// itself beside the transport over it.
+    pub(super) fn floors(
+        &mut self,
+        table: Table,
+        twins: Option<&[Rc<Twin>; 2]>,
+        batch: usize,
+    ) -> Result<Vec<Box<dyn Floor>>> {
+        if let Some([first, second]) = twins {
+            let kernel = Kernel { twin: second.clone(), places: (0..batch as u32).collect() };
+            return Ok(vec![Box::new(Memcpy(first.clone())), Box::new(kernel)]);
+        }
+        let streams = |name, count| -> Result<Box<dyn Floor>> {
+            let sockets = self.sockets[..count].iter().map(TcpStream::try_clone).collect::<Result<_, _>>()?;
+            Ok(Box::new(Streams { name, sockets, row_bytes: table.row_bytes }))
+        };
+        #[cfg_attr(not(feature = "fabric"), expect(unused_mut, reason = "libfabric adds one"))]
+        let mut floors = vec![streams("stream", 1)?, streams("2 streams", STREAMS)?];
+        #[cfg(feature = "fabric")]
+        if self.transport.name() == "fabric" {
+            let to_owner = self.to_owner.as_mut().context("the owner's process is gone")?;
+            writeln!(to_owner, "offer")?;
+            floors.push(Box::new(FiRead::new(&self.provider, &hear(&self.from_owner)?, table.row_bytes)?));
+        }
+        Ok(floors)
     }
 }
 

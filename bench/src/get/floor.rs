@@ -70,13 +70,13 @@ impl Floor for Kernel {
 }
 
 /// As many bytes from the owner's process over sockets, each with a thread of its own there, in blocking reads and writes of large pieces.
-pub(super) struct Streams<'a> {
+pub(super) struct Streams {
     pub(super) name: &'static str,
-    pub(super) sockets: &'a [TcpStream],
+    pub(super) sockets: Vec<TcpStream>,
     pub(super) row_bytes: usize,
 }
 
-impl Floor for Streams<'_> {
+impl Floor for Streams {
     fn name(&self) -> &'static str {
         self.name
     }

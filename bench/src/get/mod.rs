@@ -6,6 +6,8 @@
 
 mod asker;
 mod crew;
+#[cfg(feature = "fabric")]
+mod fi_read;
 mod floor;
 mod owner;
 mod result;
@@ -15,15 +17,16 @@ use anyhow::{Result, ensure};
 use asker::{Asker, Table};
 use clap::Args;
 use crew::with_channels;
-use floor::{Floor, Kernel, Memcpy, Streams, Twin};
+use floor::{Floor, Twin};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use result::{Line, Measured, Setting};
 use rudder::Rank;
 use rudder::memory::{Access, Memory};
+#[cfg(feature = "fabric")]
+use rudder::transport::fabric::{FabricConfig, FabricTransport};
 use rudder::transport::{self, Transport, TransportConfig};
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -92,11 +95,13 @@ pub fn run(args: &GetArgs) -> Result<()> {
         let mut asker = Asker::start(name)?;
         for &row_bytes in &args.row_bytes {
             let table = asker.table(args.table_mib << 20, row_bytes)?;
-            let twin = if name == "shm" { Some(Twin::new(table.rows, row_bytes)?) } else { None };
+            // One each: what another has just read of the same memory would still be in the caches.
+            let twin = || Twin::new(table.rows, row_bytes);
+            let twins = if name == "shm" { Some([twin()?, twin()?]) } else { None };
             for &batch in &args.batches {
                 let batch = batch.min((BATCH_BYTES_MAX / row_bytes).max(1));
                 for &channels in &args.channels {
-                    let mut floors = floors(&asker, twin.as_ref(), row_bytes, batch);
+                    let mut floors = asker.floors(table, twins.as_ref(), batch)?;
                     lines.extend(measure(args, name, &asker, table, (batch, channels), &mut floors)?);
                 }
             }
@@ -105,22 +110,21 @@ pub fn run(args: &GetArgs) -> Result<()> {
     result::tell(args, &setting, &lines)
 }
 
-fn open(name: &str, rank: Rank) -> Result<Arc<dyn Transport>> {
-    Ok(transport::open(name, &TransportConfig::new(rank, 2))?)
+/// A transport, and what it runs over.
+struct Opened {
+    transport: Arc<dyn Transport>,
+    provider: String,
 }
 
-/// Where memory is shared, what memory gives; elsewhere, what sockets give.
-fn floors<'a>(asker: &'a Asker, twin: Option<&Rc<Twin>>, row_bytes: usize, batch: usize) -> Vec<Box<dyn Floor + 'a>> {
-    match twin {
-        Some(twin) => vec![
-            Box::new(Memcpy(twin.clone())),
-            Box::new(Kernel { twin: twin.clone(), places: (0..batch as u32).collect() }),
-        ],
-        None => vec![
-            Box::new(Streams { name: "stream", sockets: &asker.sockets[..1], row_bytes }),
-            Box::new(Streams { name: "2 streams", sockets: &asker.sockets, row_bytes }),
-        ],
+fn open(name: &str, rank: Rank) -> Result<Opened> {
+    let config = TransportConfig::new(rank, 2);
+    #[cfg(feature = "fabric")]
+    if name == "fabric" {
+        let transport = FabricTransport::new(FabricConfig::of(&config)?)?;
+        return Ok(Opened { provider: transport.provider(), transport: Arc::new(transport) });
     }
+    let provider = if name == "tcp" { "loopback" } else { "-" };
+    Ok(Opened { transport: transport::open(name, &config)?, provider: provider.into() })
 }
 
 /// Takes turns and makes a line of each baseline.
@@ -160,7 +164,6 @@ fn measure(
         }
         Ok(())
     })?;
-    let provider = if name == "tcp" { "loopback" } else { "-" };
-    let ours = Measured { transport: name, provider, row_bytes, batch, channels, us: &us[0] };
+    let ours = Measured { transport: name, provider: &asker.provider, row_bytes, batch, channels, us: &us[0] };
     Ok(floors.iter().zip(&us[1..]).map(|(floor, us)| Line::new(ours, floor.name(), us)).collect())
 }

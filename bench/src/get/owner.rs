@@ -1,6 +1,8 @@
 //! The process whose rows are read: this program once more, told what to do over its standard input.
 
 use super::{BATCH_BYTES_MAX, OWNER, STREAMS, open, rows};
+#[cfg(feature = "fabric")]
+use anyhow::Context;
 use anyhow::{Result, bail, ensure};
 use rudder::memory::{Access, Region};
 use std::fmt::Write as _;
@@ -24,7 +26,8 @@ pub(super) fn from_hex(hex: &str) -> Result<Vec<u8>> {
 
 /// Answers lines on its standard input until that ends.
 pub(super) fn serve(name: &str) -> Result<()> {
-    let transport = open(name, OWNER)?;
+    let opened = open(name, OWNER)?;
+    let transport = opened.transport;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut out = std::io::stdout();
     writeln!(out, "{} {}", to_hex(&transport.address()), listener.local_addr()?.port())?;
@@ -36,6 +39,9 @@ pub(super) fn serve(name: &str) -> Result<()> {
         }
     });
     let mut table: Option<Region> = None;
+    // Dropped before the table that it offers.
+    #[cfg(feature = "fabric")]
+    let mut offered: Option<super::fi_read::Offered> = None;
     for line in std::io::stdin().lines() {
         let line = line?;
         match line.split(' ').collect::<Vec<_>>()[..] {
@@ -45,11 +51,22 @@ pub(super) fn serve(name: &str) -> Result<()> {
             }
             ["table", rows, row_bytes] => {
                 let (rows, row_bytes): (usize, usize) = (rows.parse()?, row_bytes.parse()?);
+                #[cfg(feature = "fabric")]
+                drop(offered.take());
                 drop(table.take());
                 let region = transport.allocate(rows * row_bytes, Access::RemoteRead)?;
                 rows::fill(region.memory(), rows, row_bytes);
                 writeln!(out, "{}", to_hex(region.token()))?;
                 table = Some(region);
+            }
+            #[cfg(feature = "fabric")]
+            ["offer"] => {
+                let table = table.as_ref().context("there is no table yet")?;
+                drop(offered.take());
+                // SAFETY: the offer is dropped before the table, at the next one and at the end, and the table stays as it was filled.
+                let offer = unsafe { super::fi_read::Offered::new(&opened.provider, table.memory()) }?;
+                writeln!(out, "{}", offer.say()?)?;
+                offered = Some(offer);
             }
             _ => bail!("unknown command {line:?}"),
         }

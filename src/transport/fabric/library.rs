@@ -4,6 +4,7 @@
 
 use super::failed;
 use crate::error::{Error, Result, TransferError};
+use crate::memory::{PinCharge, pin_charge};
 use rudder_native::fabric as sys;
 use rustix::fd::BorrowedFd;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -457,10 +458,32 @@ pub(super) enum Use {
     Exported,
 }
 
+impl Use {
+    fn whose(self) -> &'static str {
+        match self {
+            Self::Staging => "messages",
+            Self::Destination => "gets",
+            Self::Exported => "peers",
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Staging => "raise RLIMIT_MEMLOCK (ulimit -l)",
+            Self::Destination => {
+                "raise RLIMIT_MEMLOCK (ulimit -l), register less, or allocate the memory from the transport"
+            }
+            Self::Exported => "raise RLIMIT_MEMLOCK (ulimit -l), or set RUDDER_FABRIC_RMA=off",
+        }
+    }
+}
+
 /// Memory registered with a domain, or with one endpoint of it where the provider wants that.
 pub(super) struct Registered {
     domain: Arc<Domain>,
     raw: NonNull<sys::Region>,
+    /// `None` where the provider keeps no page in place. A drop comes to it after the deregistration.
+    charge: Option<PinCharge>,
     // An endpoint with registrations cannot be closed.
     _endpoint: Option<Arc<Endpoint>>,
 }
@@ -473,6 +496,9 @@ unsafe impl Sync for Registered {}
 impl Registered {
     /// Registers memory. `key` is asked for where the provider makes none itself.
     ///
+    /// # Errors
+    /// A limit of pinned bytes, or the provider, refuses; the message carries the remedy.
+    ///
     /// # Safety
     /// The memory outlives the registration.
     pub(super) unsafe fn new(
@@ -481,28 +507,38 @@ impl Registered {
         bytes: usize,
         purpose: Use,
         key: u64,
-    ) -> Result<Self, Code> {
+    ) -> Result<Self> {
         let domain = endpoint.domain();
         let access = match purpose {
             Use::Staging => sys::ACCESS_MESSAGES | sys::ACCESS_DESTINATION,
             Use::Destination => sys::ACCESS_DESTINATION,
             Use::Exported => sys::ACCESS_REMOTE_READ,
         };
+        let charge = domain.limits.pinned_registration.then(|| pin_charge(bytes)).transpose()?;
         let mut raw = null_mut();
         // SAFETY: domain and endpoint are open; the memory is as this function's contract says.
         check(unsafe {
             let (domain, endpoint) = (domain.raw.as_ptr(), endpoint.raw.as_ptr());
             sys::rf_register(domain, endpoint, base.cast(), bytes, access, key, &mut raw)
+        })
+        .map_err(|code| {
+            let (provider, words) = (domain.provider(), domain.words(code));
+            failed(format!(
+                "{provider} cannot register {bytes} bytes for {}: {words}; {}",
+                purpose.whose(),
+                purpose.remedy()
+            ))
         })?;
-        let raw = NonNull::new(raw).ok_or(Code(libc::ENOMEM))?;
+        let raw = NonNull::new(raw).ok_or_else(|| failed("libfabric registered no memory"))?;
         let bound = domain.limits.endpoint_registration.then(|| Arc::clone(endpoint));
-        Ok(Self { domain: Arc::clone(domain), raw, _endpoint: bound })
+        Ok(Self { domain: Arc::clone(domain), raw, charge, _endpoint: bound })
     }
 
-    pub(super) fn key(&self) -> Result<Key, Code> {
+    pub(super) fn key(&self) -> Result<Key> {
         let mut key = Key { base: 0, bytes: 0, key: [0; sys::KEY_BYTES] };
         // SAFETY: the region is registered.
-        check(unsafe { sys::rf_region_key(self.raw.as_ptr(), &mut key) })?;
+        check(unsafe { sys::rf_region_key(self.raw.as_ptr(), &mut key) })
+            .map_err(|code| failed(format!("registered memory has no key for peers: {}", self.domain.words(code))))?;
         Ok(key)
     }
 
@@ -519,6 +555,8 @@ impl Drop for Registered {
         }
         // SAFETY: the region is registered, and nobody uses it any more.
         if let Err(code) = check(unsafe { sys::rf_deregister(self.raw.as_ptr()) }) {
+            // It stays pinned, and so counted.
+            std::mem::forget(self.charge.take());
             tracing::warn!("fabric: memory cannot be deregistered: {}", self.domain.words(code));
         }
     }

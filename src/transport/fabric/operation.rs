@@ -2,7 +2,9 @@
 
 use super::library::Descriptor;
 use crate::error::TransferError;
+use crate::transport::batch::{Run, runs};
 use crate::transport::{BatchId, Completion, Destination, RowBatch};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Rows of a usual batch: room for them is made at the start.
@@ -193,34 +195,25 @@ impl Posted {
     }
 
     /// No more parts are made; the rows that none was made of.
-    pub(super) fn skip_rest(&mut self) -> std::ops::Range<usize> {
+    pub(super) fn skip_rest(&mut self) -> Range<usize> {
         let rest = self.next_row..self.rows.len();
         (self.next_row, self.next_offset) = (self.rows.len(), 0);
         rest
     }
 
-    /// How many rows from `first` lie one after the other at the owner and here, at most `rows_max`.
-    pub(super) fn run(&self, first: usize, rows_max: usize) -> usize {
-        if self.destination.stride != self.row_bytes {
-            return 1;
-        }
-        let (rows, places) = (&self.rows[first..], &self.places[first..]);
-        let most = rows.len().min(rows_max);
-        let follows = |i: &usize| rows[*i] == rows[0] + *i as u64 && places[*i] as usize == places[0] as usize + i;
-        1 + (1..most).take_while(follows).count()
+    /// Some rows in the runs that lie one after another at the owner and here.
+    pub(super) fn runs(&self, rows: Range<usize>) -> impl Iterator<Item = Run> {
+        let rows_max = if self.destination.stride == self.row_bytes { rows.len() } else { 1 };
+        runs(&self.rows[rows.clone()], &self.places[rows], rows_max)
     }
 
-    /// Where a row, or a piece of it, goes.
-    pub(super) fn place(&self, row: usize, offset: usize) -> *mut u8 {
-        self.destination.base.wrapping_add(self.places[row] as usize * self.destination.stride + offset)
+    /// Where the row of a place, or a piece of it, goes.
+    pub(super) fn landing(&self, place: u32, offset: usize) -> *mut u8 {
+        self.destination.base.wrapping_add(place as usize * self.destination.stride + offset)
     }
 
     /// The end of some rows.
-    pub(super) fn completion(
-        &self,
-        rows: std::ops::Range<usize>,
-        status: Result<(), TransferError>,
-    ) -> Option<Completion> {
+    pub(super) fn completion(&self, rows: Range<usize>, status: Result<(), TransferError>) -> Option<Completion> {
         let (first, count) = (rows.start as u32, rows.len() as u32);
         (count > 0).then_some(Completion { batch: self.id, first, count, status })
     }

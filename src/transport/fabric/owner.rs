@@ -9,7 +9,7 @@ use super::shared::{Shared, count};
 use super::staging::{Contexts, Staging};
 use super::wait::{Idle, RETRY_AFTER, WAIT_MAX};
 use super::wire::{self, Keys, REPLY_HEAD_BYTES, REQUEST_BYTES_MAX, Reply, Request, SECRET_BYTES, Status};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{Memory, Version, copy};
 use crate::transport::Waker;
 use crate::transport::exports::{self, Exports};
@@ -119,24 +119,18 @@ impl Owner {
         match self.offer(registration.number(), memory, version) {
             Ok(keys) => Ok((registration, Some(keys))),
             // Pages of a file may come and go, which only on-demand paging follows.
-            Err(code) if !memory.is_writable() => {
-                let words = self.shared.domain.words(code);
+            Err(cause) if !memory.is_writable() => {
                 tracing::info!(
-                    "transport fabric: a file of {} bytes is served to requests, not to reads: {words}",
+                    "transport fabric: a file of {} bytes is served to requests, not to reads: {cause}",
                     memory.bytes()
                 );
                 Ok((registration, None))
             }
-            Err(code) => Err(failed(format!(
-                "{} cannot register {} bytes for peers: {}; raise RLIMIT_MEMLOCK (ulimit -l), or set RUDDER_FABRIC_RMA=off",
-                self.shared.domain.provider(),
-                memory.bytes(),
-                self.shared.domain.words(code)
-            ))),
+            Err(cause) => Err(cause),
         }
     }
 
-    fn offer(&self, number: u64, memory: &Memory, version: &Version) -> Result<Keys, Code> {
+    fn offer(&self, number: u64, memory: &Memory, version: &Version) -> Result<Keys> {
         let register = |memory: &Memory| {
             // SAFETY: rows are deregistered by the region's registration, which goes before its memory; the word lies beside its own
             // registration, which is dropped first.
@@ -148,7 +142,8 @@ impl Owner {
             Ok(registered)
         };
         if self.regions.offers.lock().unwrap_or_else(PoisonError::into_inner).len() >= self.shared.config.exports_max {
-            return Err(Code(libc::ENOSPC));
+            let (queue, limit) = ("the table of exported regions", self.shared.config.exports_max);
+            return Err(Error::Full { queue, limit, remedy: "export fewer, larger regions" });
         }
         let (rows, word) = (register(memory)?, register(version.page())?);
         let keys = Keys { rows: rows.key()?, version: word.key()? };

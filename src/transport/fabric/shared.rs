@@ -1,9 +1,9 @@
 //! What the transport, its channels and its regions share.
 
+use super::FabricConfig;
 use super::library::{Descriptor, Domain, Endpoint, Key, Registered, Use};
 use super::provider::{self, Limits};
 use super::wire::{Address, Token};
-use super::{FabricConfig, failed};
 use crate::error::{Error, Result, TransferError};
 use crate::id::Rank;
 use crate::transport::{Destination, RemoteRegion};
@@ -209,9 +209,9 @@ impl Shared {
 
     fn register(&self, endpoint: &Arc<Endpoint>, base: *mut u8, bytes: usize) -> Result<Registered> {
         // SAFETY: the registration is dropped with the region that the memory belongs to, before the memory.
-        let registered = unsafe { Registered::new(endpoint, base, bytes, Use::Destination, self.next_key()) };
+        let registered = unsafe { Registered::new(endpoint, base, bytes, Use::Destination, self.next_key()) }?;
         count(&self.counters.registrations);
-        registered.map_err(|code| cannot_register(self, bytes, &self.domain.words(code)))
+        Ok(registered)
     }
 
     /// What a destination is named by in reads of an endpoint; `last` is what the caller found before.
@@ -278,14 +278,6 @@ impl Drop for Shared {
             self.domain.release(readable.version);
         }
     }
-}
-
-fn cannot_register(shared: &Shared, bytes: usize, words: &str) -> Error {
-    failed(format!(
-        "{} cannot register {bytes} bytes: {words}; raise RLIMIT_MEMLOCK (ulimit -l), register less, or allocate the memory from the \
-         transport",
-        shared.domain.provider()
-    ))
 }
 
 /// The right of our own gets to land in memory; ends with its drop.

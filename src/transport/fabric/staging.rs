@@ -1,6 +1,5 @@
 //! Buffers of our own for messages and for words that are read, registered where the provider asks for it.
 
-use super::failed;
 use super::library::{Context, Descriptor, Endpoint, Registered, Use};
 use super::shared::Shared;
 use crate::error::Result;
@@ -25,10 +24,7 @@ impl Staging {
         if shared.domain.limits().local_registration {
             let (base, bytes, key) = (self.memory.base(), self.memory.bytes(), shared.next_key());
             // SAFETY: the registration lies beside the memory and is dropped first.
-            let registered = unsafe { Registered::new(endpoint, base, bytes, Use::Staging, key) };
-            self.registered = Some(registered.map_err(|code| {
-                failed(format!("cannot register {bytes} bytes for messages: {}", shared.domain.words(code)))
-            })?);
+            self.registered = Some(unsafe { Registered::new(endpoint, base, bytes, Use::Staging, key) }?);
             shared.counters.registrations.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const SPIN: Duration = Duration::from_micros(100);
 const SPIN_EACH_ROW: Duration = Duration::from_micros(2);
 /// Times that it asks before it gives its core away.
-const ASKED_AT_ONCE: usize = 8;
+const ASKED_AT_ONCE: usize = 64;
 /// The sleeps after that: what rows may be late by, against a wake-up each.
 const SLEEP: Duration = Duration::from_micros(50);
 /// Time for a peer to answer what is under way when it is aborted.

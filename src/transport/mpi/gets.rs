@@ -1,10 +1,11 @@
 //! How rows become MPI calls.
 //!
 //! One `MPI_Get` a run of adjacent rows, or one for many rows with a type that lists them. Which is faster differs between libraries and
-//! between row sizes, so it is measured at start-up.
+//! between row sizes, so it is known or measured at start-up.
 
 use crate::mpi::check;
 use crate::transport::Destination;
+use crate::transport::batch::runs;
 use ::mpi::ffi;
 use std::ffi::c_int;
 
@@ -38,26 +39,38 @@ pub(super) struct Gets<'a> {
 }
 
 impl Gets<'_> {
-    /// Rows from `at` on that are adjacent on both sides.
-    fn run(&self, at: usize) -> usize {
-        let follows = |i: &usize| self.rows[*i] == self.rows[i - 1] + 1 && self.places[*i] == self.places[i - 1] + 1;
-        let adjacent =
-            (at + 1..self.rows.len()).take_while(|i| self.destination.stride == self.row_bytes && follows(i));
-        1 + adjacent.count()
-    }
-
     /// Whether the rows land one after another.
     fn lands_packed(&self) -> bool {
         self.destination.stride == self.row_bytes && self.places.windows(2).all(|pair| pair[1] == pair[0] + 1)
     }
 
-    fn source(&self, at: usize) -> ffi::MPI_Aint {
-        (self.offset + self.rows[at] as usize * self.row_bytes) as ffi::MPI_Aint
+    /// What rows are listed in: MPICH copies the rows of a list element by element, so that words take an eighth of the time of bytes.
+    fn unit(&self) -> Unit {
+        let sizes = [self.row_bytes, self.destination.stride, self.destination.base as usize];
+        // SAFETY: constants of the library.
+        if sizes.iter().all(|size| size.is_multiple_of(8)) {
+            Unit { kind: unsafe { ffi::RSMPI_UINT64_T }, bytes: 8 }
+        } else if sizes.iter().all(|size| size.is_multiple_of(4)) {
+            Unit { kind: unsafe { ffi::RSMPI_UINT32_T }, bytes: 4 }
+        } else {
+            Unit { kind: byte(), bytes: 1 }
+        }
     }
 
-    fn landing(&self, at: usize) -> usize {
-        self.places[at] as usize * self.destination.stride
+    fn source(&self, row: u64) -> ffi::MPI_Aint {
+        (self.offset + row as usize * self.row_bytes) as ffi::MPI_Aint
     }
+
+    fn landing(&self, place: u32) -> usize {
+        place as usize * self.destination.stride
+    }
+}
+
+/// An element of rows.
+#[derive(Clone, Copy)]
+struct Unit {
+    kind: ffi::MPI_Datatype,
+    bytes: usize,
 }
 
 /// Issues batches; holds the lists that they need, so that a batch allocates nothing of ours.
@@ -96,18 +109,19 @@ impl Issuer {
     /// # Safety
     /// As [`issue`](Self::issue).
     unsafe fn listed(&mut self, gets: &Gets<'_>) -> Result<(), String> {
-        let count = gets.rows.len();
+        let (count, unit) = (gets.rows.len(), gets.unit());
+        let each = (gets.row_bytes / unit.bytes) as c_int;
         self.sources.clear();
-        self.sources.extend((0..count).map(|at| gets.source(at)));
-        let mut sources = list(&self.sources, gets.row_bytes)?;
+        self.sources.extend(gets.rows.iter().map(|&row| gets.source(row)));
+        let mut sources = list(&self.sources, each, unit.kind)?;
         let got = if gets.lands_packed() {
-            let base = gets.destination.base.wrapping_add(gets.landing(0));
+            let base = gets.destination.base.wrapping_add(gets.landing(gets.places[0]));
             // SAFETY: the caller's promise; a packed landing is its places from the first on.
-            unsafe { get(gets, base, (gets.row_bytes * count) as c_int, byte(), 0, 1, sources) }
+            unsafe { get(gets, base, each * count as c_int, unit.kind, 0, 1, sources) }
         } else {
             self.landings.clear();
-            self.landings.extend((0..count).map(|at| gets.landing(at) as ffi::MPI_Aint));
-            list(&self.landings, gets.row_bytes).and_then(|mut landings| {
+            self.landings.extend(gets.places.iter().map(|&place| gets.landing(place) as ffi::MPI_Aint));
+            list(&self.landings, each, unit.kind).and_then(|mut landings| {
                 // SAFETY: the caller's promise.
                 let got = unsafe { get(gets, gets.destination.base, 1, landings, 0, 1, sources) };
                 free(&mut landings);
@@ -123,13 +137,12 @@ impl Issuer {
 /// # Safety
 /// As [`Issuer::issue`].
 unsafe fn plain(gets: &Gets<'_>) -> Result<(), String> {
-    let mut at = 0;
-    while at < gets.rows.len() {
-        let run = gets.run(at);
-        let (base, bytes) = (gets.destination.base.wrapping_add(gets.landing(at)), (gets.row_bytes * run) as c_int);
+    let rows_max = if gets.destination.stride == gets.row_bytes { gets.rows.len() } else { 1 };
+    for run in runs(gets.rows, gets.places, rows_max) {
+        let base = gets.destination.base.wrapping_add(gets.landing(run.place));
+        let bytes = (gets.row_bytes * run.rows) as c_int;
         // SAFETY: the caller's promise; a run is adjacent on both sides.
-        unsafe { get(gets, base, bytes, byte(), gets.source(at), bytes, byte()) }?;
-        at += run;
+        unsafe { get(gets, base, bytes, byte(), gets.source(run.row), bytes, byte()) }?;
     }
     Ok(())
 }
@@ -139,13 +152,12 @@ fn byte() -> ffi::MPI_Datatype {
     unsafe { ffi::RSMPI_UINT8_T }
 }
 
-/// A committed type of a row at each of the displacements.
-fn list(at: &[ffi::MPI_Aint], row_bytes: usize) -> Result<ffi::MPI_Datatype, String> {
-    let mut list = byte();
+/// A committed type of a row, of `each` elements, at each of the displacements.
+fn list(at: &[ffi::MPI_Aint], each: c_int, element: ffi::MPI_Datatype) -> Result<ffi::MPI_Datatype, String> {
+    let mut list = element;
     // SAFETY: the list has as many displacements as said, and MPI copies them.
     unsafe {
-        let (count, each) = (at.len() as c_int, row_bytes as c_int);
-        let code = ffi::MPI_Type_create_hindexed_block(count, each, at.as_ptr(), byte(), &mut list);
+        let code = ffi::MPI_Type_create_hindexed_block(at.len() as c_int, each, at.as_ptr(), element, &mut list);
         check(code, "MPI_Type_create_hindexed_block")?;
         check(ffi::MPI_Type_commit(&mut list), "MPI_Type_commit")?;
     }

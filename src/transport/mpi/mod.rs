@@ -13,6 +13,7 @@ mod probe;
 mod progress;
 mod window;
 
+use super::imports::Imports;
 use super::token::{self, Fields};
 use super::{Capabilities, Channel, RemoteRegion, Transport, TransportConfig};
 use crate::bootstrap::MpiBootstrap;
@@ -36,8 +37,6 @@ const BATCH_ROWS_MAX: usize = 1 << 16;
 const BATCHES_IN_FLIGHT_MAX: usize = 64;
 /// Windows of one transport: each costs MPI memory on every rank for as long as the transport lives.
 const WINDOWS_MAX: usize = 4096;
-/// Imports of one transport.
-const IMPORTS_MAX: usize = 1 << 20;
 /// Time for all ranks to open the transport, and to come to an allocation.
 const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -134,7 +133,8 @@ struct Core {
     nudges: bool,
     progress: Option<Progress>,
     windows: RwLock<Vec<Arc<Window>>>,
-    imports: RwLock<Vec<Arc<Imported>>>,
+    /// Imported regions, by our index.
+    imports: RwLock<Imports<Arc<Imported>>>,
     /// Allocations are collective, one after another.
     allocating: Mutex<()>,
 }
@@ -253,7 +253,7 @@ impl Drop for Core {
         }
         progress.into_iter().for_each(Progress::stop);
         let windows = std::mem::take(&mut *self.windows.write().unwrap_or_else(PoisonError::into_inner));
-        self.imports.write().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.imports.write().unwrap_or_else(PoisonError::into_inner) = Imports::default();
         // Peers may still read, or look at versions: they are served until all have come.
         let (mut pump, mut rest) = (Pump::new(comm.raw()), Pump::new(comm.raw()));
         let serve = move || match (nudges, pump.turn()) {
@@ -369,13 +369,7 @@ impl Transport for MpiTransport {
             return Err(refused("its owner has allocated another number of bytes"));
         }
         let mut imports = self.core.imports.write().unwrap_or_else(PoisonError::into_inner);
-        if imports.len() >= IMPORTS_MAX {
-            let remedy = "import each region once";
-            return Err(Error::Full { queue: "the table of imported regions", limit: IMPORTS_MAX, remedy });
-        }
-        let region = RemoteRegion { peer, index: imports.len() as u32, bytes };
-        imports.push(Arc::new(Imported { region, window }));
-        Ok(region)
+        imports.add(peer, number, bytes, |region| Arc::new(Imported { region, window }))
     }
 
     fn channel(&self) -> Result<Box<dyn Channel>> {

@@ -72,7 +72,7 @@ pub(super) fn forms(comm: &Comm, choice: GetForm, nudges: bool, timeout: Duratio
     if comm.rank().is_multiple_of(2) {
         comm.barrier(timeout)?;
     }
-    let best = agree(comm, &times, timeout)?;
+    let best = agree(comm, &times, nudges, timeout)?;
     window.free();
     if comm.rank() == 0 {
         tracing::info!("transport {NAME}: gets of short, middle and long rows: {best:?} ({choice:?})");
@@ -80,9 +80,11 @@ pub(super) fn forms(comm: &Comm, choice: GetForm, nudges: bool, timeout: Duratio
     Ok(Forms(best))
 }
 
-/// The form that is fastest over all ranks, so that one which was disturbed does not choose wrongly. Lists are given a fifth: in a table
-/// far larger than the one tried here, whose rows miss the TLB too, they gain more. Collective.
-fn agree(comm: &Comm, mine: &Times, timeout: Duration) -> Result<[Form; SIZES.len()], String> {
+/// The form that is fastest over all ranks, so that one which was disturbed does not choose wrongly. Lists are given half of their time
+/// for short and middle rows, and a fifth for long ones: in a table far larger than the one tried here, whose rows miss the TLB too, they
+/// gain more. With `nudges` those of short and middle rows win by being fit: where an owner's thread answers, what a try takes says more
+/// of the scheduler. Collective.
+fn agree(comm: &Comm, mine: &Times, nudges: bool, timeout: Duration) -> Result<[Form; SIZES.len()], String> {
     let words: Vec<u8> = mine.iter().flatten().flat_map(|time| time.to_le_bytes()).collect();
     let mut sums: Times = Default::default();
     for said in comm.all_gather(&words, timeout)? {
@@ -90,9 +92,14 @@ fn agree(comm: &Comm, mine: &Times, timeout: Duration) -> Result<[Form; SIZES.le
         sums.iter_mut().flatten().zip(times).for_each(|(sum, time)| *sum = sum.saturating_add(time));
     }
     let mut best = [FORMS[0]; SIZES.len()];
-    for (best, sums) in best.iter_mut().zip(&sums) {
+    for ((best, sums), (_, up_to)) in best.iter_mut().zip(&sums).zip(SIZES) {
         let fit = FORMS.into_iter().zip(sums).filter(|(_, sum)| **sum != UNFIT);
-        let fastest = fit.min_by_key(|(form, sum)| if *form == Form::Plain { **sum } else { **sum / 5 * 4 });
+        let fastest = fit.min_by_key(|(form, sum)| match (form, up_to) {
+            (Form::Plain, _) => **sum,
+            (Form::Hindexed, usize::MAX) => **sum / 5 * 4,
+            (Form::Hindexed, _) if nudges => 0,
+            (Form::Hindexed, _) => **sum / 2,
+        });
         *best = fastest.ok_or("this MPI's gets bring wrong bytes: use another version of it")?.0;
     }
     Ok(best)

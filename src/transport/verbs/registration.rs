@@ -4,7 +4,7 @@ use super::counters::{add, subtract};
 use super::device::Device;
 use super::ffi;
 use crate::error::{Error, Result};
-use crate::memory::{Access, Memory, Pages, Version};
+use crate::memory::{Access, Memory, Pages, PinCharge, Version, pin_charge};
 use rustix::process::{Resource, getrlimit};
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -20,6 +20,8 @@ struct Registered {
     device: Arc<Device>,
     region: *mut ffi::MemoryRegion,
     pinned: usize,
+    /// `None` where the device has pages on demand. A drop comes to it after the deregistration.
+    charge: Option<PinCharge>,
 }
 
 // SAFETY: a registration may be ended from any thread; nothing else is done through the pointer but reading its keys.
@@ -41,6 +43,7 @@ impl Registered {
         };
         // An empty table is a region too, and no device registers nothing: our own memory has a page at least.
         let bytes = memory.bytes().max(1);
+        let charge = (flags & ffi::ACCESS_ON_DEMAND == 0).then(|| pin_charge(pinned)).transpose()?;
         // SAFETY: the memory lives as long as the registration, by this type's contract; the device is open.
         let region = unsafe { (device.library.reg_mr)(device.domain, memory.base().cast::<c_void>(), bytes, flags) };
         if region.is_null() {
@@ -49,7 +52,7 @@ impl Registered {
         }
         add(&device.counters.registrations, 1);
         add(&device.counters.pinned_bytes, pinned);
-        Ok(Self { device: Arc::clone(device), region, pinned })
+        Ok(Self { device: Arc::clone(device), region, pinned, charge })
     }
 
     fn lkey(&self) -> u32 {
@@ -73,6 +76,8 @@ impl Drop for Registered {
         if errno == 0 {
             subtract(&self.device.counters.pinned_bytes, self.pinned);
         } else {
+            // The pages stay pinned, and so counted.
+            std::mem::forget(self.charge.take());
             let cause = io::Error::from_raw_os_error(errno);
             tracing::warn!("transport verbs: {} does not end a registration: {cause}", self.device.name);
         }

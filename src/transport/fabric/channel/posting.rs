@@ -105,14 +105,8 @@ impl FabricChannel {
             Kind::Read => {
                 let bytes_max = self.shared.limits.read_bytes;
                 batch.next_part(bytes_max, |batch, first| {
-                    let rows_max = bytes_max / batch.row_bytes;
-                    let mut rows = 0;
-                    for _ in 0..segments {
-                        if rows < rows_max && first + rows < batch.rows.len() {
-                            rows += batch.run(first + rows, rows_max - rows);
-                        }
-                    }
-                    rows
+                    let end = batch.rows.len().min(first + bytes_max / batch.row_bytes);
+                    batch.runs(first..end).take(segments).map(|run| run.rows).sum()
                 })
             }
         };
@@ -199,15 +193,14 @@ impl FabricChannel {
         let batch = &self.batches[batch];
         let readable = self.imports[batch.import].readable.expect("a batch is read only where its region can be");
         let mut segments = [Segment { local: std::ptr::null_mut(), remote: 0, bytes: 0 }; SEGMENTS_MAX];
-        let (mut used, mut row) = (0, part.first);
-        while row < part.first + part.rows {
-            let run = batch.run(row, part.first + part.rows - row);
+        let mut used = 0;
+        for run in batch.runs(part.first..part.first + part.rows) {
             segments[used] = Segment {
-                local: batch.place(row, part.offset).cast(),
-                remote: readable.rows_base + batch.rows[row] * batch.row_bytes as u64 + part.offset as u64,
-                bytes: (run * part.bytes) as u64,
+                local: batch.landing(run.place, part.offset).cast(),
+                remote: readable.rows_base + run.row * batch.row_bytes as u64 + part.offset as u64,
+                bytes: (run.rows * part.bytes) as u64,
             };
-            (used, row) = (used + 1, row + run);
+            used += 1;
         }
         let (descriptor, context) = (batch.descriptor, self.contexts.at(index));
         // SAFETY: this function's contract; the context is the operation's own.
