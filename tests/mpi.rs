@@ -3,7 +3,6 @@
 //! communicators of as many ranks as the check has. A failure ends its process and so the job. With `--die` one rank ends while others
 //! read from it: the job must end, as MPI promises no more. Arguments that do not begin with `-` choose checks by name.
 
-#[allow(dead_code, reason = "jobs of threads are for other targets")]
 mod common;
 
 use common::{Make, PATIENCE, Place, disturbed};

@@ -48,13 +48,10 @@ impl Gets<'_> {
     fn unit(&self) -> Unit {
         let sizes = [self.row_bytes, self.destination.stride, self.destination.base as usize];
         // SAFETY: constants of the library.
-        if sizes.iter().all(|size| size.is_multiple_of(8)) {
-            Unit { kind: unsafe { ffi::RSMPI_UINT64_T }, bytes: 8 }
-        } else if sizes.iter().all(|size| size.is_multiple_of(4)) {
-            Unit { kind: unsafe { ffi::RSMPI_UINT32_T }, bytes: 4 }
-        } else {
-            Unit { kind: byte(), bytes: 1 }
-        }
+        let (long, short) = unsafe { (ffi::RSMPI_UINT64_T, ffi::RSMPI_UINT32_T) };
+        let units = [Unit { kind: long, bytes: 8 }, Unit { kind: short, bytes: 4 }];
+        let fits = |unit: &Unit| sizes.iter().all(|size| size.is_multiple_of(unit.bytes));
+        units.into_iter().find(fits).unwrap_or(Unit { kind: byte(), bytes: 1 })
     }
 
     fn source(&self, row: u64) -> ffi::MPI_Aint {

@@ -105,7 +105,7 @@ impl FabricChannel {
             Kind::Read => {
                 let bytes_max = self.shared.limits.read_bytes;
                 batch.next_part(bytes_max, |batch, first| {
-                    let end = batch.rows.len().min(first + bytes_max / batch.row_bytes);
+                    let end = batch.rows.len().min(first.saturating_add(bytes_max / batch.row_bytes));
                     batch.runs(first..end).take(segments).map(|run| run.rows).sum()
                 })
             }
