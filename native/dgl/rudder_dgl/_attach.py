@@ -1,0 +1,253 @@
+"""What `attach` puts before DGL's KVStore, and `detach` takes away again.
+
+DGL reads every feature by `KVClient.pull(name, ids)`. The client of a trainer gets a `pull` of its own, which asks the library for names that
+are attached, and DGL for all others. No class is changed, so that samplers and servers do not notice.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+from dgl.distributed import DistGraph, DistTensor
+from dgl.distributed.kvstore import KVClient
+
+from . import _graph
+from ._dry_run import DryRun
+from ._native import ARGUMENTS_END, TICKET, Comm, RudderError, call, unique_id
+
+# Failures in a row after which the library is not asked again: each may have cost a timeout.
+FAILURES_MAX = 3
+COLLECTIVE_TIMEOUT_S = 60.0
+
+
+@dataclass
+class Announced:
+    """Input nodes that a loop has announced; the tensor is held, so that no other one gets its address."""
+
+    nodes: th.Tensor
+    ticket: int
+    handed_out: bool = False
+
+
+class Attachment:
+    """Features that come by way of the library until `detach`; made by `attach`.
+
+    counts, in pulls: served, and of these unannounced; fallbacks (of attached names, fetched by DGL after an error); passed_through (of
+    other names, or with ids that are not int64 in processor memory); refused_pushes. rows: of those served.
+    """
+
+    def __init__(self, g: DistGraph, tensors: list[DistTensor], settings: dict[str, Any], job: str) -> None:
+        self.counts: Counter[str] = Counter()
+        self.only_type = g.ntypes[0]
+        self.pauses = 0
+        self.timeout_s = float(settings.get("collective_timeout", COLLECTIVE_TIMEOUT_S))
+        self._client, self._job, self._process = g._client, job, os.getpid()
+        self._store = th.distributed.distributed_c10d._get_default_store()
+        self._announced: dict[tuple[int, int], Announced] = {}
+        self._announces = self._paused = False
+        self._failures = self._streams = 0
+        rank, ranks = th.distributed.get_rank(), th.distributed.get_world_size()
+        if rank == 0:
+            self._store.set(f"{job}/id", unique_id(settings["listen"]))
+        self._store.wait([f"{job}/id"], datetime.timedelta(seconds=self.timeout_s))
+        self._comm = Comm(self._store.get(f"{job}/id"), ranks, rank, settings)
+        self._tables, self._tensors = {}, {tensor.kvstore_key: tensor for tensor in tensors}
+        try:
+            halo = _graph.halo_of(g)
+            for number, (name, tensor) in enumerate(self._tensors.items()):
+                spec, kept = _graph.spec_of(tensor, number, g._client.part_id, halo.get(tensor.part_policy.type_name))
+                self._tables[name] = self._comm.table(spec)
+                del kept
+            call("rudder_comm_start", self._comm.handle)
+        except BaseException:
+            self._comm.destroy()
+            raise
+        self._client.pull, self._client.push, self._client.delete_data = self._pull, self._push, self._delete_data
+        atexit.register(self._leave)
+
+    def _pull(self, name: str, id_tensor: th.Tensor) -> th.Tensor:
+        nodes = id_tensor
+        served = name in self._tables and nodes.dtype == th.int64 and nodes.dim() == 1 and nodes.device.type == "cpu"
+        if not served or self._failures == FAILURES_MAX or os.getpid() != self._process:
+            self.counts["passed_through"] += 1
+            return KVClient.pull(self._client, name, nodes)
+        nodes, tensor = nodes.contiguous(), self._tensors[name]
+        rows = th.empty((len(nodes), *tensor.shape[1:]), dtype=tensor.dtype)
+        try:
+            self._gather(name, nodes, rows)
+        except RudderError as error:
+            if error.status >= ARGUMENTS_END:
+                raise
+            self._failures += 1
+            self.counts["fallbacks"] += 1
+            last = " and is not asked again" if self._failures == FAILURES_MAX else ""
+            warnings.warn(f"rudder could not gather {name}{last}; DGL fetches it: {error}", RuntimeWarning, stacklevel=3)
+            return KVClient.pull(self._client, name, nodes)
+        self._failures = 0
+        self.counts["served"] += 1
+        self.counts["rows"] += len(nodes)
+        return rows
+
+    def _gather(self, name: str, nodes: th.Tensor, rows: th.Tensor) -> None:
+        table, ticket = self._tables[name], self._ticket_of(nodes)
+        self.counts["unannounced"] += ticket == 0
+        # What no loop has announced, once one announces, is evaluation: the buffer is not for it.
+        paused = self.pauses > 0 or (self._announces and ticket == 0)
+        if paused != self._paused:
+            call("rudder_comm_pause", self._comm.handle, paused)
+            self._paused = paused
+        try:
+            table.gather(nodes.data_ptr(), len(nodes), ticket, rows.data_ptr())
+        except RudderError as error:
+            if error.status != TICKET:
+                raise
+            # Asked for a second time, or changed in place since.
+            table.gather(nodes.data_ptr(), len(nodes), 0, rows.data_ptr())
+
+    def _ticket_of(self, nodes: th.Tensor) -> int:
+        found = self._announced.get((nodes.data_ptr(), len(nodes)))
+        if found is None:
+            others = (other for other in self._announced.values() if other.handed_out)
+            found = next((other for other in others if th.equal(other.nodes, nodes)), None)
+        return found.ticket if found else 0
+
+    def _push(self, name: str, id_tensor: th.Tensor, data_tensor: th.Tensor) -> None:
+        self._refuse(name)
+        KVClient.push(self._client, name, id_tensor, data_tensor)
+
+    def _delete_data(self, name: str) -> None:
+        self._refuse(name)
+        KVClient.delete_data(self._client, name)
+
+    def _refuse(self, name: str) -> None:
+        if name in self._tables:
+            self.counts["refused_pushes"] += 1
+            raise RuntimeError(f"{name} is attached, and so read-only on every rank: detach() before it is written to")
+
+    def open_stream(self) -> int:
+        """A number for the announcements of one loop."""
+        self._announces = True
+        self._streams += 1
+        return self._streams
+
+    def announce(self, stream: int, kind: str, nodes: th.Tensor) -> Announced | None:
+        """Announces input nodes of a type for all its features; None where there are no features, or no place."""
+        policies = ((name, tensor.part_policy) for name, tensor in self._tensors.items())
+        tables = [self._tables[name] for name, policy in policies if policy.is_node and policy.type_name == kind]
+        if not tables or nodes.dtype != th.int64 or not nodes.is_contiguous() or self._failures == FAILURES_MAX:
+            return None
+        try:
+            ticket = self._comm.announce(stream, tables, nodes.data_ptr(), len(nodes))
+        except RudderError:
+            # Nobody needs to announce; if more than the window's bound is wrong, the gather tells.
+            return None
+        announced = self._announced[nodes.data_ptr(), len(nodes)] = Announced(nodes, ticket)
+        return announced
+
+    def forget(self, announced: Announced) -> None:
+        """Takes an announcement back, or drops one that was gathered."""
+        self._announced.pop((announced.nodes.data_ptr(), len(announced.nodes)), None)
+        with contextlib.suppress(RudderError):
+            call("rudder_forget", self._comm.handle, announced.ticket)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts of this trainer, and those of the library by feature."""
+        return {**self.counts, "features": {name: table.stats() for name, table in self._tables.items()}}
+
+    def detach(self, timeout_s: float | None) -> None:
+        """See `detach`."""
+        atexit.unregister(self._leave)
+        for name in ("pull", "push", "delete_data"):
+            self._client.__dict__.pop(name, None)
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        marks = [f"{self._job}/done/{rank}" for rank in range(th.distributed.get_world_size())]
+        try:
+            # A rank that has ended early goes on serving: others may still gather what it owns.
+            self._store.set(marks[th.distributed.get_rank()], b"")
+            self._store.wait(marks, datetime.timedelta(seconds=timeout_s))
+            call("rudder_comm_shutdown", self._comm.handle)
+        except RuntimeError as error:
+            cause = f"not all trainers came to detach() within {timeout_s:g} s; this one is detached all the same"
+            raise RuntimeError(f"{cause} ({error})") from error
+        finally:
+            self._comm.destroy()
+
+    def _leave(self) -> None:
+        if os.getpid() == self._process:
+            with contextlib.suppress(RuntimeError):
+                detach()
+
+
+_attached: Attachment | DryRun | None = None
+_jobs = 0
+
+
+def current() -> Attachment | DryRun:
+    """The attachment of this process; raises RuntimeError where there is none."""
+    if _attached is None:
+        raise RuntimeError("no graph is attached: call rudder_dgl.attach(g) first")
+    return _attached
+
+
+def attach(
+    g: DistGraph,
+    buffer: float | int = 0.1,
+    features: Sequence[str | DistTensor] | None = None,
+    dry_run: bool = False,
+    **settings: Any,
+) -> Attachment | DryRun:
+    """Has the library fetch features of `g` from now on. Collective: every trainer calls it, after DistGraph, with the same arguments.
+
+    buffer: for each feature, what share of the halo nodes a trainer keeps rows of (a float, 0 to 1), or bytes (an int).
+    features: names of node features, or DistTensors of nodes or edges; None for all node features of floats.
+    dry_run: changes nothing and counts until `detach()`, which prints what would have been saved; not collective.
+    settings: further settings of the library, as docs/c.md lists them; times are in seconds.
+
+    Raises RuntimeError for a DGL that is not known, outside a trainer, and where trainers do not come in time (RudderError);
+    ValueError for features that may not be attached.
+    """
+    global _attached, _jobs
+    if _attached is not None:
+        raise RuntimeError("a graph is attached already: detach() first")
+    _graph.check(g)
+    tensors = _graph.chosen(g, features)
+    if dry_run:
+        _attached = DryRun(g, tensors, buffer)
+        return _attached
+    _jobs += 1
+    address = g._client._server_namebook[g._client._main_server_id][1]
+    size = f"{buffer}" if isinstance(buffer, float) else f"{buffer}B"
+    _attached = Attachment(g, tensors, {"listen": address, "buffer": size, **settings}, f"rudder_dgl/{_jobs}")
+    return _attached
+
+
+def detach(timeout_s: float | None = None) -> None:
+    """Undoes `attach`: DGL fetches everything again. Collective: waits for all trainers, `timeout_s` seconds at most (if None, the setting
+    collective_timeout). A trainer that ends without it does it then. Does nothing where nothing is attached.
+
+    Raises RuntimeError where trainers did not come in time; this one is detached all the same.
+    """
+    global _attached
+    attached, _attached = _attached, None
+    if attached is not None:
+        attached.detach(timeout_s)
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Within it the buffer learns nothing from what is gathered, and all is served: for evaluation and inference."""
+    attached = current()
+    attached.pauses += 1
+    try:
+        yield
+    finally:
+        attached.pauses -= 1
