@@ -12,11 +12,14 @@
 //! - [`buffer`]: the prefetch buffer's books, and one file a replacement policy.
 //! - [`transport`]: how row batches move: `shm`, `tcp`, `sim` in virtual time, and hooks that slow or disturb any of them.
 //! - [`controller`]: what to pull ahead and when, from `off` to a small language model; it costs hits at worst, never bytes or a wait.
+//! - `capi`: all of this for C, by `native/include/rudder.h`; its types and functions have no other use in Rust.
 //!
 //! [`Config`] has the bound of every queue, retry and wait; `RUDDER_*` variables ([`Config::VARIABLES`]) override it.
 
 pub mod bootstrap;
 pub mod buffer;
+#[cfg(feature = "capi")]
+mod capi;
 mod config;
 pub mod controller;
 mod engine;

@@ -50,14 +50,18 @@ pub(super) fn run(shared: &Arc<Shared>, channel: Box<dyn Channel>) {
     };
     let turns = catch_unwind(AssertUnwindSafe(|| {
         while !shared.stop.load(Ordering::Acquire) {
-            if let Err(error) = io.turn() {
-                tracing::error!("the channel is unusable: {error}");
-                break;
-            }
+            io.turn()?;
         }
+        Ok(())
     }));
-    if turns.is_err() {
-        tracing::error!("the I/O thread panicked; the engine is closed");
+    let failure = match turns {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(Error::to_string(&error)),
+        Err(_) => Some("the I/O thread panicked".to_owned()),
+    };
+    if let Some(cause) = failure {
+        tracing::error!("the engine is closed, because its channel is unusable: {cause}");
+        shared.failure.get_or_init(|| cause);
     }
     if catch_unwind(AssertUnwindSafe(|| io.close())).is_err() {
         tracing::error!("the I/O thread panicked while it ended");

@@ -79,6 +79,8 @@ struct Shared {
     stall_ns: AtomicU64,
     stop: AtomicBool,
     io_ended: AtomicBool,
+    /// Why the I/O thread has ended without being told to.
+    failure: OnceLock<String>,
     epoch: Instant,
     process: u32,
     // Last: everything above may refer to what it registered.
@@ -210,9 +212,21 @@ impl Engine {
     ///
     /// # Errors
     /// A node outside the table, rows of another shape, a ticket that names other nodes or was used, too many open requests.
-    pub fn start(&self, table: TableId, nodes: &[NodeId], ticket: Option<Ticket>, mut rows: Rows) -> Result<Request> {
+    pub fn start(&self, table: TableId, nodes: &[NodeId], ticket: Option<Ticket>, rows: Rows) -> Result<Request> {
+        self.start_with(table, nodes, ticket, &mut Some(rows))
+    }
+
+    /// As [`start`](Engine::start), which takes the rows only where it succeeds.
+    pub(crate) fn start_with(
+        &self,
+        table: TableId,
+        nodes: &[NodeId],
+        ticket: Option<Ticket>,
+        lent: &mut Option<Rows>,
+    ) -> Result<Request> {
         let shared = &self.shared;
         shared.check_process()?;
+        let Some(rows) = lent else { return Err(Error::argument("no rows to gather into")) };
         if shared.staging.is_some() {
             rows.find_registration(&shared.registered.lock().unwrap_or_else(PoisonError::into_inner));
         }
@@ -255,7 +269,7 @@ impl Engine {
             state.rows.resize_with(id.index() + 1, || None);
             state.destinations.resize(id.index() + 1, None);
         }
-        state.rows[id.index()] = Some(rows);
+        state.rows[id.index()] = lent.take();
         state.destinations[id.index()] = Some((id, destination));
         drop(state);
         shared.waker.wake();
@@ -275,17 +289,32 @@ impl Engine {
     /// # Errors
     /// As [`start`](Engine::start) and [`Request::wait`]; `rows` is undefined then, and nothing will write to it any more.
     pub fn gather(&self, table: TableId, nodes: &[NodeId], ticket: Option<Ticket>, rows: &mut [u8]) -> Result<()> {
+        let base = NonNull::new(rows.as_mut_ptr()).expect("a slice is never at address 0");
+        // SAFETY: the slice is borrowed exclusively for this call.
+        unsafe { self.gather_into(table, nodes, ticket, base, rows.len()) }
+    }
+
+    /// As [`gather`](Engine::gather), into memory that need not hold anything yet.
+    ///
+    /// # Safety
+    /// `base..base + bytes` is valid for writes and nobody else touches it during the call.
+    pub(crate) unsafe fn gather_into(
+        &self,
+        table: TableId,
+        nodes: &[NodeId],
+        ticket: Option<Ticket>,
+        base: NonNull<u8>,
+        bytes: usize,
+    ) -> Result<()> {
         let row_bytes = self.row_bytes(table)?;
-        if rows.len() != nodes.len() * row_bytes {
+        if nodes.len().checked_mul(row_bytes) != Some(bytes) {
             return Err(Error::argument(format!(
-                "{} nodes of {row_bytes} bytes each do not fit {} bytes",
-                nodes.len(),
-                rows.len()
+                "{} nodes of {row_bytes} bytes each do not fit {bytes} bytes",
+                nodes.len()
             )));
         }
-        let base = NonNull::new(rows.as_mut_ptr()).expect("a slice is never at address 0");
-        // SAFETY: the slice is borrowed exclusively for this call, which returns only when the request is over; `Request::wait` and
-        // its drop end the process rather than return while a transport may still write.
+        // SAFETY: the caller lends the memory for this call, which returns only when the request is over; `Request::wait` and its drop
+        // end the process rather than return while a transport may still write. Nobody reads it through these rows.
         let rows = unsafe { Rows::borrowed(base, nodes.len(), row_bytes, self.shared.clone()) };
         self.start(table, nodes, ticket, rows)?.wait().map(drop)
     }
@@ -417,9 +446,32 @@ impl Engine {
     /// # Errors
     /// Ranks that did not come within the deadline are named; this rank's resources are freed all the same.
     pub fn shutdown(self) -> Result<()> {
+        self.close()
+    }
+
+    /// As [`shutdown`](Engine::shutdown); the memory stays registered until the engine is dropped.
+    pub(crate) fn close(&self) -> Result<()> {
         self.shared.check_process()?;
         self.stop();
         self.bootstrap.barrier(self.shared.config.collective_timeout)
+    }
+
+    /// Ends this rank's part at once, without the others: open requests end with [`Error::Closed`], as does every call after it.
+    /// The rows stay readable to peers until the engine is dropped.
+    pub fn abort(&self) {
+        if self.shared.check_process().is_ok() {
+            self.stop();
+        }
+    }
+
+    /// Why the engine has ended by itself; `None` while it is well, and where it was shut down or aborted.
+    pub fn failure(&self) -> Option<&str> {
+        self.shared.failure.get().map(String::as_str)
+    }
+
+    /// The name of the transport that moves the rows.
+    pub fn transport(&self) -> &'static str {
+        self.shared.transport.name()
     }
 
     /// Ends the I/O thread; open requests end with [`Error::Closed`].

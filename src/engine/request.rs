@@ -40,17 +40,37 @@ impl Request {
     ///
     /// # Errors
     /// Names the rank, the range and the cause. Nothing will write to the rows any more; they are gone back to their owner.
-    pub fn wait(mut self) -> Result<Rows> {
+    pub fn wait(self) -> Result<Rows> {
         self.shared.check_process()?;
+        let (result, rows) = self.collect();
+        result.and(rows.ok_or(Error::Closed))
+    }
+
+    /// As [`wait`](Request::wait), and gives the rows back where it fails too, unless they had to be leaked.
+    pub(crate) fn collect(mut self) -> (Result<()>, Option<Rows>) {
         let began = Instant::now();
-        let result = self.finish(self.shared.config.gather_timeout + ABORT_GRACE);
+        let collected = self.finish(self.shared.config.gather_timeout + ABORT_GRACE);
         if self.observed {
             self.shared.stall_ns.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
         }
-        result
+        collected
     }
 
-    fn finish(&mut self, timeout: Duration) -> Result<Rows> {
+    /// Aborts what is open and gives the rows back, unless they had to be leaked.
+    pub(crate) fn cancel(mut self) -> Option<Rows> {
+        self.abort()
+    }
+
+    fn abort(&mut self) -> Option<Rows> {
+        let now = self.shared.now();
+        self.shared.lock().pipeline.cancel(now, self.id, CANCEL_GRACE);
+        self.shared.waker.wake();
+        self.shared.changed.notify_all();
+        // An aborted gather has nothing to report.
+        self.finish(CANCEL_GRACE + ABORT_GRACE).1
+    }
+
+    fn finish(&mut self, timeout: Duration) -> (Result<()>, Option<Rows>) {
         let mut deadline = Instant::now() + timeout;
         let mut expired = false;
         self.collected = true;
@@ -75,9 +95,9 @@ impl Request {
         let rows = state.rows[self.id.index()].take();
         state.destinations[self.id.index()] = None;
         drop(state);
-        let rows = rows.ok_or(Error::Closed)?;
+        let Some(rows) = rows else { return (Err(Error::Closed), None) };
         if over && !leaked {
-            return result.map(|()| rows);
+            return (result, Some(rows));
         }
         if rows.is_lent() {
             // The memory is the caller's and may be freed as soon as we return, while a device may still write to it.
@@ -85,7 +105,7 @@ impl Request {
             std::process::abort();
         }
         rows.leak();
-        Err(result.err().unwrap_or(Error::Closed))
+        (Err(result.err().unwrap_or(Error::Closed)), None)
     }
 }
 
@@ -94,11 +114,6 @@ impl Drop for Request {
         if self.collected || self.shared.check_process().is_err() {
             return;
         }
-        let now = self.shared.now();
-        self.shared.lock().pipeline.cancel(now, self.id, CANCEL_GRACE);
-        self.shared.waker.wake();
-        self.shared.changed.notify_all();
-        // An aborted gather has nothing to report.
-        let _ = self.finish(CANCEL_GRACE + ABORT_GRACE);
+        self.abort();
     }
 }

@@ -55,7 +55,7 @@ impl TableSpec {
         Self { id, book, partition, row_bytes, version: 0, halo: Vec::new(), degree: Vec::new(), edges: 0 }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let bad = |cause: String| Err(Error::argument(format!("{}: {cause}", self.id)));
         if self.row_bytes == 0 {
             return bad("rows of 0 bytes".into());
@@ -483,6 +483,7 @@ fn assemble(
         stall_ns: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         io_ended: AtomicBool::new(false),
+        failure: OnceLock::new(),
         epoch: Instant::now(),
         process: std::process::id(),
         transport,

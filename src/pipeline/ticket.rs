@@ -10,6 +10,19 @@ pub struct Ticket {
     pub(super) generation: u32,
 }
 
+impl Ticket {
+    /// The ticket as a number, for languages that know no other handle: never 0.
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | (u64::from(self.index) + 1)
+    }
+
+    /// The ticket of a number; one that names none is refused where it is used.
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        let index = (bits as u32).checked_sub(1)?;
+        Some(Self { index, generation: (bits >> 32) as u32 })
+    }
+}
+
 /// What a ticket says of one table.
 #[derive(Debug)]
 pub(super) struct Part {
