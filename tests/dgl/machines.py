@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 SHM_BYTES = 8 << 30
@@ -102,6 +102,7 @@ class Machines:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def wire_bytes(self) -> int:
@@ -176,21 +177,24 @@ class Job:
         """What a trainer writes."""
         return self._logs / f"trainer{rank}.log"
 
-    def wait(self, seconds: float) -> list[int | None]:
-        """The trainers' exit statuses; None for those that still ran after `seconds`. No process of the job lives on."""
+    def wait(self, seconds: float, may_die: Collection[int] = ()) -> list[int | None]:
+        """The trainers' exit statuses; None for those that still ran after `seconds`, or when another one had failed that is not among
+        those that may die. No process of the job lives on."""
         deadline = time.monotonic() + seconds
-        statuses: list[int | None] = []
-        for trainer in self.ranks:
-            try:
-                statuses.append(trainer.wait(max(0.0, deadline - time.monotonic())))
-            except subprocess.TimeoutExpired:
-                statuses.append(None)
+        while time.monotonic() < deadline:
+            statuses = [trainer.poll() for trainer in self.ranks]
+            failed = [rank for rank, status in enumerate(statuses) if status and rank not in may_die]
+            if failed or None not in statuses:
+                break
+            time.sleep(0.05)
+        statuses = [trainer.poll() for trainer in self.ranks]
         self.end()
         return statuses
 
     def end(self) -> None:
-        """Kills what is left of the job, its samplers included: they are in the sessions of none other."""
+        """Kills what is left of the job."""
         for process in (*self.ranks, *self.servers):
             if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+                # A process and its samplers are a group.
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -13,6 +13,7 @@ from ._attach import Announced, current
 DEPTH_MAX = 62
 # Minibatches sampled for one that is handed out, until the depth is reached: the first one need not wait for all.
 CATCH_UP = 2
+DRAIN_TIMEOUT_S = 60
 
 
 class ahead:  # noqa: N801, read as a function where it is used
@@ -91,7 +92,12 @@ class ahead:  # noqa: N801, read as a function where it is used
         for _, announced, _, _ in self._queue:
             self._forget(announced)
         self._queue.clear()
-        self._iterator = None
+        if self._iterator is not None:
+            self._iterator = None
+            # What samplers have in hand would come up in DGL's next loop, or trip it where this loader is gone by then.
+            for _ in range(getattr(self._dataloader, "num_pending", 0)):
+                self._dataloader._get_data_from_result_queue(timeout=DRAIN_TIMEOUT_S)
+                self._dataloader.num_pending -= 1
 
     def __del__(self) -> None:
         if hasattr(self, "_current"):

@@ -64,9 +64,10 @@ class Attachment:
         try:
             halo = _graph.halo_of(g)
             for number, (name, tensor) in enumerate(self._tensors.items()):
-                spec, kept = _graph.spec_of(tensor, number, g._client.part_id, halo.get(tensor.part_policy.type_name))
+                policy = tensor.part_policy
+                spec, lists = _graph.spec_of(tensor, number, halo.get(policy.type_name) if policy.is_node else None)
                 self._tables[name] = self._comm.table(spec)
-                del kept
+                del lists
             call("rudder_comm_start", self._comm.handle)
         except BaseException:
             self._comm.destroy()

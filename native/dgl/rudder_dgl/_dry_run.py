@@ -47,7 +47,7 @@ class DryRun:
         """For each feature what was fetched so far, how much less it might have been, and what memory that takes."""
         lines = []
         for name, tensor in self._tensors.items():
-            starts, part, row_bytes = starts_of(tensor), self._client.part_id, row_bytes_of(tensor)
+            starts, part, row_bytes = starts_of(tensor), tensor.part_policy.part_id, row_bytes_of(tensor)
             halo = len(self._halo.get(tensor.part_policy.type_name, ((),))[0])
             slots = int(self._buffer * halo if isinstance(self._buffer, float) else self._buffer // row_bytes)
             wanted = self._wanted[name].clone()

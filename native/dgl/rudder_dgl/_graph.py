@@ -115,10 +115,11 @@ def file_of(rows: th.Tensor) -> bytes | None:
     return None
 
 
-def spec_of(tensor: DistTensor, number: int, part: int, halo: tuple[np.ndarray, np.ndarray] | None) -> tuple[TableSpec, list[object]]:
-    """The table of a feature, and what must live until it is created."""
+def spec_of(tensor: DistTensor, number: int, halo: tuple[np.ndarray, np.ndarray] | None) -> tuple[TableSpec, list[object]]:
+    """A feature as table `number`, and the lists that must live until it is created."""
     rows, starts = tensor.local_partition, starts_of(tensor)
-    spec = TableSpec(id=number, partition=part, partitions=len(starts) - 1, row_bytes=row_bytes_of(tensor))
+    spec = TableSpec(id=number, partition=tensor.part_policy.part_id, partitions=len(starts) - 1)
+    spec.row_bytes = row_bytes_of(tensor)
     spec.starts = starts.ctypes.data
     if rows.numel():
         # All ranks of the machine and its server have the same pages: nothing is copied. Every transport takes a file.
@@ -128,4 +129,4 @@ def spec_of(tensor: DistTensor, number: int, part: int, halo: tuple[np.ndarray, 
     if halo is not None:
         spec.halo, spec.halo_nodes = halo[0].ctypes.data, len(halo[0])
         spec.degree = halo[1].ctypes.data if len(halo[1]) else None
-    return spec, [rows, starts, halo]
+    return spec, [starts, halo]
