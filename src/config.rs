@@ -1,7 +1,7 @@
 //! Settings, with the bound of every queue, retry and wait.
 //!
 //! Defaults work on a laptop. `RUDDER_*` variables override what the program says, so that a job script can change a run without a
-//! rebuild.
+//! rebuild. In a document a setting is read as these variables are, or in full.
 
 use crate::buffer::{LfuConfig, PolicyConfig};
 use crate::controller::{ControllerConfig, RuntimeConfig};
@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::time::Duration;
+
+pub(crate) mod spelled;
 
 /// How much the prefetch buffer may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,18 +95,23 @@ pub struct Config {
     /// The NIC, for transports that take one (`cxi0`, `mlx5_0`), and that memory and threads are placed near; `None` takes the nearest.
     pub nic: Option<String>,
     /// Whether memory and threads are placed near the NIC.
+    #[serde(deserialize_with = "spelled::bind")]
     pub bind: Bind,
     /// Most bytes that the process registers with devices; `None` leaves it to the system's limit, RLIMIT_MEMLOCK.
+    #[serde(deserialize_with = "spelled::bytes_max")]
     pub pinned_bytes_max: Option<u64>,
     /// The speed to hold the transport to: a slower network, for experiments on one machine.
     pub link: Link,
     /// How much the buffer of each table may hold.
+    #[serde(deserialize_with = "spelled::buffer")]
     pub buffer: BufferSize,
     /// What the buffer keeps.
+    #[serde(deserialize_with = "spelled::policy")]
     pub policy: PolicyConfig,
     /// What decides on replacement and on what is pulled ahead. A rank has one controller for all its tables, and a decision goes to the table
     /// whose minibatch is the first to end once it is there; a table without a buffer takes none.
     /// A language model in this process may write to the environment, see [`ControllerRuntime::start`](crate::controller::ControllerRuntime::start).
+    #[serde(deserialize_with = "spelled::controller")]
     pub controller: ControllerConfig,
     /// What a controller may cost.
     pub controller_bounds: RuntimeConfig,
@@ -129,12 +136,16 @@ pub struct Config {
     /// Times that a row is tried.
     pub attempts: u8,
     /// Wait before the second try, up to 60 s; it doubles with each further one.
+    #[serde(deserialize_with = "spelled::seconds")]
     pub backoff: Duration,
     /// Time for a gather.
+    #[serde(deserialize_with = "spelled::seconds")]
     pub gather_timeout: Duration,
     /// Time for one row batch before its peer is aborted.
+    #[serde(deserialize_with = "spelled::seconds")]
     pub transfer_timeout: Duration,
     /// Time for start-up, for shutdown and for the ranks to meet.
+    #[serde(deserialize_with = "spelled::seconds")]
     pub collective_timeout: Duration,
     /// Observations kept for [`Engine::observations`](crate::Engine::observations); the oldest go first.
     pub observations: usize,
@@ -210,10 +221,7 @@ impl Config {
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<()> {
-        let seconds = || match value.parse::<f64>().map(Duration::try_from_secs_f64) {
-            Ok(Ok(seconds)) => Ok(seconds),
-            _ => Err(Error::config("expected seconds, such as `30` or `0.5`")),
-        };
+        let seconds = || spelled::seconds_of(value);
         match name {
             "TRANSPORT" => self.transport = value.into(),
             "LISTEN" => {
@@ -222,8 +230,7 @@ impl Config {
             "NIC" => self.nic = Some(nic_name(value)?.into()),
             "BIND" => self.bind = value.parse()?,
             "PINNED_BYTES_MAX" => {
-                let most = quantity(value).and_then(bytes);
-                self.pinned_bytes_max = Some(most.ok_or_else(|| Error::config("expected bytes, such as `64MiB`"))?);
+                self.pinned_bytes_max = Some(spelled::bytes_of(value)?);
             }
             "LINK" => self.link = value.parse()?,
             "BUFFER" => self.buffer = value.parse()?,

@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn results_are_cut_to_what_the_caller_knows() {
-        for (size, expected) in [(16, [16, 1, 7, 7]), (24, [24, 1, 2, 7]), (32, [32, 1, 2, 0])] {
+        for (size, expected) in [(16u64, [16, 1, 7, 7]), (24, [24, 1, 2, 7]), (32, [32, 1, 2, 0])] {
             let mut to = [size, 7, 7, 7];
             // SAFETY: the size is one that the four numbers have.
             let out = unsafe { SizedOut::new(to.as_mut_ptr().cast::<Now>()) }.unwrap();

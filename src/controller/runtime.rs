@@ -23,12 +23,15 @@ pub struct RuntimeConfig {
     /// Observations that may wait for the controller; beyond it the oldest is dropped.
     pub queue: usize,
     /// Time that a model has for one decision before the fallback takes over; this and the other deadlines: an hour at most.
+    #[serde(deserialize_with = "crate::config::spelled::seconds")]
     pub decision_deadline: Duration,
     /// Time that a model has to load before the fallback takes over.
+    #[serde(deserialize_with = "crate::config::spelled::seconds")]
     pub load_deadline: Duration,
     /// Minibatches between replacements while the fallback decides.
     pub fallback_delta: u64,
     /// Time that a model's thread has to end at shutdown before it is left behind.
+    #[serde(deserialize_with = "crate::config::spelled::seconds")]
     pub shutdown_deadline: Duration,
 }
 

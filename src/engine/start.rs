@@ -20,7 +20,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Instant;
 
 /// Ranks of different versions refuse each other.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 
 /// What an announced node costs: its id, and its entry in the window's table when that is at its emptiest.
 const ANNOUNCED_NODE_BYTES: u64 = 8 + 16 * 4;
@@ -104,6 +104,8 @@ struct Hello {
     host: String,
     /// NICs that it could as well take.
     nics: Vec<String>,
+    /// It exports rows in memory that has no file.
+    unshared_rows: bool,
     secret: [u8; 32],
 }
 
@@ -147,7 +149,7 @@ impl<'a> EngineBuilder<'a> {
     }
 
     /// Adds a table whose rows of this rank's partition are in memory that exists: a file's, or the caller's own. `shm` takes only memory that has a
-    /// file; other transports register it in place.
+    /// file, so that `auto` takes `tcp` where a rank has other; other transports register it in place.
     ///
     /// # Safety
     /// While the engine lives, the bytes are written only by those who have told every reader of the table.
@@ -190,7 +192,8 @@ impl<'a> EngineBuilder<'a> {
         }
         let name = transport.as_ref().map_or(config.transport.as_str(), |transport| transport.name());
         let site = Site::read(name, config.nic.as_deref())?;
-        let (settings, placement) = greet(&config, &*bootstrap, site)?;
+        let unshared = specs.iter().zip(&origins).any(|(spec, origin)| is_unshared(spec, origin));
+        let (settings, placement) = greet(&config, &*bootstrap, site, unshared)?;
         let transport = match transport {
             Some(transport) => transport,
             None => placement.near(|| open(&config.transport, &settings))?,
@@ -240,15 +243,20 @@ fn gather<T: Serialize + for<'de> Deserialize<'de>>(
 }
 
 /// Learns where the ranks run and the secret of the job, and takes a place among the ranks of the host.
-fn greet(config: &Config, bootstrap: &dyn Bootstrap, site: Site) -> Result<(TransportConfig, Placement)> {
+fn greet(
+    config: &Config,
+    bootstrap: &dyn Bootstrap,
+    site: Site,
+    unshared_rows: bool,
+) -> Result<(TransportConfig, Placement)> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)
         .map_err(|error| Error::config(format!("the system gives no random bytes: {error}")))?;
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = host();
     let hellos = gather(
         config,
         bootstrap,
-        &Hello { protocol: PROTOCOL, host: host.clone(), nics: site.nics().to_vec(), secret },
+        &Hello { protocol: PROTOCOL, host: host.clone(), nics: site.nics().to_vec(), unshared_rows, secret },
     )?;
     if let Some((rank, hello)) = hellos.iter().enumerate().find(|(_, hello)| hello.protocol != PROTOCOL) {
         return Err(Error::Bootstrap {
@@ -265,6 +273,7 @@ fn greet(config: &Config, bootstrap: &dyn Bootstrap, site: Site) -> Result<(Tran
     let placement = site.place(turn, config.bind);
     let settings = TransportConfig {
         ranks_on_host,
+        unshared_rows: hellos.iter().any(|hello| hello.unshared_rows),
         listen: config.listen,
         verbs: VerbsSettings { device: placement.nic_of(NicKind::Infiniband), gid: None },
         nic: placement.nic().cloned(),
@@ -273,6 +282,22 @@ fn greet(config: &Config, bootstrap: &dyn Bootstrap, site: Site) -> Result<(Tran
         ..TransportConfig::new(bootstrap.rank(), bootstrap.size())
     };
     Ok((settings, placement))
+}
+
+/// The machine's name, and the network namespace where one can be told: ranks of one machine reach each other's memory by a socket that is
+/// seen within a namespace only, so that those of different containers are on different hosts.
+fn host() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    match std::fs::read_link("/proc/self/ns/net") {
+        Ok(namespace) => format!("{name} {}", namespace.display()),
+        Err(_) => name,
+    }
+}
+
+/// Whether rows are in memory that no other process can map.
+fn is_unshared(spec: &TableSpec, origin: &Origin<'_>) -> bool {
+    let range = spec.book.range(spec.partition);
+    matches!(origin, Origin::Memory(memory) if memory.file().is_none()) && !range.is_empty()
 }
 
 /// Makes a partition's rows readable by peers: in memory that the transport allocates and the caller fills, or in place.

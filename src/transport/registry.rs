@@ -29,6 +29,8 @@ pub struct TransportConfig {
     pub size: u32,
     /// How many of them, this one included, run on this host.
     pub ranks_on_host: u32,
+    /// Whether any of them exports rows in memory that no other process can map.
+    pub unshared_rows: bool,
     /// The interface that listeners bind to.
     pub listen: IpAddr,
     /// The NIC of this rank, for a transport that takes one and was not told another.
@@ -54,6 +56,7 @@ impl TransportConfig {
             rank,
             size,
             ranks_on_host: size,
+            unshared_rows: false,
             listen,
             nic: None,
             secret: [0; 32],
@@ -69,11 +72,12 @@ impl TransportConfig {
 /// Without the secret.
 impl fmt::Debug for TransportConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rank, size, ranks_on_host, listen, nic, secret: _, verbs, link, faults, .. } = self;
+        let Self { rank, size, ranks_on_host, unshared_rows, listen, nic, secret: _, verbs, link, faults, .. } = self;
         f.debug_struct("TransportConfig")
             .field("rank", rank)
             .field("size", size)
             .field("ranks_on_host", ranks_on_host)
+            .field("unshared_rows", unshared_rows)
             .field("listen", listen)
             .field("nic", nic)
             .field("verbs", verbs)
@@ -102,7 +106,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     TRANSPORTS.iter().map(|(name, _)| *name).chain(["auto"])
 }
 
-/// Opens a transport by its name; `auto` takes `shm` where the whole job runs on this host and `tcp` elsewhere.
+/// Opens a transport by its name; `auto` takes `shm` where the whole job runs on this host and all exported rows can be mapped, and `tcp`
+/// elsewhere.
 ///
 /// # Errors
 /// No transport has that name (the error lists those that exist), or it cannot be opened.
@@ -129,7 +134,12 @@ pub fn open(name: &str, config: &TransportConfig) -> Result<Arc<dyn Transport>> 
 }
 
 fn choose(config: &TransportConfig) -> &'static str {
-    if config.ranks_on_host == config.size {
+    if config.unshared_rows {
+        tracing::info!(
+            "transport auto: tcp, because a rank exports rows in memory without a file, which shm cannot share"
+        );
+        "tcp"
+    } else if config.ranks_on_host == config.size {
         tracing::info!("transport auto: shm, because all {} ranks run on this host", config.size);
         "shm"
     } else {

@@ -47,6 +47,7 @@ pub enum ModelSource {
         /// The service's socket.
         socket: PathBuf,
         /// Time for one answer.
+        #[serde(deserialize_with = "crate::config::spelled::seconds")]
         deadline: Duration,
     },
 }
