@@ -5,6 +5,7 @@ host need both of their own. All of it lives in a network namespace of the calli
 is touched, and nothing is left when the program ends.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -111,15 +112,11 @@ class Machines:
         return sum(link["stats64"]["rx"]["bytes"] for link in links)
 
     def __exit__(self, *_: object) -> None:
-        for holder in self._holders:
+        for machine, holder in enumerate(self._holders):
+            _run("ip", "link", "del", f"port{machine}")
             holder.kill()
             holder.wait()
-        # A port goes with its machine, some time after it.
         _run("ip", "link", "del", "switch")
-        for _ in range(100):
-            if not json.loads(_run("ip", "-json", "link", "show", "type", "veth") or "[]"):
-                break
-            time.sleep(0.05)
 
 
 class Job:
@@ -194,7 +191,7 @@ class Job:
     def end(self) -> None:
         """Kills what is left of the job."""
         for process in (*self.ranks, *self.servers):
-            if process.poll() is None:
-                # A process and its samplers are a group.
+            # A trainer and its samplers are a group, which outlives a trainer that was killed.
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -74,7 +74,7 @@ def main() -> None:
         parts, logs = graph(folder, kind, count), folder / "logs" / name
         killed = logs / "killed"
         killed.unlink(missing_ok=True)
-        environment = {"PYTHONPATH": str(REPOSITORY / "native/dgl"), "KILLED": str(killed)}
+        environment = {"PYTHONPATH": str(REPOSITORY / "native/dgl"), "KILLED": str(killed), "LIMIT_S": str(LIMIT_S)}
         with machines.Machines(count) as hosts:
             job = machines.Job(hosts, parts, logs, trainers, samplers, environment)
             job.run(HERE / "trainer.py", scenario)

@@ -6,6 +6,7 @@ Goal: whatever way a feature comes, its bytes are those that DGL's own KVStore g
 with `KVClient.pull`, which the adapter leaves as it is; each scenario ends at once, with status 1, where an assertion does not hold.
 """
 
+import faulthandler
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ from dgl.nn import SAGEConv
 
 EPOCHS = 2
 DEPTH = 16
+# Deleting a DistTensor is collective, and the garbage collectors of two trainers keep no step.
+KEPT: list[object] = []
 
 
 def key(tensor: DistTensor) -> str:
@@ -82,7 +85,7 @@ def exact(g: DistGraph) -> None:
     features = [g.nodes[ntype].data[name] for ntype in g.ntypes for name in sorted(g.nodes[ntype].data)]
     floats = [tensor for tensor in features if tensor.dtype.is_floating_point]
     attachment = rudder_dgl.attach(g, buffer=0.25)
-    batches = loader(g, ntype="user" if len(g.ntypes) > 1 else None)
+    batches = loader(g, 25, "user" if len(g.ntypes) > 1 else None)
     loop = rudder_dgl.ahead(batches, DEPTH, epochs=EPOCHS)
     count = check_batches(g, loop, floats)
     assert count == EPOCHS * batches.expected_idxs, count
@@ -110,6 +113,7 @@ def refusals(g: DistGraph) -> None:
         rudder_dgl.attach(g, features=["absent"])
     policy = g.ndata["feat100"].part_policy
     embedding = dgl.distributed.DistEmbedding(g.num_nodes(), 8, name="embedding", part_policy=policy)
+    KEPT.append(embedding)
     with refused(ValueError, "was made by the trainers"):
         rudder_dgl.attach(g, features=[embedding._tensor])
     with refused(RuntimeError, "no graph is attached"):
@@ -138,6 +142,7 @@ def read_only(g: DistGraph, attachment: rudder_dgl.Attachment) -> None:
     assert th.equal(KVClient.pull(g._client, key(feature), node), before)
     assert attachment.stats()["refused_pushes"] == 2
     made = DistTensor((g.num_nodes(), 3), th.float32, name="made", part_policy=feature.part_policy)
+    KEPT.append(made)
     made[node] = th.ones(1, 3)
     assert th.equal(made[node], th.ones(1, 3))
     th.distributed.barrier()
@@ -220,9 +225,11 @@ def losses(g: DistGraph, batches: Iterable[tuple]) -> list[float]:
 
 def uneven(g: DistGraph, attachment: rudder_dgl.Attachment) -> None:
     """A trainer that ends early serves the others until they end too."""
+    # With samplers, making a loader is collective.
+    batches = loader(g)
     if th.distributed.get_rank() > 0:
         time.sleep(0.5)
-        check_batches(g, list(loader(g)) * 5, [g.ndata["feat100"]])
+        check_batches(g, list(batches) * 5, [g.ndata["feat100"]])
         assert "fallbacks" not in attachment.stats(), attachment.stats()
     began = time.monotonic()
     rudder_dgl.detach()
@@ -319,6 +326,8 @@ SCENARIOS = {scenario.__name__: scenario for scenario in (exact, whole, trainer_
 
 def main() -> None:
     """Runs a scenario as the trainer that the environment says."""
+    # Where it hangs, if it does, before run.py ends it.
+    faulthandler.dump_traceback_later(int(os.environ["LIMIT_S"]) - 10)
     dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])
     th.set_num_threads(1)
     th.distributed.init_process_group("gloo")
