@@ -1,6 +1,6 @@
 """Holds the DistDGL adapter against DistDGL itself, on 2 and 4 machines that are namespaces of this one.
 
-    run.py FOLDER [JOB]...     FOLDER keeps graphs and logs; the library is the one that RUDDER_LIBRARY names
+    run.py FOLDER [JOB]...     FOLDER keeps graphs and logs; rudder_dgl is the one that PYTHONPATH gives
 
 Ends with status 77 where this system does not let it make namespaces.
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 import machines
 
 HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parent.parent
 LIMIT_S = 150
 
 # name: scenario, graph, machines, trainers a machine, samplers a trainer
@@ -74,7 +73,7 @@ def main() -> None:
         parts, logs = graph(folder, kind, count), folder / "logs" / name
         killed = logs / "killed"
         killed.unlink(missing_ok=True)
-        environment = {"PYTHONPATH": str(REPOSITORY / "native/dgl"), "KILLED": str(killed), "LIMIT_S": str(LIMIT_S)}
+        environment = {"KILLED": str(killed), "LIMIT_S": str(LIMIT_S)}
         with machines.Machines(count) as hosts:
             job = machines.Job(hosts, parts, logs, trainers, samplers, environment)
             job.run(HERE / "trainer.py", scenario)
