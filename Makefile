@@ -9,6 +9,9 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 rudder := $(CARGO_TARGET_DIR)/release/rudder
 scripts := .ci/run $(wildcard tools/*.sh tests/vm/*.sh)
+# Transports whose libraries are loaded at run time. That over libfabric is built where its headers are.
+fabric := $(shell echo '\#include <rdma/fabric.h>' | cc -E - >/dev/null 2>&1 && echo ,rudder/fabric)
+transports := rudder/verbs$(fabric)
 # Recorded in the documents that the rudder command writes.
 commit := $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 
@@ -21,9 +24,14 @@ setup: ## Check the tools that all targets need; as root, install what Debian pa
 	@tools/setup.sh all
 
 .PHONY: build
-build: ## Build the library and target/release/rudder
+build: ## Build the libraries for Rust and C, and target/release/rudder
 	@tools/setup.sh --check build
-	RUDDER_COMMIT='$(commit)' cargo build --release --locked --workspace
+	@[[ -n '$(fabric)' ]] || echo "make build: libfabric's headers are missing (Debian: libfabric-dev), so the transport fabric is left out"
+	RUDDER_COMMIT='$(commit)' cargo build --release --locked --workspace --features '$(transports)'
+
+.PHONY: install
+install: ## Install header, librudder.so, librudder.a and rudder.pc, after `make build`; PREFIX=, LIBDIR=, DESTDIR=
+	@PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' DESTDIR='$(DESTDIR)' tools/install.sh $(CARGO_TARGET_DIR)/release
 
 .PHONY: demo
 demo: ## Set up, build, fetch the model if possible, and compare all set-ups on a real graph
@@ -47,6 +55,11 @@ test-fabric: ## Hold the transport over libfabric against its software providers
 	cargo clippy --package rudder --package rudder-native --no-default-features --features rudder/fabric \
 		--all-targets --locked -- -D warnings
 	tools/test.sh --fabric
+
+.PHONY: test-capi
+test-capi: ## Test the C interface: an installation, programs in C11 and C++17, misuse; under valgrind
+	@tools/setup.sh --check capi
+	tools/capi.sh
 
 .PHONY: test-demo
 test-demo: ## Train on a small graph with two ranks, and check the document that comes out

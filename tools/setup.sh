@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks the tools that a purpose needs and, where it may, installs what is missing from Debian's packages.
 #
-#   tools/setup.sh [--check] [all|build|test|verbs|fabric|mpi|dgl|model|demo]
+#   tools/setup.sh [--check] [all|build|test|capi|verbs|fabric|mpi|dgl|model|demo]
 #
 # `all` leaves out mpi: MPICH and Open MPI, to build and test the MPI transport with; and dgl: what tools/dgl-env.sh needs to install
 # DistDGL, and what the adapter's tests need to make machines of namespaces.
@@ -26,6 +26,10 @@ declare -A version=(
     [libfabric-dev]=1.17.0-3
     [libfabric1]=1.17.0-3
     [shellcheck]=0.9.0-1
+    [g++]=4:12.2.0-3
+    [binutils]=2.40-2
+    [pkg-config]=1.8.1-1
+    [valgrind]=1:3.19.0-1
     [libibverbs1]=44.0-2
     [ibverbs-providers]=44.0-2
     [iproute2]=6.1.0-3
@@ -46,6 +50,10 @@ say() { echo "setup: $*" >&2; }
 have_cc() { command -v cc && echo '#include <stdio.h>' | cc -E -; }
 # The headers to build with, and the library that is loaded at run time.
 have_libfabric() { echo '#include <rdma/fabric.h>' | cc -E - && /sbin/ldconfig -p | grep -F libfabric.so.1; }
+# nm and readelf show what a library exports.
+have_cxx() { command -v c++ && echo '#include <array>' | c++ -xc++ -E - && command -v nm && command -v readelf; }
+have_pkg_config() { command -v pkg-config; }
+have_valgrind() { command -v valgrind; }
 have_shellcheck() { command -v shellcheck; }
 # What the virtual machine of the verbs tests takes from this one; kernel and qemu it fetches for itself, without installing them.
 have_verbs() {
@@ -103,6 +111,9 @@ packages_of() {
     case $1 in
         cc) echo gcc libc6-dev ;;
         libfabric) echo libfabric-dev libfabric1 ;;
+        cxx) echo g++ binutils ;;
+        pkg_config) echo pkg-config ;;
+        valgrind) echo valgrind ;;
         shellcheck) echo shellcheck ;;
         verbs) echo libibverbs1 ibverbs-providers iproute2 ;;
         pip) echo python3 python3-pip ;;
@@ -119,15 +130,16 @@ wanted=()
 case $purpose in
     build) needed=(cc) ;;
     test) needed=(cc shellcheck) ;;
+    capi) needed=(cc cxx pkg_config valgrind) ;;
     verbs) needed=(cc verbs) ;;
     fabric) needed=(cc libfabric) ;;
     mpi) needed=(cc mpich openmpi clang) ;;
     dgl) needed=(cc venv namespaces) ;;
     model) needed=(pip) ;;
     demo) needed=(cc) wanted=(pip) ;;
-    all) needed=(cc shellcheck verbs libfabric pip) ;;
+    all) needed=(cc shellcheck cxx pkg_config valgrind verbs libfabric pip) ;;
     *)
-        say "there is no purpose '$purpose'; there are all, build, test, verbs, fabric, mpi, dgl, model, demo"
+        say "there is no purpose '$purpose'; there are all, build, test, capi, verbs, fabric, mpi, dgl, model, demo"
         exit 2
         ;;
 esac

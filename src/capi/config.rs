@@ -34,6 +34,10 @@ pub(super) unsafe fn read_config(config: *const rudder_config) -> Answer<Config>
     // SAFETY: the caller's promise.
     let settings = unsafe { words(read_sized(config)?.settings, "settings")? };
     let Some(settings) = settings else { return Ok(Config::default()) };
-    serde_json::from_str(settings)
-        .map_err(|cause| Failure::new(RUDDER_CONFIG, format!("configuration: settings: {cause}")))
+    let wrong = |cause: String| Failure::new(RUDDER_CONFIG, format!("configuration: settings: {cause}"));
+    // A list of the fields' values in their order would be read too, and mean something else in the next version.
+    if !settings.trim_start().starts_with('{') {
+        return Err(wrong("expected a JSON object, such as {\"buffer\": \"25%\"}".into()));
+    }
+    serde_json::from_str(settings).map_err(|cause| wrong(cause.to_string()))
 }

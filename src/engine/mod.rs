@@ -26,6 +26,7 @@ use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Counts of one table since the start.
@@ -166,6 +167,8 @@ impl Shared {
 pub struct Engine {
     shared: Arc<Shared>,
     bootstrap: Arc<dyn Bootstrap>,
+    /// The I/O thread, until the engine is dropped.
+    io: Option<JoinHandle<()>>,
 }
 
 impl Engine {
@@ -497,10 +500,17 @@ impl Drop for Engine {
         if self.shared.check_process().is_err() {
             // The child's copy of the descriptors and mappings belongs to the parent's peers: nothing here is ours to close.
             std::mem::forget(self.shared.clone());
+            std::mem::forget(self.io.take());
             return;
         }
         if !self.shared.io_ended.load(Ordering::Acquire) {
             self.stop();
+        }
+        if self.shared.io_ended.load(Ordering::Acquire)
+            && let Some(io) = self.io.take()
+        {
+            // It has nothing left to do but to let go of what it shares, so that the rest is dropped here and not behind the caller's back.
+            let _ = io.join();
         }
     }
 }

@@ -210,11 +210,11 @@ impl<'a> EngineBuilder<'a> {
         let shared = Arc::new(shared);
         let thread = shared.clone();
         let spawn = || std::thread::Builder::new().name("rudder-io".into()).spawn(move || io::run(&thread, channel));
-        shared.placement.near(spawn).map_err(|error| Error::Transport {
+        let io = shared.placement.near(spawn).map_err(|error| Error::Transport {
             transport: shared.transport.name(),
             cause: format!("its I/O thread: {error}"),
         })?;
-        let engine = Engine { shared, bootstrap };
+        let engine = Engine { shared, bootstrap, io: Some(io) };
         let whole = |table: &TableMemory| table.local.region().memory().check_file();
         engine.shared.tables.iter().try_for_each(whole)?;
         // Nobody asks before everybody serves.
