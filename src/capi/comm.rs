@@ -126,6 +126,16 @@ impl Comm {
     }
 }
 
+/// The settings as the start will make them, which tells of each variable that it heeds: wrong ones are found before the ranks meet.
+fn settled(config: &Config) -> Answer<Config> {
+    tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), || {
+        let mut config = config.clone();
+        config.override_by(|name| std::env::var(name).ok())?;
+        config.settle()?;
+        Ok(config)
+    })
+}
+
 fn already_started() -> Failure {
     let cause = "the comm is started, or starting: it is started once, and its tables are created before";
     Failure::new(RUDDER_ALREADY_STARTED, cause)
@@ -157,11 +167,10 @@ pub unsafe extern "C" fn rudder_comm_create(
     call(|| {
         log::install();
         // SAFETY: what the header asks of the caller.
-        let (comm, id, mut config) = unsafe { (Out::new(comm, "comm")?, read_id(id)?, read_config(config)?) };
-        config.override_by(|name| std::env::var(name).ok())?;
-        config.settle()?;
+        let (comm, id, config) = unsafe { (Out::new(comm, "comm")?, read_id(id)?, read_config(config)?) };
+        let timeout = settled(&config)?.collective_timeout;
         claim_process();
-        let bootstrap = Arc::new(TcpBootstrap::join(&id, Rank(rank), ranks, config.collective_timeout)?);
+        let bootstrap = Arc::new(TcpBootstrap::join(&id, Rank(rank), ranks, timeout)?);
         let lender = Arc::new(Lender::default());
         let handle = COMMS.insert(Arc::new(Comm {
             building: Mutex::new(Some(Building { config, bootstrap, tables: Vec::new() })),

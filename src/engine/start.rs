@@ -484,6 +484,7 @@ fn assemble(
         transfer_timeout: config.transfer_timeout,
         staging_chunks: if staged { STAGING_CHUNKS } else { 0 },
     };
+    tracing::info!("controller {}: as the configuration says", config.controller.name());
     let controller =
         ControllerRuntime::start(&config.controller, &facts(&config, specs, slots_total), &config.controller_bounds)?;
     Ok(Shared {
@@ -559,9 +560,17 @@ fn buffer(
             made_within(bytes.saturating_sub(ids + staging_bytes as u64), spec.row_bytes as u64, most, make)?
         }
     };
-    let Some(buffer) = made else { return Ok((None, None)) };
+    let why = match config.buffer {
+        BufferSize::Halo(share) => format!("{} % of the {} halo nodes whose rows travel", share * 100.0, halo.len()),
+        BufferSize::Bytes(bytes) => format!("what {bytes} bytes hold, of {remote_nodes} nodes whose rows travel"),
+    };
+    let Some(buffer) = made else {
+        tracing::info!("{}: no buffer, for it would be {why}", spec.id);
+        return Ok((None, None));
+    };
     let region = transport.allocate(buffer.slots() as usize * spec.row_bytes, Access::Local)?;
-    tracing::info!("{}: a buffer of {} slots, {} bytes of rows", spec.id, buffer.slots(), region.memory().bytes());
+    let (slots, bytes, policy) = (buffer.slots(), region.memory().bytes(), config.policy.name());
+    tracing::info!("{}: a buffer of {slots} slots, {bytes} bytes of rows, policy {policy}: {why}", spec.id);
     Ok((Some(buffer), Some(region)))
 }
 

@@ -114,7 +114,10 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn open(name: &str, config: &TransportConfig) -> Result<Arc<dyn Transport>> {
     let name = match name {
         "auto" => choose(config),
-        name => name,
+        name => {
+            tracing::info!("transport {name}: as the configuration says");
+            name
+        }
     };
     let known = TRANSPORTS.iter().find(|(known, _)| *known == name);
     let Some((_, open)) = known else {

@@ -64,9 +64,19 @@ impl ModelSource {
     /// The file is absent, damaged, or holds a model of another kind.
     pub fn open(&self) -> Result<Box<dyn Scorer>> {
         Ok(match self {
-            Self::Default => Box::new(LocalScorer::load(&default_model_path()?, ScorerLimits::default())?),
-            Self::File(path) => Box::new(LocalScorer::load(path, ScorerLimits::default())?),
-            Self::Service { socket, deadline } => Box::new(RemoteScorer::new(socket, *deadline)),
+            Self::Default => {
+                let path = default_model_path()?;
+                tracing::info!("model {}: the default, or what RUDDER_MODEL names", path.display());
+                Box::new(LocalScorer::load(&path, ScorerLimits::default())?)
+            }
+            Self::File(path) => {
+                tracing::info!("model {}: as the configuration says", path.display());
+                Box::new(LocalScorer::load(path, ScorerLimits::default())?)
+            }
+            Self::Service { socket, deadline } => {
+                tracing::info!("model: that of the service at {}, as the configuration says", socket.display());
+                Box::new(RemoteScorer::new(socket, *deadline))
+            }
         })
     }
 }
