@@ -48,7 +48,7 @@ class ahead:  # noqa: N801, read as a function where it is used
 
     def __next__(self) -> tuple[Any, ...]:
         self._forget(self._current)
-        while len(self._queue) <= min(self._wanted, CATCH_UP * self._handed_out) and self._iterator is not None:
+        while len(self._queue) <= min(self._wanted, CATCH_UP * self._handed_out + 1) and self._iterator is not None:
             self._sample()
         if not self._queue:
             self.close()
@@ -59,7 +59,9 @@ class ahead:  # noqa: N801, read as a function where it is used
         self.depth_max = max(self.depth_max, self.depth)
         self._handed_out += 1
         for announced in self._current:
-            announced.handed_out = True
+            self._attachment.hand_out(announced)
+        for announced in self._queue[0][1] if self._queue else ():
+            self._attachment.start(announced)
         return batch
 
     def _sample(self) -> None:

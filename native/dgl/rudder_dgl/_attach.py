@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import datetime
+import json
 import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch as th
@@ -22,20 +24,24 @@ from dgl.distributed.kvstore import KVClient
 
 from . import _graph
 from ._dry_run import DryRun
-from ._native import ARGUMENTS_END, TICKET, Comm, RudderError, call, unique_id
+from ._native import ARGUMENTS_END, TICKET, Config, RudderError, UniqueId, call, counts_of, made
+from ._rows import Pool, Request
 
 # Failures in a row after which the library is not asked again: each may have cost a timeout.
 FAILURES_MAX = 3
 COLLECTIVE_TIMEOUT_S = 60.0
+# Fewer rows are not worth a registered buffer.
+POOLED_ROWS_MIN = 256
 
 
 @dataclass
 class Announced:
-    """Input nodes that a loop has announced; the tensor is held, so that no other one gets its address."""
+    """Input nodes that a loop has announced for features of these names, and the gathers of them that are under way."""
 
     nodes: th.Tensor
+    names: list[str]
     ticket: int
-    handed_out: bool = False
+    requests: dict[str, Request] = field(default_factory=dict)
 
 
 class Attachment:
@@ -52,28 +58,36 @@ class Attachment:
         self.timeout_s = float(settings.get("collective_timeout", COLLECTIVE_TIMEOUT_S))
         self._client, self._job, self._process = g._client, job, os.getpid()
         self._store = th.distributed.distributed_c10d._get_default_store()
-        self._announced: dict[tuple[int, int], Announced] = {}
+        self._handed_out: list[Announced] = []
         self._announces = self._paused = False
         self._failures = self._streams = 0
-        rank, ranks = th.distributed.get_rank(), th.distributed.get_world_size()
-        if rank == 0:
-            self._store.set(f"{job}/id", unique_id(settings["listen"]))
-        self._store.wait([f"{job}/id"], datetime.timedelta(seconds=self.timeout_s))
-        self._comm = Comm(self._store.get(f"{job}/id"), ranks, rank, settings)
-        self._tables, self._tensors = {}, {tensor.kvstore_key: tensor for tensor in tensors}
+        self._tables: dict[str, ctypes.c_void_p] = {}
+        self._tensors = {tensor.kvstore_key: tensor for tensor in tensors}
+        self._comm = self._join(settings)
         try:
             halo = _graph.halo_of(g)
             for number, (name, tensor) in enumerate(self._tensors.items()):
                 policy = tensor.part_policy
                 spec, lists = _graph.spec_of(tensor, number, halo.get(policy.type_name) if policy.is_node else None)
-                self._tables[name] = self._comm.table(spec)
+                self._tables[name] = made("table_create", self._comm, ctypes.byref(spec))
                 del lists
-            call("rudder_comm_start", self._comm.handle)
+            call("comm_start", self._comm)
         except BaseException:
-            self._comm.destroy()
+            call("comm_destroy", self._comm)
             raise
-        self._client.pull, self._client.push, self._client.delete_data = self._pull, self._push, self._delete_data
+        self._pool = Pool(self._comm)
+        self._client.pull, self._client.push = self._pull, self._push
         atexit.register(self._leave)
+
+    def _join(self, settings: dict[str, Any]) -> ctypes.c_void_p:
+        rank, job = th.distributed.get_rank(), UniqueId()
+        if rank == 0:
+            call("unique_id_create", settings["listen"].encode(), ctypes.byref(job))
+            self._store.set(f"{self._job}/id", bytes(job))
+        self._store.wait([f"{self._job}/id"], datetime.timedelta(seconds=self.timeout_s))
+        job = UniqueId.from_buffer_copy(self._store.get(f"{self._job}/id"))
+        config = Config(ctypes.sizeof(Config), json.dumps(settings).encode())
+        return made("comm_create", ctypes.byref(job), th.distributed.get_world_size(), rank, ctypes.byref(config))
 
     def _pull(self, name: str, id_tensor: th.Tensor) -> th.Tensor:
         nodes = id_tensor
@@ -81,10 +95,8 @@ class Attachment:
         if not served or self._failures == FAILURES_MAX or os.getpid() != self._process:
             self.counts["passed_through"] += 1
             return KVClient.pull(self._client, name, nodes)
-        nodes, tensor = nodes.contiguous(), self._tensors[name]
-        rows = th.empty((len(nodes), *tensor.shape[1:]), dtype=tensor.dtype)
         try:
-            self._gather(name, nodes, rows)
+            rows = self._gather(name, nodes.contiguous())
         except RudderError as error:
             if error.status >= ARGUMENTS_END:
                 raise
@@ -98,41 +110,42 @@ class Attachment:
         self.counts["rows"] += len(nodes)
         return rows
 
-    def _gather(self, name: str, nodes: th.Tensor, rows: th.Tensor) -> None:
-        table, ticket = self._tables[name], self._ticket_of(nodes)
-        self.counts["unannounced"] += ticket == 0
+    def _gather(self, name: str, nodes: th.Tensor) -> th.Tensor:
+        # By their ids: whoever has changed or copied the tensor since gets what it asks for now.
+        named = (announced for announced in self._handed_out if name in announced.names)
+        announced = next((announced for announced in named if th.equal(announced.nodes, nodes)), None)
+        self.counts["unannounced"] += announced is None
+        if announced and name in announced.requests:
+            request = announced.requests.pop(name)
+            try:
+                return request.wait()
+            finally:
+                request.end()
         # What no loop has announced, once one announces, is evaluation: the buffer is not for it.
-        paused = self.pauses > 0 or (self._announces and ticket == 0)
-        if paused != self._paused:
-            call("rudder_comm_pause", self._comm.handle, paused)
-            self._paused = paused
+        self._pause(self.pauses > 0 or (self._announces and announced is None))
+        tensor, table = self._tensors[name], self._tables[name]
+        pooled = self._pool.take(len(nodes), tensor.shape[1:], tensor.dtype) if len(nodes) >= POOLED_ROWS_MIN else None
+        rows = pooled[0] if pooled else th.empty((len(nodes), *tensor.shape[1:]), dtype=tensor.dtype)
+        to = rows.data_ptr(), rows.numel() * rows.element_size()
         try:
-            table.gather(nodes.data_ptr(), len(nodes), ticket, rows.data_ptr())
+            call("gather", table, nodes.data_ptr(), len(nodes), announced.ticket if announced else 0, *to)
         except RudderError as error:
             if error.status != TICKET:
                 raise
-            # Asked for a second time, or changed in place since.
-            table.gather(nodes.data_ptr(), len(nodes), 0, rows.data_ptr())
+            # Asked for a second time.
+            call("gather", table, nodes.data_ptr(), len(nodes), 0, *to)
+        return rows
 
-    def _ticket_of(self, nodes: th.Tensor) -> int:
-        found = self._announced.get((nodes.data_ptr(), len(nodes)))
-        if found is None:
-            others = (other for other in self._announced.values() if other.handed_out)
-            found = next((other for other in others if th.equal(other.nodes, nodes)), None)
-        return found.ticket if found else 0
+    def _pause(self, paused: bool) -> None:
+        if paused != self._paused:
+            call("comm_pause", self._comm, paused)
+            self._paused = paused
 
     def _push(self, name: str, id_tensor: th.Tensor, data_tensor: th.Tensor) -> None:
-        self._refuse(name)
-        KVClient.push(self._client, name, id_tensor, data_tensor)
-
-    def _delete_data(self, name: str) -> None:
-        self._refuse(name)
-        KVClient.delete_data(self._client, name)
-
-    def _refuse(self, name: str) -> None:
         if name in self._tables:
             self.counts["refused_pushes"] += 1
             raise RuntimeError(f"{name} is attached, and so read-only on every rank: detach() before it is written to")
+        KVClient.push(self._client, name, id_tensor, data_tensor)
 
     def open_stream(self) -> int:
         """A number for the announcements of one loop."""
@@ -143,44 +156,61 @@ class Attachment:
     def announce(self, stream: int, kind: str, nodes: th.Tensor) -> Announced | None:
         """Announces input nodes of a type for all its features; None where there are no features, or no place."""
         policies = ((name, tensor.part_policy) for name, tensor in self._tensors.items())
-        tables = [self._tables[name] for name, policy in policies if policy.is_node and policy.type_name == kind]
-        if not tables or nodes.dtype != th.int64 or not nodes.is_contiguous() or self._failures == FAILURES_MAX:
+        names = [name for name, policy in policies if policy.is_node and policy.type_name == kind]
+        if not names or nodes.dtype != th.int64 or self._failures == FAILURES_MAX:
             return None
+        nodes, ticket = nodes.clone(), ctypes.c_uint64()
+        tables = (ctypes.c_void_p * len(names))(*(self._tables[name] for name in names))
         try:
-            ticket = self._comm.announce(stream, tables, nodes.data_ptr(), len(nodes))
+            of_nodes = nodes.data_ptr(), len(nodes)
+            call("announce", self._comm, stream, tables, len(names), *of_nodes, ctypes.byref(ticket))
         except RudderError:
             # Nobody needs to announce; if more than the window's bound is wrong, the gather tells.
             return None
-        announced = self._announced[nodes.data_ptr(), len(nodes)] = Announced(nodes, ticket)
-        return announced
+        return Announced(nodes, names, ticket.value)
+
+    def start(self, announced: Announced) -> None:
+        """Starts the gathers of announced nodes, so that they run while the trainer computes."""
+        with contextlib.suppress(RudderError):
+            self._pause(self.pauses > 0)
+            for name in announced.names:
+                tensor, table = self._tensors[name], self._tables[name]
+                pooled = self._pool.take(len(announced.nodes), tensor.shape[1:], tensor.dtype)
+                if pooled:
+                    announced.requests[name] = Request(table, announced.nodes, announced.ticket, *pooled)
+
+    def hand_out(self, announced: Announced) -> None:
+        """From now on, pulls of these nodes find their announcement."""
+        self._handed_out.append(announced)
 
     def forget(self, announced: Announced) -> None:
         """Takes an announcement back, or drops one that was gathered."""
-        self._announced.pop((announced.nodes.data_ptr(), len(announced.nodes)), None)
+        self._handed_out = [other for other in self._handed_out if other is not announced]
         with contextlib.suppress(RudderError):
-            call("rudder_forget", self._comm.handle, announced.ticket)
+            while announced.requests:
+                announced.requests.popitem()[1].end()
+            call("forget", self._comm, announced.ticket)
 
     def stats(self) -> dict[str, Any]:
         """Counts of this trainer, and those of the library by feature."""
-        return {**self.counts, "features": {name: table.stats() for name, table in self._tables.items()}}
+        return {**self.counts, "features": {name: counts_of(table) for name, table in self._tables.items()}}
 
     def detach(self, timeout_s: float | None) -> None:
         """See `detach`."""
         atexit.unregister(self._leave)
-        for name in ("pull", "push", "delete_data"):
-            self._client.__dict__.pop(name, None)
+        del self._client.pull, self._client.push
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         marks = [f"{self._job}/done/{rank}" for rank in range(th.distributed.get_world_size())]
         try:
             # A rank that has ended early goes on serving: others may still gather what it owns.
             self._store.set(marks[th.distributed.get_rank()], b"")
             self._store.wait(marks, datetime.timedelta(seconds=timeout_s))
-            call("rudder_comm_shutdown", self._comm.handle)
+            call("comm_shutdown", self._comm)
         except RuntimeError as error:
             cause = f"not all trainers came to detach() within {timeout_s:g} s; this one is detached all the same"
             raise RuntimeError(f"{cause} ({error})") from error
         finally:
-            self._comm.destroy()
+            call("comm_destroy", self._comm)
 
     def _leave(self) -> None:
         if os.getpid() == self._process:

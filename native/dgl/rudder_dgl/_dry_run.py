@@ -40,7 +40,7 @@ class DryRun:
 
     def detach(self, _: float | None = None) -> None:
         """Ends the counting, and prints a line for each feature."""
-        self._client.__dict__.pop("pull", None)
+        del self._client.pull
         print("\n".join(self.report()), flush=True)
 
     def report(self) -> list[str]:

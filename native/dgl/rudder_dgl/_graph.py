@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 from collections.abc import Sequence
 
@@ -20,24 +21,18 @@ SIGNATURES = {"pull": ["self", "name", "id_tensor"], "push": ["self", "name", "i
 
 def check(g: DistGraph) -> None:
     """Raises RuntimeError where DGL is not one whose inner workings are known, or this process no trainer of a distributed job."""
-    book = g.get_partition_book()
-    if dgl.__version__.split("+")[0] not in KNOWN_VERSIONS:
-        cause = f"DGL {dgl.__version__} is not known here, only {', '.join(KNOWN_VERSIONS)}"
-    elif role.get_role() != "default":
-        cause = f"attach() is for trainers, and this process is a {role.get_role()}"
-    elif type(g._client) is not KVClient:
-        cause = "DGL runs standalone, so there is nothing to fetch from other machines"
-    elif not isinstance(book, RangePartitionBook):
-        cause = f"a {type(book).__name__} is not known here: partition the graph by dgl.distributed.partition_graph"
-    elif not th.distributed.is_initialized():
-        cause = "trainers find each other by torch.distributed: call init_process_group before attach()"
-    else:
-        for method, known in SIGNATURES.items():
-            found = list(inspect.signature(getattr(KVClient, method)).parameters)
-            if found != known:
-                raise RuntimeError(f"nothing is attached: KVClient.{method} takes {found}, not {known}: is it patched?")
-        return
-    raise RuntimeError(f"nothing is attached: {cause}")
+    version, book, own_role = dgl.__version__.split("+")[0], g.get_partition_book(), role.get_role()
+    takes = {name: list(inspect.signature(getattr(KVClient, name)).parameters) for name in SIGNATURES}
+    for wrong, cause in (
+        (version not in KNOWN_VERSIONS, f"DGL {version} is not known here, only {', '.join(KNOWN_VERSIONS)}"),
+        (takes != SIGNATURES, f"KVClient's methods take {takes}, not {SIGNATURES}: is it patched?"),
+        (own_role != "default", f"attach() is for trainers, and this process is a {own_role}"),
+        (type(g._client) is not KVClient, "DGL runs standalone, with nothing to fetch from other machines"),
+        (not isinstance(book, RangePartitionBook), f"a {type(book).__name__} is not known here: use partition_graph"),
+        (not th.distributed.is_initialized(), "trainers meet by torch.distributed: call init_process_group before attach()"),
+    ):
+        if wrong:
+            raise RuntimeError(f"nothing is attached: {cause}")
 
 
 def chosen(g: DistGraph, features: Sequence[str | DistTensor] | None) -> list[DistTensor]:
@@ -51,13 +46,11 @@ def chosen(g: DistGraph, features: Sequence[str | DistTensor] | None) -> list[Di
     if features is None:
         taken = [tensor for _, tensor in there if tensor.dtype.is_floating_point and not tensor._attach]
     else:
+        names = {name for name in features if isinstance(name, str)}
+        if missing := names - {name for name, _ in there}:
+            raise ValueError(f"no node type has a feature {missing.pop()!r}, only {sorted({name for name, _ in there})}")
         taken = [tensor for tensor in features if not isinstance(tensor, str)]
-        for name in features:
-            if isinstance(name, str):
-                named = [tensor for other, tensor in there if other == name]
-                if not named:
-                    raise ValueError(f"no node type has a feature {name!r}, only {sorted({name for name, _ in there})}")
-                taken += named
+        taken += [tensor for name, tensor in there if name in names]
     for tensor in taken:
         if tensor._attach:
             raise ValueError(f"{tensor.name!r} was made by the trainers, who may write to it: only features of the partitions are attached")
@@ -118,9 +111,8 @@ def file_of(rows: th.Tensor) -> bytes | None:
 def spec_of(tensor: DistTensor, number: int, halo: tuple[np.ndarray, np.ndarray] | None) -> tuple[TableSpec, list[object]]:
     """A feature as table `number`, and the lists that must live until it is created."""
     rows, starts = tensor.local_partition, starts_of(tensor)
-    spec = TableSpec(id=number, partition=tensor.part_policy.part_id, partitions=len(starts) - 1)
-    spec.row_bytes = row_bytes_of(tensor)
-    spec.starts = starts.ctypes.data
+    spec = TableSpec(struct_size=ctypes.sizeof(TableSpec), id=number, partition=tensor.part_policy.part_id)
+    spec.partitions, spec.starts, spec.row_bytes = len(starts) - 1, starts.ctypes.data, row_bytes_of(tensor)
     if rows.numel():
         # All ranks of the machine and its server have the same pages: nothing is copied. Every transport takes a file.
         spec.path = file_of(rows)
