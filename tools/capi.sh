@@ -107,6 +107,18 @@ job() {
     echo "passed: $transport, ${*##*/}"
 }
 
+# It tells its choices where it is asked to, and nothing otherwise.
+check_words() {
+    local words choice
+    words=$(job auto "$scratch/everything.c.shared" 2>&1 >/dev/null)
+    [[ -z $words ]] || fail "without RUDDER_DEBUG the library says: $words"
+    words=$(RUDDER_DEBUG=info RUDDER_BUFFER=20% job auto "$scratch/everything.c.shared" 2>&1 >/dev/null)
+    for choice in 'RUDDER_BUFFER=20% overrides the configuration' 'transport auto: tcp, because' \
+        'table 0: a buffer of 20 slots, 2000 bytes of rows, policy rudder: 20 % of the 100 halo nodes' 'controller periodic: as'; do
+        grep -F "$choice" <<<"$words" >/dev/null || fail "RUDDER_DEBUG=info does not tell '$choice', only: $words"
+    done
+}
+
 misuse() {
     timeout --kill-after=10 "$limit_s" "$@" "$scratch" </dev/null || fail "'${*##*/}' ended with $?"
     echo "passed: ${*##*/}"
@@ -131,6 +143,7 @@ for transport in tcp shm auto; do
     job "$transport" "$scratch/everything.c.shared"
     job "$transport" "$scratch/everything.cpp.shared"
 done
+check_words
 job tcp "$scratch/everything.c.static"
 job shm "$scratch/everything.cpp.static"
 misuse "$scratch/misuse.c.shared"

@@ -82,7 +82,7 @@
 #define RUDDER_ALREADY_STARTED -10
 
 /**
- * This process is a forked child of one that has a comm, which owns no device, file or peer: make comms after the fork.
+ * This process is a forked child of one that has, or has had, a comm; it owns no device, file or peer: make comms after the fork.
  */
 #define RUDDER_FORKED -11
 
@@ -476,7 +476,8 @@ rudder_status rudder_comm_create(const struct rudder_unique_id *id,
  * Opens the transport, exchanges the tables made so far and begins to serve. Collective: all ranks call it, with tables of the same ids,
  * row bytes, versions and starts, made in the same order. Waits for at most the setting `collective_timeout` at each of its steps.
  *
- * After an error the comm can only be destroyed.
+ * After an error the comm can only be destroyed. With a language model in this process (controllers llm-replace, llm-cohorts) it may set
+ * CANDLE_NUM_THREADS: no other thread may call getenv or setenv meanwhile.
  *
  * Errors: RUDDER_ALREADY_STARTED, RUDDER_CONFIG, RUDDER_BOOTSTRAP, RUDDER_TRANSPORT, RUDDER_MEMORY, RUDDER_TABLE_FILE, RUDDER_MODEL,
  * RUDDER_CLOSED (aborted meanwhile, or an earlier start has failed).

@@ -169,8 +169,8 @@ pub unsafe extern "C" fn rudder_comm_create(
         // SAFETY: what the header asks of the caller.
         let (comm, id, config) = unsafe { (Out::new(comm, "comm")?, read_id(id)?, read_config(config)?) };
         let timeout = settled(&config)?.collective_timeout;
-        claim_process();
         let bootstrap = Arc::new(TcpBootstrap::join(&id, Rank(rank), ranks, timeout)?);
+        claim_process();
         let lender = Arc::new(Lender::default());
         let handle = COMMS.insert(Arc::new(Comm {
             building: Mutex::new(Some(Building { config, bootstrap, tables: Vec::new() })),
@@ -187,7 +187,8 @@ pub unsafe extern "C" fn rudder_comm_create(
 /// Opens the transport, exchanges the tables made so far and begins to serve. Collective: all ranks call it, with tables of the same ids,
 /// row bytes, versions and starts, made in the same order. Waits for at most the setting `collective_timeout` at each of its steps.
 ///
-/// After an error the comm can only be destroyed.
+/// After an error the comm can only be destroyed. With a language model in this process (controllers llm-replace, llm-cohorts) it may set
+/// CANDLE_NUM_THREADS: no other thread may call getenv or setenv meanwhile.
 ///
 /// Errors: RUDDER_ALREADY_STARTED, RUDDER_CONFIG, RUDDER_BOOTSTRAP, RUDDER_TRANSPORT, RUDDER_MEMORY, RUDDER_TABLE_FILE, RUDDER_MODEL,
 /// RUDDER_CLOSED (aborted meanwhile, or an earlier start has failed).

@@ -2,7 +2,8 @@
 //!
 //! **A handle is a number, not an address.** What a C program holds as `rudder_comm *` names a place in a bounded table of this process, with
 //! a generation and the kind of thing it is. So a handle that was destroyed, is of another kind or never was one answers
-//! [`RUDDER_HANDLE`](status::RUDDER_HANDLE), where an address could only be believed; it costs a look into a table under a lock, some 20 ns.
+//! [`RUDDER_HANDLE`](status::RUDDER_HANDLE), where an address could only be believed. It costs a look into a table under a lock: with the look at the
+//! process below, a call adds some 0.15 us to what the engine does.
 //! What was made of a comm ends with the comm, whatever the order in which a program or a garbage collector lets go of it.
 //!
 //! Every function looks at the process first, because a forked child may find any lock of its parent's held for ever; then it catches

@@ -37,7 +37,7 @@ pub const RUDDER_HANDLE: i32 = -8;
 pub const RUDDER_NOT_STARTED: i32 = -9;
 /// The comm was started already.
 pub const RUDDER_ALREADY_STARTED: i32 = -10;
-/// This process is a forked child of one that has a comm, which owns no device, file or peer: make comms after the fork.
+/// This process is a forked child of one that has, or has had, a comm; it owns no device, file or peer: make comms after the fork.
 pub const RUDDER_FORKED: i32 = -11;
 
 /// Time is over. From here to -199 this request has failed; others go on.
@@ -171,7 +171,7 @@ pub(super) fn tell(cause: Cow<'static, str>) {
     let _ = LAST.try_with(|last| *last.borrow_mut() = text);
 }
 
-/// The process that has made a comm, 0 before.
+/// The process that has a comm, or has had one; 0 before.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
 /// From now on, children of this process are told that they are.

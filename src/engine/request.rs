@@ -56,12 +56,16 @@ impl Request {
         collected
     }
 
-    /// Aborts what is open and gives the rows back, unless they had to be leaked.
-    pub(crate) fn cancel(mut self) -> Option<Rows> {
+    /// Aborts what is open and gives the rows back, whose bytes are undefined then; `None` where a transport could not promise to leave them
+    /// alone, so that they were leaked. In a forked child it only forgets the request.
+    pub fn cancel(mut self) -> Option<Rows> {
         self.abort()
     }
 
     fn abort(&mut self) -> Option<Rows> {
+        if self.collected || self.shared.check_process().is_err() {
+            return None;
+        }
         let now = self.shared.now();
         self.shared.lock().pipeline.cancel(now, self.id, CANCEL_GRACE);
         self.shared.waker.wake();
@@ -111,9 +115,6 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        if self.collected || self.shared.check_process().is_err() {
-            return;
-        }
         self.abort();
     }
 }

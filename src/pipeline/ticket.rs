@@ -12,12 +12,12 @@ pub struct Ticket {
 
 impl Ticket {
     /// The ticket as a number, for languages that know no other handle: never 0.
-    pub(crate) fn to_bits(self) -> u64 {
+    pub fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | (u64::from(self.index) + 1)
     }
 
-    /// The ticket of a number; one that names none is refused where it is used.
-    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+    /// The ticket of a number; one that was given out by no announcement is refused here or where it is used.
+    pub fn from_bits(bits: u64) -> Option<Self> {
         let index = (bits as u32).checked_sub(1)?;
         Some(Self { index, generation: (bits >> 32) as u32 })
     }
@@ -89,5 +89,21 @@ impl Tickets {
         if let Some(ticket) = self.get_mut(id) {
             ticket.used = false;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a ticket survives being a number. Method: tickets at the ends of their ranges.
+    use super::Ticket;
+
+    #[test]
+    fn tickets_are_numbers_and_back() {
+        for (index, generation) in [(0, 0), (0, 1), (63, u32::MAX), (u32::MAX - 1, 7)] {
+            let ticket = Ticket { index, generation };
+            assert_ne!(ticket.to_bits(), 0);
+            assert_eq!(Ticket::from_bits(ticket.to_bits()), Some(ticket));
+        }
+        assert_eq!(Ticket::from_bits(0), None);
     }
 }

@@ -157,8 +157,17 @@ fn choose(config: &TransportConfig) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: a log of the configuration gives the secret to nobody. Method: a secret whose bytes are found nowhere else.
+    //! Goal: a log of the configuration gives the secret to nobody, and `auto` takes what can serve the job's rows. Method: a secret whose bytes
+    //! are found nowhere else; jobs of each kind.
     use super::*;
+
+    #[test]
+    fn auto_takes_what_can_serve_the_rows() {
+        let here = TransportConfig::new(Rank(0), 4);
+        assert_eq!(choose(&here), "shm");
+        assert_eq!(choose(&TransportConfig { ranks_on_host: 3, ..here.clone() }), "tcp");
+        assert_eq!(choose(&TransportConfig { unshared_rows: true, ..here }), "tcp");
+    }
 
     #[test]
     fn debug_output_tells_no_secret() {

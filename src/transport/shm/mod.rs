@@ -66,8 +66,8 @@ impl ShmTransport {
         }
         if memory.file().is_none() {
             return Err(failed(
-                "memory of the caller's without a file cannot be shared with other processes: name the file that the rows are in (the `path` of a \
-                 table), or choose another transport, such as tcp",
+                "memory of the caller's cannot be shared with other processes: allocate it from the transport, open its file (the `path` of a table), \
+                 or choose another transport, such as tcp",
             ));
         }
         let version = Version::new()?;
