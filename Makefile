@@ -85,6 +85,12 @@ test-dgl: ## Test the DistDGL adapter with DistDGL 2.1.0 on 2 and 4 machines, wh
 	@tools/setup.sh --check dgl
 	tools/test-dgl.sh
 
+.PHONY: bench-dgl
+bench-dgl: wheel ## Measure the DistDGL adapter beside DistDGL on shaped links; QUICK=1, JSON=FILE, PART_CONFIG=FILE
+	@tools/setup.sh --check dgl
+	RUDDER_COMMIT='$(commit)' tools/bench-dgl.sh $(CARGO_TARGET_DIR)/wheels/rudder_dgl-*.whl $(if $(QUICK),--quick) \
+		$(if $(JSON),--json $(JSON)) $(if $(PART_CONFIG),--part-config $(PART_CONFIG))
+
 .PHONY: wheel
 wheel: build ## Make the wheel of the DistDGL adapter, with the library in it, in target/wheels
 	tools/wheel.sh $(CARGO_TARGET_DIR)/release/librudder.so $(CARGO_TARGET_DIR)/wheels

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 target=${CARGO_TARGET_DIR:-target}
 folder=$target/dgl
-adapter_lines_max=800
+adapter_lines_max=600
 
 lines=$(cat native/dgl/rudder_dgl/*.py | grep -c .)
 if ((lines >= adapter_lines_max)); then

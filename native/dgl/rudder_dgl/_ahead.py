@@ -16,16 +16,15 @@ CATCH_UP = 2
 DRAIN_TIMEOUT_S = 60
 
 
-class ahead:  # noqa: N801, read as a function where it is used
+class ahead:  # noqa: N801, it reads as a function where it is used
     """Iterates over `epochs` epochs of a dataloader as one, with up to `depth` minibatches after the one handed out sampled and announced.
 
     dataloader: yields tuples of input nodes (a tensor, or one by node type), ..., blocks; each minibatch comes out as it went in.
     A minibatch's features are to be pulled before the next is asked for. A loop that is left early forgets what it has announced when
     it is dropped, or by `close()`.
 
-    epoch: of the minibatch handed out, from 0. depth, depth_max: minibatches ahead now, and at most so far. sampling_s: seconds spent
-    sampling those ahead. block_bytes, block_bytes_max: about what their blocks take. not_announced: minibatches that the window had
-    no place for.
+    epoch: of the minibatch handed out, from 0. depth, depth_max: minibatches ahead, now and at most so far. sampling_s: seconds spent on
+    them. block_bytes, block_bytes_max: about what their blocks take. not_announced: minibatches for which there was no place.
 
     Raises RuntimeError where no graph is attached, ValueError for a depth outside 1 to 62 or less than one epoch.
     """
@@ -34,12 +33,11 @@ class ahead:  # noqa: N801, read as a function where it is used
         if not 1 <= depth <= DEPTH_MAX or epochs < 1:
             raise ValueError(f"depth = {depth}, epochs = {epochs}: expected 1 to {DEPTH_MAX} minibatches, and at least one epoch")
         self.epoch = self.depth = self.depth_max = self.block_bytes = self.block_bytes_max = self.not_announced = 0
-        self.sampling_s = 0.0
+        self.sampling_s, self._sampled_epoch, self._handed_out = 0.0, 0, 0
         self._attachment = current()
         self._stream = self._attachment.open_stream()
         self._dataloader, self._wanted, self._epochs = dataloader, depth, epochs
         self._iterator = iter(dataloader)
-        self._sampled_epoch = self._handed_out = 0
         self._queue: deque[tuple[Any, list[Announced], int, int]] = deque()
         self._current: list[Announced] = []
 
@@ -58,10 +56,8 @@ class ahead:  # noqa: N801, read as a function where it is used
         self.depth = len(self._queue)
         self.depth_max = max(self.depth_max, self.depth)
         self._handed_out += 1
-        for announced in self._current:
-            self._attachment.hand_out(announced)
-        for announced in self._queue[0][1] if self._queue else ():
-            self._attachment.start(announced)
+        if self._attachment.names:
+            self._attachment.hand_out(self._current, self._queue[0][1] if self._queue else [])
         return batch
 
     def _sample(self) -> None:
@@ -76,7 +72,8 @@ class ahead:  # noqa: N801, read as a function where it is used
             self.sampling_s += time.perf_counter() - began
         inputs, blocks = batch[0], batch[-1]
         by_type = inputs if isinstance(inputs, dict) else {self._attachment.only_type: inputs}
-        announced = [self._attachment.announce(self._stream, kind, nodes) for kind, nodes in by_type.items() if len(nodes)]
+        wanted = ((kind, nodes) for kind, nodes in by_type.items() if kind in self._attachment.names and len(nodes))
+        announced = [self._attachment.announce(self._stream, kind, nodes) for kind, nodes in wanted]
         self.not_announced += announced.count(None)
         held = sum(8 * (3 * block.num_edges() + block.num_src_nodes() + block.num_dst_nodes()) for block in blocks)
         self.block_bytes += held
@@ -84,9 +81,8 @@ class ahead:  # noqa: N801, read as a function where it is used
         self._queue.append((batch, [one for one in announced if one is not None], held, self._sampled_epoch))
 
     def _forget(self, announced: list[Announced]) -> None:
-        for one in announced:
-            self._attachment.forget(one)
-        announced.clear()
+        while announced:
+            self._attachment.forget(announced.pop())
 
     def close(self) -> None:
         """Forgets what is announced and drops what is sampled; the loop is at its end."""

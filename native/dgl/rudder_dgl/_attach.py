@@ -24,7 +24,7 @@ from dgl.distributed.kvstore import KVClient
 
 from . import _graph
 from ._dry_run import DryRun
-from ._native import ARGUMENTS_END, TICKET, Config, RudderError, UniqueId, call, counts_of, made
+from ._native import ARGUMENTS_END, TICKET, UNIQUE_ID_BYTES, Config, RudderError, call, counts_of, made
 from ._rows import Pool, Request
 
 # Failures in a row after which the library is not asked again: each may have cost a timeout.
@@ -53,24 +53,25 @@ class Attachment:
 
     def __init__(self, g: DistGraph, tensors: list[DistTensor], settings: dict[str, Any], job: str) -> None:
         self.counts: Counter[str] = Counter()
-        self.only_type = g.ntypes[0]
-        self.pauses = 0
+        self.only_type, self.pauses = g.ntypes[0], 0
         self.timeout_s = float(settings.get("collective_timeout", COLLECTIVE_TIMEOUT_S))
         self._client, self._job, self._process = g._client, job, os.getpid()
         self._store = th.distributed.distributed_c10d._get_default_store()
         self._handed_out: list[Announced] = []
         self._announces = self._paused = False
         self._failures = self._streams = 0
-        self._tables: dict[str, ctypes.c_void_p] = {}
-        self._tensors = {tensor.kvstore_key: tensor for tensor in tensors}
+        self._tensors, self._tables = {tensor.kvstore_key: tensor for tensor in tensors}, {}
+        # By node type, the names of its features.
+        self.names: dict[str, list[str]] = {}
         self._comm = self._join(settings)
         try:
             halo = _graph.halo_of(g)
             for number, (name, tensor) in enumerate(self._tensors.items()):
-                policy = tensor.part_policy
-                spec, lists = _graph.spec_of(tensor, number, halo.get(policy.type_name) if policy.is_node else None)
+                kind = tensor.part_policy.type_name
+                self.names.setdefault(kind, []).append(name)
+                # The lists that a table is made of must live until it is.
+                spec, _lists = _graph.spec_of(tensor, number, halo.get(kind))
                 self._tables[name] = made("table_create", self._comm, ctypes.byref(spec))
-                del lists
             call("comm_start", self._comm)
         except BaseException:
             call("comm_destroy", self._comm)
@@ -80,19 +81,19 @@ class Attachment:
         atexit.register(self._leave)
 
     def _join(self, settings: dict[str, Any]) -> ctypes.c_void_p:
-        rank, job = th.distributed.get_rank(), UniqueId()
+        rank, key, made_id = th.distributed.get_rank(), f"{self._job}/id", ctypes.create_string_buffer(UNIQUE_ID_BYTES)
         if rank == 0:
-            call("unique_id_create", settings["listen"].encode(), ctypes.byref(job))
-            self._store.set(f"{self._job}/id", bytes(job))
-        self._store.wait([f"{self._job}/id"], datetime.timedelta(seconds=self.timeout_s))
-        job = UniqueId.from_buffer_copy(self._store.get(f"{self._job}/id"))
+            call("unique_id_create", settings["listen"].encode(), made_id)
+            self._store.set(key, made_id.raw)
+        self._store.wait([key], datetime.timedelta(seconds=self.timeout_s))
         config = Config(ctypes.sizeof(Config), json.dumps(settings).encode())
-        return made("comm_create", ctypes.byref(job), th.distributed.get_world_size(), rank, ctypes.byref(config))
+        ranks = th.distributed.get_world_size()
+        return made("comm_create", self._store.get(key), ranks, rank, ctypes.byref(config))
 
     def _pull(self, name: str, id_tensor: th.Tensor) -> th.Tensor:
         nodes = id_tensor
-        served = name in self._tables and nodes.dtype == th.int64 and nodes.dim() == 1 and nodes.device.type == "cpu"
-        if not served or self._failures == FAILURES_MAX or os.getpid() != self._process:
+        ours = name in self._tables and nodes.dtype == th.int64 and nodes.dim() == 1 and nodes.device.type == "cpu"
+        if not ours or self._failures == FAILURES_MAX or os.getpid() != self._process:
             self.counts["passed_through"] += 1
             return KVClient.pull(self._client, name, nodes)
         try:
@@ -106,8 +107,7 @@ class Attachment:
             warnings.warn(f"rudder could not gather {name}{last}; DGL fetches it: {error}", RuntimeWarning, stacklevel=3)
             return KVClient.pull(self._client, name, nodes)
         self._failures = 0
-        self.counts["served"] += 1
-        self.counts["rows"] += len(nodes)
+        self.counts.update(served=1, rows=len(nodes))
         return rows
 
     def _gather(self, name: str, nodes: th.Tensor) -> th.Tensor:
@@ -149,39 +149,30 @@ class Attachment:
 
     def open_stream(self) -> int:
         """A number for the announcements of one loop."""
-        self._announces = True
-        self._streams += 1
+        self._announces, self._streams = True, self._streams + 1
         return self._streams
 
     def announce(self, stream: int, kind: str, nodes: th.Tensor) -> Announced | None:
-        """Announces input nodes of a type for all its features; None where there are no features, or no place."""
-        policies = ((name, tensor.part_policy) for name, tensor in self._tensors.items())
-        names = [name for name, policy in policies if policy.is_node and policy.type_name == kind]
-        if not names or nodes.dtype != th.int64 or self._failures == FAILURES_MAX:
-            return None
-        nodes, ticket = nodes.clone(), ctypes.c_uint64()
+        """Announces input nodes of a type for all its features; None where there is no place."""
+        names, nodes, ticket = self.names[kind], nodes.to(th.int64, copy=True), ctypes.c_uint64()
         tables = (ctypes.c_void_p * len(names))(*(self._tables[name] for name in names))
-        try:
-            of_nodes = nodes.data_ptr(), len(nodes)
+        of_nodes = nodes.data_ptr(), len(nodes)
+        # Nobody needs to announce; if more than the window's bound is wrong, the gather tells.
+        with contextlib.suppress(RudderError):
             call("announce", self._comm, stream, tables, len(names), *of_nodes, ctypes.byref(ticket))
-        except RudderError:
-            # Nobody needs to announce; if more than the window's bound is wrong, the gather tells.
-            return None
-        return Announced(nodes, names, ticket.value)
+            return Announced(nodes, names, ticket.value)
+        return None
 
-    def start(self, announced: Announced) -> None:
-        """Starts the gathers of announced nodes, so that they run while the trainer computes."""
+    def hand_out(self, given: list[Announced], coming: list[Announced]) -> None:
+        """Lets pulls find what is given to the trainer, and gathers what comes next while the trainer computes."""
+        self._handed_out += given
         with contextlib.suppress(RudderError):
             self._pause(self.pauses > 0)
-            for name in announced.names:
-                tensor, table = self._tensors[name], self._tables[name]
-                pooled = self._pool.take(len(announced.nodes), tensor.shape[1:], tensor.dtype)
-                if pooled:
-                    announced.requests[name] = Request(table, announced.nodes, announced.ticket, *pooled)
-
-    def hand_out(self, announced: Announced) -> None:
-        """From now on, pulls of these nodes find their announcement."""
-        self._handed_out.append(announced)
+            for announced in coming:
+                for name in announced.names:
+                    tensor, nodes = self._tensors[name], announced.nodes
+                    if pooled := self._pool.take(len(nodes), tensor.shape[1:], tensor.dtype):
+                        announced.requests[name] = Request(self._tables[name], nodes, announced.ticket, *pooled)
 
     def forget(self, announced: Announced) -> None:
         """Takes an announcement back, or drops one that was gathered."""
@@ -213,8 +204,8 @@ class Attachment:
             call("comm_destroy", self._comm)
 
     def _leave(self) -> None:
-        if os.getpid() == self._process:
-            with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):
+            if os.getpid() == self._process:
                 detach()
 
 
@@ -230,11 +221,7 @@ def current() -> Attachment | DryRun:
 
 
 def attach(
-    g: DistGraph,
-    buffer: float | int = 0.1,
-    features: Sequence[str | DistTensor] | None = None,
-    dry_run: bool = False,
-    **settings: Any,
+    g: DistGraph, buffer: float | int = 0.1, features: Sequence[str | DistTensor] | None = None, dry_run: bool = False, **settings: Any
 ) -> Attachment | DryRun:
     """Has the library fetch features of `g` from now on. Collective: every trainer calls it, after DistGraph, with the same arguments.
 
@@ -253,11 +240,11 @@ def attach(
     tensors = _graph.chosen(g, features)
     if dry_run:
         _attached = DryRun(g, tensors, buffer)
-        return _attached
-    _jobs += 1
-    address = g._client._server_namebook[g._client._main_server_id][1]
-    size = f"{buffer}" if isinstance(buffer, float) else f"{buffer}B"
-    _attached = Attachment(g, tensors, {"listen": address, "buffer": size, **settings}, f"rudder_dgl/{_jobs}")
+    else:
+        _jobs += 1
+        address = g._client._server_namebook[g._client._main_server_id][1]
+        size = f"{buffer}" if isinstance(buffer, float) else f"{buffer}B"
+        _attached = Attachment(g, tensors, {"listen": address, "buffer": size, **settings}, f"rudder_dgl/{_jobs}")
     return _attached
 
 

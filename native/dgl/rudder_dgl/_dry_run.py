@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterator
 
 import torch as th
 from dgl.distributed import DistGraph, DistTensor
@@ -16,7 +16,7 @@ class DryRun:
     """Made by `attach(dry_run=True)`: DGL serves all pulls as before, and they are counted until `detach`."""
 
     def __init__(self, g: DistGraph, tensors: list[DistTensor], buffer: float | int) -> None:
-        self.only_type, self.pauses = g.ntypes[0], 0
+        self.only_type, self.pauses, self.names = g.ntypes[0], 0, {}
         self._client, self._buffer, self._halo = g._client, buffer, halo_of(g)
         self._tensors = {tensor.kvstore_key: tensor for tensor in tensors}
         self._wanted = {name: th.zeros(len(tensor), dtype=th.int32) for name, tensor in self._tensors.items()}
@@ -32,20 +32,16 @@ class DryRun:
         return rows
 
     def open_stream(self) -> int:
-        """For loops that run ahead: they may run, and announce nothing."""
+        """Lets a loop run ahead; with no names here, it announces nothing."""
         return 0
-
-    def announce(self, *_: Any) -> None:
-        """Announces nothing."""
 
     def detach(self, _: float | None = None) -> None:
         """Ends the counting, and prints a line for each feature."""
         del self._client.pull
         print("\n".join(self.report()), flush=True)
 
-    def report(self) -> list[str]:
+    def report(self) -> Iterator[str]:
         """For each feature what was fetched so far, how much less it might have been, and what memory that takes."""
-        lines = []
         for name, tensor in self._tensors.items():
             starts, part, row_bytes = starts_of(tensor), tensor.part_policy.part_id, row_bytes_of(tensor)
             halo = len(self._halo.get(tensor.part_policy.type_name, ((),))[0])
@@ -55,9 +51,8 @@ class DryRun:
             rows = int(wanted.sum())
             # Each row is fetched once, and the most wanted ones never again.
             saved = int((wanted.topk(min(slots, len(wanted))).values - 1).clamp(min=0).sum())
-            lines.append(
+            yield (
                 f"rudder_dgl: {name}: {rows} remote rows ({rows * row_bytes / 1e6:.1f} MB) were fetched, {self._seconds[name]:.2f} s"
                 f" in pulls; a buffer of {slots} rows ({slots * row_bytes / 1e6:.1f} MB a trainer) would save"
                 f" about {100 * saved / max(rows, 1):.0f} % of them"
             )
-        return lines

@@ -74,18 +74,17 @@ def halo_of(g: DistGraph) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     Empty where the partition does not tell (GraphBolt's).
     """
-    part, book = g.local_partition, g.get_partition_book()
+    part, book, halo = g.local_partition, g.get_partition_book(), {}
     if not isinstance(part, dgl.DGLGraph) or "inner_node" not in part.ndata:
-        return {}
+        return halo
     outer = ~part.ndata["inner_node"].bool()
     kinds, ids = book.map_to_per_ntype(part.ndata[dgl.NID][outer])
-    degree = None
-    if "csc" in part.formats()["created"]:
-        degree = th.bincount(part.adj_tensors("csc")[1], minlength=part.num_nodes())[outer]
-    halo = {}
+    counted = "csc" in part.formats()["created"]
+    sources = part.adj_tensors("csc")[1] if counted else th.zeros(0, dtype=th.int64)
+    degree = th.bincount(sources, minlength=part.num_nodes())[outer]
     for kind, ntype in enumerate(book.ntypes):
         nodes, order = ids[kinds == kind].sort()
-        degrees = th.zeros(0) if degree is None else degree[kinds == kind][order]
+        degrees = degree[kinds == kind][order] if counted else order[:0]
         halo[ntype] = nodes.numpy().astype(np.int64), degrees.numpy().astype(np.uint32)
     return halo
 
@@ -100,11 +99,8 @@ def file_of(rows: th.Tensor) -> bytes | None:
     with open("/proc/self/maps", "rb") as maps:
         for line in maps:
             bounds, _, offset, _, _, *path = line.rstrip(b"\n").split(maxsplit=5)
-            first, end = (int(bound, 16) for bound in bounds.split(b"-"))
-            if first <= rows.data_ptr() < end:
-                begins = rows.data_ptr() == first and int(offset, 16) == 0
-                usable = begins and path and path[0].startswith(b"/") and not path[0].endswith(b"(deleted)")
-                return path[0] if usable else None
+            if int(bounds.split(b"-")[0], 16) == rows.data_ptr() and int(offset, 16) == 0 and path:
+                return path[0] if path[0].startswith(b"/") and not path[0].endswith(b"(deleted)") else None
     return None
 
 

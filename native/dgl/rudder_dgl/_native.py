@@ -11,7 +11,7 @@ from ctypes import c_char_p, c_int32, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
-ABI_VERSION = 1
+ABI_VERSION, UNIQUE_ID_BYTES = 1, 64
 # Statuses: this ticket will not do; and where those end that only say that a call was wrong.
 TICKET, ARGUMENTS_END = -5, -99
 
@@ -30,10 +30,6 @@ class RudderError(RuntimeError):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
-
-
-class UniqueId(ctypes.Structure):
-    _fields_ = [("bytes", ctypes.c_uint8 * 64)]
 
 
 class Config(ctypes.Structure):
@@ -72,8 +68,7 @@ def library() -> ctypes.CDLL:
                 getattr(found, f"rudder_{name}").argtypes = [LETTERS[letter] for letter in letters]
             found.rudder_last_error.restype = c_char_p
         except (OSError, AttributeError) as error:
-            cause = f"{error}; install the wheel of this release, or name its library in RUDDER_LIBRARY"
-            raise RudderError(0, f"{path}: {cause}") from error
+            raise RudderError(0, f"{path}: {error}; install the wheel, or name its library in RUDDER_LIBRARY") from error
         _library = found
     return _library
 

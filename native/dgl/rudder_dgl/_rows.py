@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections import deque
 from ctypes import c_void_p
-from dataclasses import dataclass
 
 import numpy as np
 import torch as th
@@ -20,46 +18,37 @@ from ._native import RudderError, call, made
 BUFFERS_MAX = 24
 
 
-@dataclass(eq=False)
-class Buffer:
-    """Registered memory."""
-
-    memory: np.ndarray
-    registration: c_void_p
-
-
 class Pool:
     """Buffers of a comm. A tensor keeps its memory alive by itself, and so outlives the comm."""
 
     def __init__(self, comm: c_void_p) -> None:
         self._comm, self._buffers = comm, 0
-        self._free: deque[Buffer] = deque()
+        # Memory, and the handle of its registration.
+        self._free: list[tuple[np.ndarray, c_void_p]] = []
 
     def take(self, rows: int, shape: tuple[int, ...], dtype: th.dtype) -> tuple[th.Tensor, c_void_p] | None:
         """A tensor of `rows` rows, and the registration at whose beginning it lies; None where there is no buffer."""
         wanted = rows * int(np.prod(shape, dtype=np.int64)) * th.empty((), dtype=dtype).element_size()
-        buffer = next((free for free in self._free if wanted <= len(free.memory)), None)
-        if buffer is not None:
-            self._free.remove(buffer)
+        fitting = (at for at, (memory, _) in enumerate(self._free) if wanted <= len(memory))
+        if (at := next(fitting, None)) is not None:
+            buffer = self._free.pop(at)
         elif wanted == 0 or (buffer := self._new(wanted)) is None:
             return None
-        memory = buffer.memory[:wanted]
+        memory = buffer[0][:wanted]
         # All views of the tensor hold `memory`; with the last of them it goes, and the buffer is free.
         weakref.finalize(memory, self._free.append, buffer).atexit = False
-        return th.from_numpy(memory).view(dtype).view(rows, *shape), buffer.registration
+        return th.from_numpy(memory).view(dtype).view(rows, *shape), buffer[1]
 
-    def _new(self, wanted: int) -> Buffer | None:
-        with contextlib.suppress(RudderError):
+    def _new(self, wanted: int) -> tuple[np.ndarray, c_void_p] | None:
+        with contextlib.suppress(RudderError, IndexError):
             if self._buffers == BUFFERS_MAX:
-                if not self._free:
-                    return None
-                call("registration_destroy", self._free.popleft().registration)
+                call("registration_destroy", self._free.pop(0)[1])
                 self._buffers -= 1
             # Minibatches differ somewhat.
             memory = np.empty(wanted + wanted // 4, np.uint8)
-            buffer = Buffer(memory, made("registration_create", self._comm, memory.ctypes.data, len(memory)))
+            registration = made("registration_create", self._comm, memory.ctypes.data, len(memory))
             self._buffers += 1
-            return buffer
+            return memory, registration
         return None
 
 
