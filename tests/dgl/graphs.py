@@ -1,6 +1,6 @@
 """Graphs for the adapter's tests and benchmarks, partitioned for DistDGL.
 
-    graphs.py KIND FOLDER [--machines 2] [--nodes 20000] [--edges 100000] [--dims 100]
+    graphs.py KIND FOLDER [--machines 2] [--nodes 20000] [--edges 100000] [--dims 100] [--graphbolt]
 
 KIND is `rmat` (a power law), `sbm` (communities) or `shop` (two node types). The same arguments give the same graph.
 """
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=20_000)
     parser.add_argument("--edges", type=int, default=100_000)
     parser.add_argument("--dims", type=int, nargs="+", default=[100])
+    parser.add_argument("--graphbolt", action="store_true", help="partitions in GraphBolt's form")
     asked = parser.parse_args()
     th.manual_seed(0)
     dgl.seed(0)
@@ -100,7 +101,8 @@ def main() -> None:
     else:
         graph = homogeneous(asked.kind, asked.nodes, asked.edges, asked.dims)
         balance = graph.ndata["train_mask"]
-    dgl.distributed.partition_graph(graph, "graph", asked.machines, str(asked.folder), num_hops=1, balance_ntypes=balance)
+    how = {"num_hops": 1, "balance_ntypes": balance, "use_graphbolt": asked.graphbolt}
+    dgl.distributed.partition_graph(graph, "graph", asked.machines, str(asked.folder), **how)
 
 
 if __name__ == "__main__":

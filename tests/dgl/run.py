@@ -15,11 +15,12 @@ import machines
 HERE = Path(__file__).resolve().parent
 LIMIT_S = 150
 
-# name: scenario, graph, machines, trainers a machine, samplers a trainer
+# name: scenario, graph, machines, trainers a machine, samplers a trainer; a graph `-graphbolt` is in GraphBolt's form
 JOBS = {
     "whole": ("whole", "rmat", 2, 1, 1),
     "four-machines": ("exact", "rmat", 4, 1, 0),
     "two-trainers-two-types": ("exact", "shop", 2, 2, 0),
+    "graphbolt": ("exact", "rmat-graphbolt", 2, 1, 0),
     "trainer-killed": ("trainer_killed", "rmat", 2, 1, 0),
     "server-killed": ("server_killed", "rmat", 2, 1, 0),
 }
@@ -29,7 +30,9 @@ def graph(folder: Path, kind: str, count: int) -> Path:
     """The partitions of a graph, made where they are not there yet."""
     parts = folder / f"{kind}{count}" / "graph.json"
     if not parts.exists():
+        kind, _, form = kind.partition("-")
         command = [sys.executable, str(HERE / "graphs.py"), kind, str(parts.parent), "--machines", str(count)]
+        command += [f"--{form}"] if form else []
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             sys.exit(f"{' '.join(command)}:\n{done.stderr}")
@@ -73,7 +76,7 @@ def main() -> None:
         parts, logs = graph(folder, kind, count), folder / "logs" / name
         killed = logs / "killed"
         killed.unlink(missing_ok=True)
-        environment = {"KILLED": str(killed), "LIMIT_S": str(LIMIT_S)}
+        environment = {"KILLED": str(killed), "LIMIT_S": str(LIMIT_S), "GRAPHBOLT": kind.partition("-")[2]}
         with machines.Machines(count) as hosts:
             job = machines.Job(hosts, parts, logs, trainers, samplers, environment)
             job.run(HERE / "trainer.py", scenario)

@@ -326,7 +326,7 @@ def main() -> None:
     """Runs a scenario as the trainer that the environment says."""
     # Where it hangs, if it does, before run.py ends it.
     faulthandler.dump_traceback_later(int(os.environ["LIMIT_S"]) - 10)
-    dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])
+    dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"], use_graphbolt=bool(os.environ["GRAPHBOLT"]))
     th.set_num_threads(1)
     th.distributed.init_process_group("gloo")
     scenario = SCENARIOS[sys.argv[1]]

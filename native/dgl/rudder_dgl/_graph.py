@@ -70,22 +70,19 @@ def starts_of(tensor: DistTensor) -> np.ndarray:
 
 
 def halo_of(g: DistGraph) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By node type, the remote nodes next to this partition: their ids (int64, ascending), and their edges into it (uint32), or none.
-
-    Empty where the partition does not tell (GraphBolt's).
-    """
+    """By node type, the remote nodes next to this partition: their ids (int64, ascending), and their edges into it (uint32)."""
     part, book, halo = g.local_partition, g.get_partition_book(), {}
-    if not isinstance(part, dgl.DGLGraph) or "inner_node" not in part.ndata:
-        return halo
-    outer = ~part.ndata["inner_node"].bool()
-    kinds, ids = book.map_to_per_ntype(part.ndata[dgl.NID][outer])
-    counted = "csc" in part.formats()["created"]
-    sources = part.adj_tensors("csc")[1] if counted else th.zeros(0, dtype=th.int64)
-    degree = th.bincount(sources, minlength=part.num_nodes())[outer]
+    if isinstance(part, dgl.DGLGraph):
+        ids, sources = part.ndata[dgl.NID], part.adj_tensors("csc")[1]
+    else:
+        # A partition of GraphBolt.
+        ids, sources = part.node_attributes[dgl.NID], part.indices
+    outer = book.nid2partid(ids) != book.partid
+    degree = th.bincount(sources, minlength=len(ids))[outer]
+    kinds, ids = book.map_to_per_ntype(ids[outer])
     for kind, ntype in enumerate(book.ntypes):
         nodes, order = ids[kinds == kind].sort()
-        degrees = degree[kinds == kind][order] if counted else order[:0]
-        halo[ntype] = nodes.numpy().astype(np.int64), degrees.numpy().astype(np.uint32)
+        halo[ntype] = nodes.numpy().astype(np.int64), degree[kinds == kind][order].numpy().astype(np.uint32)
     return halo
 
 
@@ -115,6 +112,5 @@ def spec_of(tensor: DistTensor, number: int, halo: tuple[np.ndarray, np.ndarray]
         if spec.path is None:
             spec.rows, spec.bytes = rows.data_ptr(), rows.numel() * rows.element_size()
     if halo is not None:
-        spec.halo, spec.halo_nodes = halo[0].ctypes.data, len(halo[0])
-        spec.degree = halo[1].ctypes.data if len(halo[1]) else None
+        spec.halo, spec.degree, spec.halo_nodes = halo[0].ctypes.data, halo[1].ctypes.data, len(halo[0])
     return spec, [starts, halo]
