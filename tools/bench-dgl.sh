@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 wheel=$1
 shift
-folder=${CARGO_TARGET_DIR:-target}/dgl
+folder=$(realpath -m "${CARGO_TARGET_DIR:-target}")/dgl
 python=$(tools/dgl-env.sh)
 rm -rf "$folder/bench-site"
 "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder/bench-site" "$wheel"

@@ -177,6 +177,31 @@ def broken_loops(g: DistGraph, attachment: rudder_dgl.Attachment) -> None:
     assert not attachment._handed_out
 
 
+def second_thoughts(g: DistGraph, attachment: rudder_dgl.Attachment) -> None:
+    """Announced nodes that are pulled twice, as a copy, or after they were changed in place: each pull gives what it asks for."""
+    feature = g.ndata["feat100"]
+    unannounced = attachment.stats()["unannounced"]
+    for nodes, _, _ in rudder_dgl.ahead(loader(g), DEPTH):
+        check(g, feature, nodes.clone())
+        check(g, feature, nodes)
+        assert attachment.stats()["unannounced"] == unannounced
+        nodes[0] = (nodes[0] + 1) % g.num_nodes()
+        check(g, feature, nodes)
+        unannounced += 1
+
+
+def kept_rows(g: DistGraph) -> list[tuple[th.Tensor, bytes]]:
+    """Rows that are held while others come, whole or as views of them, with the bytes that they must keep."""
+    kept = []
+    for at, (nodes, _, _) in enumerate(rudder_dgl.ahead(loader(g, 50), DEPTH, epochs=EPOCHS)):
+        rows = g.ndata["feat100"][nodes]
+        part = rows if at % 2 else rows[10:40, :7]
+        kept.append((part, part.numpy().tobytes()))
+        if at % 3 == 0:
+            kept.pop(0)
+    return kept
+
+
 def evaluation(g: DistGraph, attachment: rudder_dgl.Attachment) -> None:
     """Once a loop has announced, what is not announced is served, and the buffer does not learn from it; `paused` does so always."""
     before = minibatches(attachment)
@@ -273,7 +298,10 @@ def whole(g: DistGraph) -> None:
     broken_loops(g, attachment)
     evaluation(g, attachment)
     edges(g, attachment)
+    second_thoughts(g, attachment)
+    kept = kept_rows(g)
     uneven(g, attachment)
+    assert len(kept) > 10 and all(rows.numpy().tobytes() == expected for rows, expected in kept), "rows changed while they were held"
     late(g)
 
 
