@@ -53,6 +53,18 @@ pub(super) struct Comm {
 }
 
 impl Comm {
+    fn new(building: Option<Building>, engine: OnceLock<Engine>) -> Self {
+        let lender = Arc::new(Lender::default());
+        let (building, ended) = (Mutex::new(building), OnceLock::new());
+        Self { building, engine, ended, _loan: lender.lend(), lender }
+    }
+
+    /// A comm that has started.
+    #[cfg(test)]
+    pub fn started_as(engine: Engine) -> Self {
+        Self::new(None, OnceLock::from(engine))
+    }
+
     fn building(&self) -> MutexGuard<'_, Option<Building>> {
         self.building.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,15 +183,8 @@ pub unsafe extern "C" fn rudder_comm_create(
         let timeout = settled(&config)?.collective_timeout;
         let bootstrap = Arc::new(TcpBootstrap::join(&id, Rank(rank), ranks, timeout)?);
         claim_process();
-        let lender = Arc::new(Lender::default());
-        let handle = COMMS.insert(Arc::new(Comm {
-            building: Mutex::new(Some(Building { config, bootstrap, tables: Vec::new() })),
-            engine: OnceLock::new(),
-            ended: OnceLock::new(),
-            _loan: lender.lend(),
-            lender,
-        }))?;
-        comm.set(handle.to_pointer());
+        let joined = Comm::new(Some(Building { config, bootstrap, tables: Vec::new() }), OnceLock::new());
+        comm.set(COMMS.insert(Arc::new(joined))?.to_pointer());
         Ok(())
     })
 }

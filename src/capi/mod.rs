@@ -26,5 +26,7 @@ mod rows;
 mod stats;
 mod status;
 mod table;
+#[cfg(test)]
+mod tests;
 mod unique_id;
 mod version;
