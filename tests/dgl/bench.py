@@ -20,8 +20,10 @@ import machines
 
 HERE = Path(__file__).resolve().parent
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30), "MALLOC_TOP_PAD_": str(256 << 20)}
-QUICK_SYSTEMS = [("distdgl", 0), ("distdgl-overlap", 1), ("off", 0), ("off", 1), ("off", 16), ("lfu", 0), ("lfu", 16), ("window", 16)]
-SYSTEMS = [*QUICK_SYSTEMS[:5], ("fixed", 0), ("fixed", 16), ("periodic", 0), ("periodic", 16), *QUICK_SYSTEMS[5:]]
+BASELINES = [("distdgl", 0), ("distdgl-overlap", 1)]
+# Overlap alone, caching alone, both; then what decides on the buffer.
+QUICK_SYSTEMS = [*BASELINES, ("off", 0), ("off", 1), ("off", 16), ("periodic", 0), ("lfu", 0), ("window", 8), ("window", 16)]
+SYSTEMS = [*QUICK_SYSTEMS[:5], ("fixed", 0), ("fixed", 16), ("periodic", 0), ("periodic", 16), ("lfu", 0), ("lfu", 16), *QUICK_SYSTEMS[7:]]
 LIMIT_S = 1500
 
 
@@ -110,7 +112,7 @@ def runs_of(plan: dict, answers: list[dict]) -> list[dict]:
 def show(plan: dict, documents: list[dict]) -> None:
     """Prints a configuration's table."""
     link = plan["link"] or "unshaped"
-    print(f"\n{plan['graph']}, {plan['machines']} machines, {link}, {plan['dim']} floats, {plan['model']}, buffer {plan['buffer']:.0%} of the halo")
+    print(f"\n{plan['graph']}, {plan['machines']} machines, {link}, {plan['dim']} floats, {plan['model']}, buffer {plan['buffer']:.0%}")
     print(f"{'system':24}{'epoch, s':>10}{'fetch, s':>10}{'x distdgl':>11}{'MB on the wire':>16}{'rows':>10}  exact")
     for run in documents:
         name = run["system"] + (f" +{run['lookahead']}" if run["lookahead"] else "")
@@ -128,7 +130,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--quick", action="store_true", help="what ends within 10 minutes")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--part-config", type=Path, help="your own partitions, of a graph named `graph` with labels, train_mask and feat<dim>")
+    own = "your own partitions, of a graph named `graph` with labels, train_mask and feat<dim>"
+    parser.add_argument("--part-config", type=Path, help=own)
     parser.add_argument("--machines", type=int, default=2)
     parser.add_argument("--dim", type=int, default=602)
     parser.add_argument("--buffer", type=float, default=0.25, help="share of the halo nodes")
@@ -139,11 +142,11 @@ def main() -> None:
     measured = {"buffer": asked.buffer, "batch": asked.batch, "epochs": 2, "rounds": 3, "turns": 30}
 
     fetches = {"graph": "rmat", "machines": 2, "link": None, "model": "sage", **measured, "systems": [], "alone": [10_000, 100]}
-    print(f"{'fetch alone':>12}{'floats':>8}{'KVStore, ms':>14}{'library, ms':>14}{'stream, ms':>14}{'x KVStore':>12}{'x stream':>12}")
+    print("fetch alone  floats   KVStore, ms   library, ms    stream, ms   x KVStore    x stream")
     for dim in (100, 602):
         for found in carry_out(folder, partitions(folder, "rmat", 2), {**fetches, "dim": dim})[0]["alone"]:
             theirs, ours, plain = (1e3 * found[f"{way}_s"] for way in ("kvstore", "rudder", "stream"))
-            print(f"{found['rows']:>12}{dim:>8}{theirs:14.3f}{ours:14.3f}{plain:14.3f}{theirs / ours:12.2f}{plain / ours:12.2f}", flush=True)
+            print(f"{found['rows']:>11}{dim:>8}{theirs:14.3f}{ours:14.3f}{plain:14.3f}{theirs / ours:12.2f}{plain / ours:12.2f}", flush=True)
             document["alone"].append(found)
 
     chosen = configurations(asked.quick)

@@ -124,7 +124,7 @@ class Bench:
         return int(line.split()[1])
 
     def run(self, system: str, lookahead: int, check: bool) -> dict:
-        """Trains one epoch to warm up and the measured ones; gives their medians. check: compares all rows of the first with the KVStore's."""
+        """Trains an epoch to warm up, and the measured ones. check: compares all rows of the first with the KVStore's."""
         epochs = 1 + self.plan["epochs"]
         attachment = None
         if system not in BASELINES:

@@ -1,7 +1,7 @@
 """What `attach` puts before DGL's KVStore, and `detach` takes away again.
 
-DGL reads every feature by `KVClient.pull(name, ids)`. The client of a trainer gets a `pull` of its own, which asks the library for names that
-are attached, and DGL for all others. No class is changed, so that samplers and servers do not notice.
+DGL reads every feature by `KVClient.pull(name, ids)`. The client of a trainer gets a `pull` of its own, which asks the library for names
+that are attached, and DGL for all others. No class is changed, so that samplers and servers do not notice.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Attachment:
         self.only_type, self.pauses = g.ntypes[0], 0
         self.timeout_s = float(settings.get("collective_timeout", COLLECTIVE_TIMEOUT_S))
         self._client, self._job, self._process = g._client, job, os.getpid()
+        # Kept: the process group may be gone when a trainer ends.
         self._store = th.distributed.distributed_c10d._get_default_store()
+        self._rank, self._ranks = th.distributed.get_rank(), th.distributed.get_world_size()
         self._handed_out: list[Announced] = []
         self._announces = self._paused = False
         self._failures = self._streams = 0
@@ -81,14 +83,13 @@ class Attachment:
         atexit.register(self._leave)
 
     def _join(self, settings: dict[str, Any]) -> ctypes.c_void_p:
-        rank, key, made_id = th.distributed.get_rank(), f"{self._job}/id", ctypes.create_string_buffer(UNIQUE_ID_BYTES)
-        if rank == 0:
+        key, made_id = f"{self._job}/id", ctypes.create_string_buffer(UNIQUE_ID_BYTES)
+        if self._rank == 0:
             call("unique_id_create", settings["listen"].encode(), made_id)
             self._store.set(key, made_id.raw)
         self._store.wait([key], datetime.timedelta(seconds=self.timeout_s))
         config = Config(ctypes.sizeof(Config), json.dumps(settings).encode())
-        ranks = th.distributed.get_world_size()
-        return made("comm_create", self._store.get(key), ranks, rank, ctypes.byref(config))
+        return made("comm_create", self._store.get(key), self._ranks, self._rank, ctypes.byref(config))
 
     def _pull(self, name: str, id_tensor: th.Tensor) -> th.Tensor:
         nodes = id_tensor
@@ -154,13 +155,14 @@ class Attachment:
 
     def announce(self, stream: int, kind: str, nodes: th.Tensor) -> Announced | None:
         """Announces input nodes of a type for all its features; None where there is no place."""
-        names, nodes, ticket = self.names[kind], nodes.to(th.int64, copy=True), ctypes.c_uint64()
+        names, nodes, ticket = self.names[kind], nodes.to("cpu", th.int64, copy=True), ctypes.c_uint64()
         tables = (ctypes.c_void_p * len(names))(*(self._tables[name] for name in names))
         of_nodes = nodes.data_ptr(), len(nodes)
         # Nobody needs to announce; if more than the window's bound is wrong, the gather tells.
         with contextlib.suppress(RudderError):
-            call("announce", self._comm, stream, tables, len(names), *of_nodes, ctypes.byref(ticket))
-            return Announced(nodes, names, ticket.value)
+            if self._failures < FAILURES_MAX:
+                call("announce", self._comm, stream, tables, len(names), *of_nodes, ctypes.byref(ticket))
+                return Announced(nodes, names, ticket.value)
         return None
 
     def hand_out(self, given: list[Announced], coming: list[Announced]) -> None:
@@ -191,10 +193,10 @@ class Attachment:
         atexit.unregister(self._leave)
         del self._client.pull, self._client.push
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        marks = [f"{self._job}/done/{rank}" for rank in range(th.distributed.get_world_size())]
+        marks = [f"{self._job}/done/{rank}" for rank in range(self._ranks)]
         try:
             # A rank that has ended early goes on serving: others may still gather what it owns.
-            self._store.set(marks[th.distributed.get_rank()], b"")
+            self._store.set(marks[self._rank], b"")
             self._store.wait(marks, datetime.timedelta(seconds=timeout_s))
             call("comm_shutdown", self._comm)
         except RuntimeError as error:

@@ -59,7 +59,7 @@ def library() -> ctypes.CDLL:
     global _library
     if _library is None:
         packaged = Path(__file__).with_name("librudder.so")
-        path = os.environ.get("RUDDER_LIBRARY") or (str(packaged) if packaged.exists() else "librudder.so")
+        path = os.environ.get("RUDDER_LIBRARY") or (str(packaged) if packaged.exists() else "librudder.so.1")
         try:
             found = ctypes.CDLL(path)
             if (version := found.rudder_abi_version()) != ABI_VERSION:
