@@ -93,7 +93,8 @@ def runs_of(plan: dict, answers: list[dict]) -> list[dict]:
         with_sampling = [(theirs + sample_s) / (ours + sample_s) for theirs, ours in zip(baseline, epochs)]
         documents.append(
             {
-                **{key: plan[key] for key in ("graph", "link", "dim", "machines", "model", "buffer", "batch")},
+                **{key: plan[key] for key in ("graph", "dim", "machines", "model", "buffer", "batch")},
+                "link": plan["link"] or "unshaped",
                 "system": system,
                 "lookahead": lookahead,
                 "epoch_s_median": statistics.median(epochs),
@@ -146,7 +147,8 @@ def main() -> None:
     for dim in (100, 602):
         for found in carry_out(folder, partitions(folder, "rmat", 2), {**fetches, "dim": dim})[0]["alone"]:
             theirs, ours, plain = (1e3 * found[f"{way}_s"] for way in ("kvstore", "rudder", "stream"))
-            print(f"{found['rows']:>11}{dim:>8}{theirs:14.3f}{ours:14.3f}{plain:14.3f}{theirs / ours:12.2f}{plain / ours:12.2f}", flush=True)
+            times = f"{theirs:14.3f}{ours:14.3f}{plain:14.3f}{theirs / ours:12.2f}{plain / ours:12.2f}"
+            print(f"{found['rows']:>11}{dim:>8}{times}", flush=True)
             document["alone"].append(found)
 
     chosen = configurations(asked.quick)

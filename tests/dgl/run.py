@@ -81,7 +81,7 @@ def main() -> None:
             job = machines.Job(hosts, parts, logs, trainers, samplers, environment)
             job.run(HERE / "trainer.py", scenario)
             wrong = failure(job, name, killed)
-        print(f"{'FAILED' if wrong else 'ok'}  {name}: {wrong or ''} ({time.monotonic() - began:.0f} s)", flush=True)
+        print(f"{f'FAILED {name}: {wrong}' if wrong else f'ok {name}'} ({time.monotonic() - began:.0f} s)", flush=True)
         if wrong:
             failed = True
             for log in sorted(logs.glob("*.log")):
