@@ -21,7 +21,7 @@ import machines
 HERE = Path(__file__).resolve().parent
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30), "MALLOC_TOP_PAD_": str(256 << 20)}
 BASELINES = [("distdgl", 0), ("distdgl-overlap", 1)]
-# Overlap alone, caching alone, both; then what decides on the buffer.
+# Overlap with the buffer as landing room, caching alone, both; then what decides on the buffer.
 QUICK_SYSTEMS = [*BASELINES, ("off", 0), ("off", 1), ("off", 16), ("periodic", 0), ("lfu", 0), ("window", 8), ("window", 16)]
 SYSTEMS = [*QUICK_SYSTEMS[:5], ("fixed", 0), ("fixed", 16), ("periodic", 0), ("periodic", 16), ("lfu", 0), ("lfu", 16), *QUICK_SYSTEMS[7:]]
 LIMIT_S = 1500
