@@ -80,6 +80,21 @@ test-mpi: ## Check the MPI transport with MPICH and with Open MPI, 2 to 4 ranks 
 	@tools/setup.sh --check mpi
 	tools/mpi.sh mpich openmpi
 
+.PHONY: test-dgl
+test-dgl: ## Test the DistDGL adapter with DistDGL 2.1.0 on 2 and 4 machines, which are namespaces; `tools/setup.sh dgl` installs the tools
+	@tools/setup.sh --check dgl
+	tools/test-dgl.sh
+
+.PHONY: bench-dgl
+bench-dgl: wheel ## Measure the DistDGL adapter beside DistDGL on shaped links; QUICK=1, JSON=FILE, PART_CONFIG=FILE
+	@tools/setup.sh --check dgl
+	RUDDER_COMMIT='$(commit)' tools/bench-dgl.sh $(CARGO_TARGET_DIR)/wheels/rudder_dgl-*.whl $(if $(QUICK),--quick) \
+		$(if $(JSON),--json $(JSON)) $(if $(PART_CONFIG),--part-config $(PART_CONFIG))
+
+.PHONY: wheel
+wheel: build ## Make the wheel of the DistDGL adapter, with the library in it, in target/wheels
+	tools/wheel.sh $(CARGO_TARGET_DIR)/release/librudder.so $(CARGO_TARGET_DIR)/wheels
+
 .PHONY: lint
 lint: ## Check format, clippy's lints and the shell scripts
 	@tools/setup.sh --check test

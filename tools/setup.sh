@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Checks the tools that a purpose needs and, where it may, installs what is missing from Debian's packages.
 #
-#   tools/setup.sh [--check] [all|build|test|capi|verbs|fabric|mpi|model|demo]
+#   tools/setup.sh [--check] [all|build|test|capi|verbs|fabric|mpi|dgl|model|demo]
 #
-# `all` leaves out mpi: MPICH and Open MPI, to build and test the MPI transport with.
+# `all` leaves out mpi: MPICH and Open MPI, to build and test the MPI transport with; and dgl: what tools/dgl-env.sh needs to install
+# DistDGL, and what the adapter's tests need to make machines of namespaces.
 #
 # It installs as root or by sudo without a password; anyone else is told the line to run. With --check it never installs.
 # Rust itself is yours to install: what Debian 12 carries is too old.
@@ -34,7 +35,9 @@ declare -A version=(
     [libibverbs1]=44.0-2
     [ibverbs-providers]=44.0-2
     [iproute2]=6.1.0-3
+    [util-linux]=2.38.1-5+deb12u3
     [python3]=3.11.2-1+b1
+    [python3-venv]=3.11.2-1+b1
     [python3-pip]=23.0.1+dfsg-1
     [mpich]=4.0.2-3+b1
     [libmpich-dev]=4.0.2-3+b1
@@ -67,6 +70,12 @@ have_openmpi() { command -v mpicc.openmpi && command -v mpiexec.openmpi; }
 # The bindings are generated from the MPI's header, by libclang.
 have_clang() { [[ -n ${LIBCLANG_PATH:-} ]] || ldconfig -p | grep -F libclang || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; }
 have_pip() { command -v python3 && python3 -m pip --version; }
+
+# One with venv, of the version that DistDGL's wheels are made for.
+have_venv() { "${RUDDER_DGL_PYTHON:-python3.11}" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))'; }
+have_namespaces() {
+    PATH=$PATH:/usr/sbin:/sbin command -v ip && PATH=$PATH:/usr/sbin:/sbin command -v tc && command -v unshare && command -v nsenter
+}
 
 have_rust() {
     local least found
@@ -116,6 +125,8 @@ packages_of() {
         mpich) echo mpich libmpich-dev ;;
         openmpi) echo openmpi-bin libopenmpi-dev ;;
         clang) echo libclang-dev ;;
+        venv) echo python3 python3-venv ;;
+        namespaces) echo iproute2 util-linux ;;
     esac
 }
 
@@ -128,11 +139,12 @@ case $purpose in
     verbs) needed=(cc verbs) ;;
     fabric) needed=(cc libfabric hwloc) ;;
     mpi) needed=(cc mpich openmpi clang) ;;
+    dgl) needed=(cc venv namespaces) ;;
     model) needed=(pip) ;;
     demo) needed=(cc) wanted=(pip) ;;
     all) needed=(cc shellcheck cxx pkg_config valgrind verbs libfabric hwloc pip) ;;
     *)
-        say "there is no purpose '$purpose'; there are all, build, test, capi, verbs, fabric, mpi, model, demo"
+        say "there is no purpose '$purpose'; there are all, build, test, capi, verbs, fabric, mpi, dgl, model, demo"
         exit 2
         ;;
 esac

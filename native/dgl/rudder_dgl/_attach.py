@@ -1,0 +1,273 @@
+"""What `attach` puts before DGL's KVStore, and `detach` takes away again.
+
+DGL reads every feature by `KVClient.pull(name, ids)`. The client of a trainer gets a `pull` of its own, which asks the library for names
+that are attached, and DGL for all others. No class is changed, so that samplers and servers do not notice.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import datetime
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch as th
+from dgl.distributed import DistGraph, DistTensor
+from dgl.distributed.kvstore import KVClient
+
+from . import _graph
+from ._dry_run import DryRun
+from ._native import ARGUMENTS_END, TICKET, UNIQUE_ID_BYTES, Config, RudderError, call, counts_of, made
+from ._rows import Pool, Request
+
+# Failures in a row after which the library is not asked again: each may have cost a timeout.
+FAILURES_MAX = 3
+COLLECTIVE_TIMEOUT_S = 60.0
+# Fewer rows are not worth a registered buffer.
+POOLED_ROWS_MIN = 256
+
+
+@dataclass
+class Announced:
+    """Input nodes that a loop has announced for features of these names, and the gathers of them that are under way."""
+
+    nodes: th.Tensor
+    names: list[str]
+    ticket: int
+    requests: dict[str, Request] = field(default_factory=dict)
+
+
+class Attachment:
+    """Features that come by way of the library until `detach`; made by `attach`.
+
+    counts, in pulls: served, and of these unannounced; fallbacks (of attached names, fetched by DGL after an error); passed_through (of
+    other names, or with ids that are not int64 in processor memory); refused_pushes. rows: of those served.
+    """
+
+    def __init__(self, g: DistGraph, tensors: list[DistTensor], settings: dict[str, Any], job: str) -> None:
+        self.counts: Counter[str] = Counter()
+        self.only_type, self.pauses = g.ntypes[0], 0
+        self.timeout_s = float(settings.get("collective_timeout", COLLECTIVE_TIMEOUT_S))
+        self._client, self._job, self._process = g._client, job, os.getpid()
+        # Kept: the process group may be gone when a trainer ends.
+        self._store = th.distributed.distributed_c10d._get_default_store()
+        self._rank, self._ranks = th.distributed.get_rank(), th.distributed.get_world_size()
+        self._handed_out: list[Announced] = []
+        self._announces = self._paused = False
+        self._failures = self._streams = 0
+        self._tensors, self._tables = {tensor.kvstore_key: tensor for tensor in tensors}, {}
+        # By node type, the names of its features.
+        self.names: dict[str, list[str]] = {}
+        self._comm = self._join(settings)
+        try:
+            halo = _graph.halo_of(g)
+            for number, (name, tensor) in enumerate(self._tensors.items()):
+                kind = tensor.part_policy.type_name
+                self.names.setdefault(kind, []).append(name)
+                # The lists that a table is made of must live until it is.
+                spec, _lists = _graph.spec_of(tensor, number, halo.get(kind))
+                self._tables[name] = made("table_create", self._comm, ctypes.byref(spec))
+            call("comm_start", self._comm)
+        except BaseException:
+            call("comm_destroy", self._comm)
+            raise
+        self._pool = Pool(self._comm)
+        self._client.pull, self._client.push = self._pull, self._push
+        atexit.register(self._leave)
+
+    def _join(self, settings: dict[str, Any]) -> ctypes.c_void_p:
+        key, made_id = f"{self._job}/id", ctypes.create_string_buffer(UNIQUE_ID_BYTES)
+        if self._rank == 0:
+            call("unique_id_create", settings["listen"].encode(), made_id)
+            self._store.set(key, made_id.raw)
+        self._store.wait([key], datetime.timedelta(seconds=self.timeout_s))
+        config = Config(ctypes.sizeof(Config), json.dumps(settings).encode())
+        return made("comm_create", self._store.get(key), self._ranks, self._rank, ctypes.byref(config))
+
+    def _pull(self, name: str, id_tensor: th.Tensor) -> th.Tensor:
+        nodes = id_tensor
+        ours = name in self._tables and nodes.dtype == th.int64 and nodes.dim() == 1 and nodes.device.type == "cpu"
+        if not ours or self._failures == FAILURES_MAX or os.getpid() != self._process:
+            self.counts["passed_through"] += 1
+            return KVClient.pull(self._client, name, nodes)
+        try:
+            rows = self._gather(name, nodes.contiguous())
+        except RudderError as error:
+            if error.status >= ARGUMENTS_END:
+                raise
+            self._failures += 1
+            self.counts["fallbacks"] += 1
+            last = " and is not asked again" if self._failures == FAILURES_MAX else ""
+            warnings.warn(f"rudder could not gather {name}{last}; DGL fetches it: {error}", RuntimeWarning, stacklevel=3)
+            return KVClient.pull(self._client, name, nodes)
+        self._failures = 0
+        self.counts.update(served=1, rows=len(nodes))
+        return rows
+
+    def _gather(self, name: str, nodes: th.Tensor) -> th.Tensor:
+        # By their ids: whoever has changed or copied the tensor since gets what it asks for now.
+        named = (announced for announced in self._handed_out if name in announced.names)
+        announced = next((announced for announced in named if th.equal(announced.nodes, nodes)), None)
+        self.counts["unannounced"] += announced is None
+        if announced and name in announced.requests:
+            request = announced.requests.pop(name)
+            try:
+                return request.wait()
+            finally:
+                request.end()
+        # What no loop has announced, once one announces, is evaluation: the buffer is not for it.
+        self._pause(self.pauses > 0 or (self._announces and announced is None))
+        tensor, table = self._tensors[name], self._tables[name]
+        pooled = self._pool.take(len(nodes), tensor.shape[1:], tensor.dtype) if len(nodes) >= POOLED_ROWS_MIN else None
+        rows = pooled[0] if pooled else th.empty((len(nodes), *tensor.shape[1:]), dtype=tensor.dtype)
+        to = rows.data_ptr(), rows.numel() * rows.element_size()
+        try:
+            call("gather", table, nodes.data_ptr(), len(nodes), announced.ticket if announced else 0, *to)
+        except RudderError as error:
+            if error.status != TICKET:
+                raise
+            # Asked for a second time.
+            call("gather", table, nodes.data_ptr(), len(nodes), 0, *to)
+        return rows
+
+    def _pause(self, paused: bool) -> None:
+        if paused != self._paused:
+            call("comm_pause", self._comm, paused)
+            self._paused = paused
+
+    def _push(self, name: str, id_tensor: th.Tensor, data_tensor: th.Tensor) -> None:
+        if name in self._tables:
+            self.counts["refused_pushes"] += 1
+            raise RuntimeError(f"{name} is attached, and so read-only on every rank: detach() before it is written to")
+        KVClient.push(self._client, name, id_tensor, data_tensor)
+
+    def open_stream(self) -> int:
+        """A number for the announcements of one loop."""
+        self._announces, self._streams = True, self._streams + 1
+        return self._streams
+
+    def announce(self, stream: int, kind: str, nodes: th.Tensor) -> Announced | None:
+        """Announces input nodes of a type for all its features; None where there is no place."""
+        names, nodes, ticket = self.names[kind], nodes.to("cpu", th.int64, copy=True), ctypes.c_uint64()
+        tables = (ctypes.c_void_p * len(names))(*(self._tables[name] for name in names))
+        of_nodes = nodes.data_ptr(), len(nodes)
+        # Nobody needs to announce; if more than the window's bound is wrong, the gather tells.
+        with contextlib.suppress(RudderError):
+            if self._failures < FAILURES_MAX:
+                call("announce", self._comm, stream, tables, len(names), *of_nodes, ctypes.byref(ticket))
+                return Announced(nodes, names, ticket.value)
+        return None
+
+    def hand_out(self, given: list[Announced], coming: list[Announced]) -> None:
+        """Lets pulls find what is given to the trainer, and gathers what comes next while the trainer computes."""
+        self._handed_out += given
+        with contextlib.suppress(RudderError):
+            self._pause(self.pauses > 0)
+            for announced in coming:
+                for name in announced.names:
+                    tensor, nodes = self._tensors[name], announced.nodes
+                    if pooled := self._pool.take(len(nodes), tensor.shape[1:], tensor.dtype):
+                        announced.requests[name] = Request(self._tables[name], nodes, announced.ticket, *pooled)
+
+    def forget(self, announced: Announced) -> None:
+        """Takes an announcement back, or drops one that was gathered."""
+        self._handed_out = [other for other in self._handed_out if other is not announced]
+        with contextlib.suppress(RudderError):
+            while announced.requests:
+                announced.requests.popitem()[1].end()
+            call("forget", self._comm, announced.ticket)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts of this trainer, and those of the library by feature."""
+        return {**self.counts, "features": {name: counts_of(table) for name, table in self._tables.items()}}
+
+    def detach(self, timeout_s: float | None) -> None:
+        """See `detach`."""
+        atexit.unregister(self._leave)
+        del self._client.pull, self._client.push
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        marks = [f"{self._job}/done/{rank}" for rank in range(self._ranks)]
+        try:
+            # A rank that has ended early goes on serving: others may still gather what it owns.
+            self._store.set(marks[self._rank], b"")
+            self._store.wait(marks, datetime.timedelta(seconds=timeout_s))
+            call("comm_shutdown", self._comm)
+        except RuntimeError as error:
+            cause = f"not all trainers came to detach() within {timeout_s:g} s; this one is detached all the same"
+            raise RuntimeError(f"{cause} ({error})") from error
+        finally:
+            call("comm_destroy", self._comm)
+
+    def _leave(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            if os.getpid() == self._process:
+                detach()
+
+
+_attached: Attachment | DryRun | None = None
+_jobs = 0
+
+
+def current() -> Attachment | DryRun:
+    """The attachment of this process; raises RuntimeError where there is none."""
+    if _attached is None:
+        raise RuntimeError("no graph is attached: call rudder_dgl.attach(g) first")
+    return _attached
+
+
+def attach(
+    g: DistGraph, buffer: float | int = 0.1, features: Sequence[str | DistTensor] | None = None, dry_run: bool = False, **settings: Any
+) -> Attachment | DryRun:
+    """Has the library fetch features of `g` from now on. Collective: every trainer calls it, after DistGraph, with the same arguments.
+
+    buffer: for each feature, what share of the halo nodes a trainer keeps rows of (a float, 0 to 1), or bytes (an int).
+    features: names of node features, or DistTensors of nodes or edges; None for all node features of floats.
+    dry_run: changes nothing and counts until `detach()`, which prints what would have been saved; not collective.
+    settings: further settings of the library, as docs/c.md lists them; times are in seconds.
+
+    Raises RuntimeError for a DGL that is not known, outside a trainer, and where trainers do not come in time (RudderError);
+    ValueError for features that may not be attached.
+    """
+    global _attached, _jobs
+    if _attached is not None:
+        raise RuntimeError("a graph is attached already: detach() first")
+    _graph.check(g)
+    tensors = _graph.chosen(g, features)
+    if dry_run:
+        _attached = DryRun(g, tensors, buffer)
+    else:
+        _jobs += 1
+        address = g._client._server_namebook[g._client._main_server_id][1]
+        size = f"{buffer}" if isinstance(buffer, float) else f"{buffer}B"
+        _attached = Attachment(g, tensors, {"listen": address, "buffer": size, **settings}, f"rudder_dgl/{_jobs}")
+    return _attached
+
+
+def detach(timeout_s: float | None = None) -> None:
+    """Undoes `attach`: DGL fetches everything again. Collective: waits for all trainers, `timeout_s` seconds at most (if None, the setting
+    collective_timeout). A trainer that ends without it does it then. Does nothing where nothing is attached.
+
+    Raises RuntimeError where trainers did not come in time; this one is detached all the same.
+    """
+    global _attached
+    attached, _attached = _attached, None
+    if attached is not None:
+        attached.detach(timeout_s)
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Within it the buffer learns nothing from what is gathered, and all is served: for evaluation and inference."""
+    attached = current()
+    attached.pauses += 1
+    try:
+        yield
+    finally:
+        attached.pauses -= 1

@@ -1,0 +1,264 @@
+"""Server and trainer of the adapter's benchmark: one DistDGL job, in which all systems take turns on the same recorded minibatches.
+
+    bench_trainer.py PLAN      PLAN is a JSON file that bench.py writes; each trainer writes its part of the answer beside it
+
+An epoch is fetching and training; sampling is recorded before, timed apart, and the same for all systems.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import statistics
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dgl
+import dgl.distributed
+import rudder_dgl
+import torch as th
+import torch.nn.functional as F
+from dgl.distributed import DistGraph, DistTensor
+from dgl.distributed.kvstore import KVClient
+from dgl.nn import GATConv, SAGEConv
+
+# Of the plan's systems, those without the library.
+BASELINES = {"distdgl": 0, "distdgl-overlap": 1}
+# Settings of the library by system.
+SETTINGS = {
+    "off": {"policy": "off"},
+    "fixed": {"policy": "degree"},
+    "periodic": {"policy": "rudder", "controller": "periodic:16"},
+    "llm": {"policy": "rudder", "controller": "llm-replace"},
+    "lfu": {"policy": "lfu"},
+    "window": {"policy": "window"},
+}
+STREAM_PORT = 30300
+CLASSES = 16
+
+
+class Network(th.nn.Module):
+    """Two layers of GraphSAGE or GAT."""
+
+    def __init__(self, kind: str, inputs: int) -> None:
+        super().__init__()
+        if kind == "sage":
+            layers = [SAGEConv(inputs, 128, "mean"), SAGEConv(128, CLASSES, "mean")]
+        else:
+            layers = [GATConv(inputs, 32, 4, allow_zero_in_degree=True), GATConv(128, CLASSES, 1, allow_zero_in_degree=True)]
+        self.layers = th.nn.ModuleList(layers)
+
+    def forward(self, blocks: list[dgl.DGLGraph], rows: th.Tensor) -> th.Tensor:
+        """One row of scores a seed."""
+        hidden = F.relu(self.layers[0](blocks[0], rows)).flatten(1)
+        return self.layers[1](blocks[1], hidden).flatten(1)
+
+
+class Bench:
+    """A trainer's part."""
+
+    def __init__(self, plan: dict) -> None:
+        self.plan = plan
+        self.g = DistGraph("graph")
+        self.rank, self.ranks = th.distributed.get_rank(), th.distributed.get_world_size()
+        self.feature: DistTensor = self.g.ndata[f"feat{plan['dim']}"]
+        self.name = self.feature.kvstore_key
+
+    def record(self) -> None:
+        """Samples one epoch, and keeps it with its labels, its remote rows and the digests of its rows."""
+        book = self.g.get_partition_book()
+        mine = dgl.distributed.node_split(self.g.ndata["train_mask"], book, force_even=True)
+        sampler = dgl.dataloading.NeighborSampler([10, 25])
+        loader = dgl.dataloading.DistNodeDataLoader(self.g, mine, sampler, batch_size=self.plan["batch"], shuffle=True)
+        th.distributed.barrier()
+        began = time.perf_counter()
+        batches = list(loader)
+        self.sample_s = time.perf_counter() - began
+        self.batches = [(nodes, self.g.ndata["labels"][seeds], blocks) for nodes, seeds, blocks in batches]
+        self.remote_rows = sum(int((book.nid2partid(nodes) != book.partid).sum()) for nodes, _, _ in batches)
+        self.digests = [self.digest(KVClient.pull(self.g._client, self.name, nodes)) for nodes, _, _ in batches]
+
+    @staticmethod
+    def digest(rows: th.Tensor) -> bytes:
+        """Of all bytes of the rows."""
+        return hashlib.blake2b(rows.numpy(), digest_size=16).digest()
+
+    def fetched(self, system: str, lookahead: int, epochs: int) -> Iterator[tuple[int, tuple, th.Tensor, float]]:
+        """Epoch, minibatch, its rows, and the seconds that the trainer has waited for them."""
+        if system == "distdgl-overlap":
+            yield from self.overlapped(epochs)
+            return
+        source = (
+            rudder_dgl.ahead(self.batches, lookahead, epochs=epochs)
+            if lookahead and system not in BASELINES
+            else (batch for _ in range(epochs) for batch in self.batches)
+        )
+        at = 0
+        began = time.perf_counter()
+        for batch in source:
+            rows = self.feature[batch[0]]
+            yield at // len(self.batches), batch, rows, time.perf_counter() - began
+            at += 1
+            began = time.perf_counter()
+
+    def overlapped(self, epochs: int) -> Iterator[tuple[int, tuple, th.Tensor, float]]:
+        """The KVStore, with the next minibatch's rows on their way while this one trains."""
+        order = [(epoch, batch) for epoch in range(epochs) for batch in self.batches]
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(self.feature.__getitem__, order[0][1][0])
+            for at, (epoch, batch) in enumerate(order):
+                began = time.perf_counter()
+                rows = coming.result()
+                if at + 1 < len(order):
+                    coming = thread.submit(self.feature.__getitem__, order[at + 1][1][0])
+                yield epoch, batch, rows, time.perf_counter() - began
+
+    def received_bytes(self) -> int:
+        """Bytes that this machine's network card has received."""
+        line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("eth0:"))
+        return int(line.split()[1])
+
+    def run(self, system: str, lookahead: int, check: bool) -> dict:
+        """Trains an epoch to warm up, and the measured ones. check: compares all rows of the first with the KVStore's."""
+        epochs = 1 + self.plan["epochs"]
+        attachment = None
+        if system not in BASELINES:
+            buffer = self.plan["buffer"] if system != "off" or lookahead else 0.0
+            attachment = rudder_dgl.attach(self.g, buffer, [self.feature], **SETTINGS[system], **self.plan.get("settings", {}))
+        th.manual_seed(7)
+        model = th.nn.parallel.DistributedDataParallel(Network(self.plan["model"], self.plan["dim"]))
+        optimizer = th.optim.Adam(model.parameters(), 3e-3)
+        epoch_s, fetch_s, wire, exact, at = [], [], [], True, 0
+        th.distributed.barrier()
+        began, waited, received = time.perf_counter(), 0.0, self.received_bytes()
+        rows_before = self.rows_fetched(attachment)
+        for epoch, (nodes, labels, blocks), rows, wait_s in self.fetched(system, lookahead, epochs):
+            waited += wait_s
+            if check and epoch == 0:
+                exact = exact and self.digest(rows) == self.digests[at % len(self.batches)]
+            loss = F.cross_entropy(model(blocks, rows), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            at += 1
+            if at % len(self.batches) == 0:
+                th.distributed.barrier()
+                now, so_far = time.perf_counter(), self.received_bytes()
+                epoch_s.append(now - began)
+                fetch_s.append(waited)
+                wire.append(so_far - received)
+                if epoch == 0:
+                    rows_before = self.rows_fetched(attachment)
+                began, waited, received = time.perf_counter(), 0.0, so_far
+        rows_fetched = (self.rows_fetched(attachment) - rows_before) / self.plan["epochs"] if attachment else self.remote_rows
+        rudder_dgl.detach()
+        answer = {"system": system, "lookahead": BASELINES.get(system, lookahead), "exact": exact, "rows_fetched": rows_fetched}
+        return {**answer, "epoch_s": epoch_s[1:], "fetch_s": fetch_s[1:], "wire_bytes": statistics.median(wire[1:])}
+
+    def rows_fetched(self, attachment: rudder_dgl.Attachment | None) -> int:
+        """Rows that the library has fetched so far."""
+        if attachment is None:
+            return 0
+        counted = attachment.stats()["features"][self.name]
+        return counted["demand_rows"] + counted["prefetched_rows"] + counted["fill_rows"]
+
+    def alone(self) -> list[dict]:
+        """Fetches random remote rows while nothing else runs: the KVStore, the library without a buffer and a plain stream, in turns."""
+        starts = self.g.get_partition_book()._max_node_ids
+        own_first = 0 if self.rank == 0 else int(starts[self.rank - 1])
+        stream = Stream(self.rank, self.plan["addresses"])
+        rudder_dgl.attach(self.g, 0.0, [self.feature], policy="off", **self.plan.get("settings", {}))
+        answers = []
+        for count in self.plan["alone"]:
+            times: dict[str, list[float]] = {"kvstore": [], "rudder": [], "stream": []}
+            th.distributed.barrier()
+            if self.rank == 0:
+                drawn = th.Generator().manual_seed(count)
+                for _ in range(5 + self.plan["turns"]):
+                    nodes = th.randint(int(starts[0]), int(starts[-1]), (count,), generator=drawn)
+                    assert own_first == 0
+                    for way, seconds in times.items():
+                        began = time.perf_counter()
+                        if way == "kvstore":
+                            KVClient.pull(self.g._client, self.name, nodes)
+                        elif way == "rudder":
+                            self.feature[nodes]
+                        else:
+                            stream.read(count * 4 * self.plan["dim"])
+                        seconds.append(time.perf_counter() - began)
+                medians = {f"{way}_s": statistics.median(seconds[5:]) for way, seconds in times.items()}
+                answers.append({"rows": count, "dim": self.plan["dim"], **medians})
+            th.distributed.barrier()
+        stream.close()
+        rudder_dgl.detach()
+        return answers
+
+
+class Stream:
+    """One plain socket stream from rank 1 to rank 0: bytes as fast as they come."""
+
+    def __init__(self, rank: int, addresses: list[str]) -> None:
+        self._socket: socket.socket | None = None
+        if rank == 1:
+            listener = socket.create_server((addresses[1], STREAM_PORT))
+            threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
+        th.distributed.barrier()
+        if rank == 0:
+            self._socket = socket.create_connection((addresses[1], STREAM_PORT))
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._memory = memoryview(bytearray(64 << 20))
+
+    @staticmethod
+    def _serve(listener: socket.socket) -> None:
+        peer, _ = listener.accept()
+        memory = memoryview(bytearray(64 << 20))
+        while wanted := peer.recv(8, socket.MSG_WAITALL):
+            peer.sendall(memory[: int.from_bytes(wanted, "little")])
+
+    def read(self, count: int) -> None:
+        """Asks for so many bytes and takes them in, up to 64 MiB."""
+        assert self._socket is not None
+        self._socket.sendall(count.to_bytes(8, "little"))
+        self._socket.recv_into(self._memory, count, socket.MSG_WAITALL)
+
+    def close(self) -> None:
+        """Ends the stream."""
+        if self._socket is not None:
+            self._socket.close()
+
+
+def main() -> None:
+    """Carries the plan out."""
+    dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])
+    th.set_num_threads(1)
+    th.distributed.init_process_group("gloo")
+    path = Path(sys.argv[1])
+    plan = json.loads(path.read_text())
+    try:
+        bench = Bench(plan)
+        answer: dict = {}
+        if plan["alone"]:
+            answer["alone"] = bench.alone()
+        if plan["systems"]:
+            bench.record()
+            answer |= {"sample_s": bench.sample_s, "remote_rows": bench.remote_rows, "minibatches": len(bench.batches)}
+            answer["runs"] = [
+                bench.run(system, lookahead, check=turn == 0)
+                for turn in range(plan["rounds"])
+                for system, lookahead in (plan["systems"] if turn % 2 == 0 else reversed(plan["systems"]))
+            ]
+        path.with_suffix(f".{bench.rank}.json").write_text(json.dumps(answer))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    th.distributed.barrier()
+
+
+if __name__ == "__main__":
+    main()
