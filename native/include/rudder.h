@@ -211,7 +211,9 @@ typedef struct rudder_config {
     /**
      * A JSON object, or NULL for defaults; an unknown key is an error. Such as
      *
-     *     {"buffer": "25%", "policy": "lfu", "controller": "off", "gather_timeout": 30}
+     * ```json
+     * {"buffer": "25%", "policy": "lfu", "controller": "off", "gather_timeout": 30}
+     * ```
      *
      * docs/c.md lists all keys. RUDDER_* variables (RUDDER_BUFFER, RUDDER_TRANSPORT...) override them.
      */

@@ -47,7 +47,7 @@ use slots::{Occupancy, SlotTable};
 use window::Window;
 pub use window::{WINDOW_MAX, WindowPosition};
 
-/// Announced minibatches, from the nearest, whose rows may take slots from others. What is fetched earlier than its get takes holds a slot
+/// Announced minibatches of a rank, from the nearest, whose rows may take slots from others. What is fetched earlier than its get takes holds a slot
 /// for longer, and rows wanted before it are fetched once more for want of that slot: farther ones wait for slots that nobody has.
 const NEAR: u32 = 2;
 
@@ -153,6 +153,8 @@ pub struct PrefetchBuffer {
     policy: Box<dyn ReplacementPolicy>,
     cohorts: Option<Cohorts>,
     board: Option<Box<dyn Board>>,
+    /// Announced minibatches, from the nearest, whose rows may take slots from others.
+    near: u32,
     counters: BufferCounters,
     /// Rows to fetch before the first minibatch, until [`PrefetchBuffer::initial_fill`] hands them out.
     initial: Vec<NodeId>,
@@ -192,6 +194,7 @@ impl PrefetchBuffer {
             policy: built,
             cohorts: policy.tracks_cohorts().then(|| Cohorts::new(hints.owners)),
             board: None,
+            near: NEAR,
             counters: BufferCounters::default(),
             initial,
             open: Pin(0),
@@ -204,9 +207,10 @@ impl PrefetchBuffer {
         })
     }
 
-    /// Shows on `board` from now on which slots have rows; none has yet.
-    pub fn show_on(&mut self, board: Box<dyn Board>) {
+    /// Shows on `board` from now on which slots have rows; none has yet. So many ranks use the buffer, each of which has its own next minibatch.
+    pub fn show_on(&mut self, board: Box<dyn Board>, ranks: u32) {
         self.board = Some(board);
+        self.near = NEAR * ranks;
     }
 
     /// Number of slots.
@@ -456,7 +460,7 @@ impl PrefetchBuffer {
         let Some(distance) = self.view.window.next_use(node).filter(|_| self.view.window.is_open(position)) else {
             return Reserve::NoRoom;
         };
-        if distance >= NEAR && !self.view.slots.has_free() {
+        if distance >= self.near && !self.view.slots.has_free() {
             return Reserve::NoRoom;
         }
         match self.settle_if_worth(node, Origin::Ahead) {

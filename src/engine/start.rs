@@ -422,7 +422,7 @@ fn assemble(
         let Some(host) = host else { continue };
         memory.neighbours = Some(Reader::new(host.clone()));
         memory.sharing_bytes = host.books_bytes();
-        table.buffer.iter_mut().for_each(|buffer| buffer.show_on(Box::new(Keeper::new(host))));
+        table.buffer.iter_mut().for_each(|buffer| buffer.show_on(Box::new(Keeper::new(host)), host.ranks()));
     }
     sharing.exchanges = hosts.iter().map(|host| host.clone().map(Exchange::new)).collect();
     let limits = Limits {

@@ -120,7 +120,8 @@ impl Host {
         self.own.layout.books_bytes()
     }
 
-    fn ranks(&self) -> u32 {
+    /// How many ranks share.
+    pub(crate) fn ranks(&self) -> u32 {
         self.own.layout.ranks
     }
 

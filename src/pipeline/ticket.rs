@@ -66,10 +66,12 @@ impl Tickets {
         ticket.stream = stream;
         ticket.parts.truncate(tables);
         for part in &mut ticket.parts {
+            // Nothing is announced of it yet.
             part.nodes.clear();
+            part.gathered = true;
         }
         while ticket.parts.len() < tables {
-            ticket.parts.push(Part { table: 0, nodes: Vec::new(), position: None, cursor: 0, gathered: false });
+            ticket.parts.push(Part { table: 0, nodes: Vec::new(), position: None, cursor: 0, gathered: true });
         }
         Some(Ticket { index: index as u32, generation: ticket.generation })
     }
