@@ -117,8 +117,9 @@ pub struct Config {
     pub controller_bounds: RuntimeConfig,
     /// Copies rows of this host's other partitions straight from their mapped memory instead of fetching them.
     pub map_host_rows: bool,
-    /// Whether the ranks of this host share one buffer, to which each brings as many slots as it would have for itself: a row is kept once and
-    /// serves all. Ranks that do not map each other's rows share none.
+    /// Whether the ranks of this host that have the same partitions share one buffer, in groups of at most 16: each brings as many slots as it
+    /// would have for itself, up to its share of the remote nodes, and a row is kept once and serves all. Ranks that do not map each other's
+    /// rows share none.
     pub share_buffer: bool,
     /// What this rank's host goes by; `None` takes the system's name. Ranks of one machine that give different names are to each other as if on
     /// different hosts: for experiments.

@@ -70,14 +70,19 @@ fn spec(host: u32, row_bytes: usize) -> TableSpec {
 
 /// Runs `body` on every rank of two hosts of so many ranks each. The rows of a host's partition are in one file.
 fn job(ranks: u32, row_bytes: usize, config: &Config, body: impl Fn(Engine, Rank) + Sync) {
+    job_of(ranks, row_bytes, |_| config.clone(), body);
+}
+
+/// The same with settings by rank.
+fn job_of(ranks: u32, row_bytes: usize, config: impl Fn(Rank) -> Config + Sync, body: impl Fn(Engine, Rank) + Sync) {
     let files: Vec<_> = (0..HOSTS).map(|host| RowsFile::new(host, row_bytes)).collect();
     std::thread::scope(|scope| {
         for bootstrap in local::ranks(HOSTS * ranks) {
-            let (body, files) = (&body, &files);
+            let (body, files, config) = (&body, &files, &config);
             scope.spawn(move || {
                 let rank = bootstrap.rank();
                 let host = rank.0 / ranks;
-                let config = Config { host: Some(format!("host-{host}")), ..config.clone() };
+                let config = Config { host: Some(format!("host-{host}")), ..config(rank) };
                 let engine = Engine::builder(config, Arc::new(bootstrap))
                     .table_file(spec(host, row_bytes), &files[host as usize].0)
                     .start()
@@ -265,4 +270,88 @@ fn a_budget_in_bytes_counts_what_sharing_takes() {
     for stats in run(1 << 20) {
         assert_eq!((stats.slots, stats.pipeline.hits), (0, 0));
     }
+}
+
+#[test]
+fn a_rank_without_a_buffer_leaves_the_others_theirs() {
+    let config = |rank: Rank| config("tcp", "degree", if rank.0 == 1 { 0.0 } else { 0.2 }, true);
+    let step = Barrier::new(6);
+    job_of(3, 40, config, |engine, rank| {
+        train(&engine, rank, 10, 2);
+        step.wait();
+        let stats = engine.stats(TABLE).unwrap();
+        assert_eq!(stats.pipeline.neighbour_hits, if rank.0 < 3 { 0 } else { stats.pipeline.neighbour_hits });
+        match rank.0 {
+            1 => assert_eq!((stats.slots, stats.pipeline.hits), (0, 0)),
+            // The nodes of highest degree, whoever would have kept them.
+            0 | 2 => assert_eq!((u64::from(stats.slots), stats.buffer.initial), (NODES / 10, NODES / 10)),
+            _ => assert!(stats.pipeline.neighbour_hits > 0),
+        }
+        engine.shutdown().unwrap();
+    });
+}
+
+#[test]
+fn ranks_with_different_partitions_share_nothing() {
+    let files: Vec<_> = (0..HOSTS).map(|host| RowsFile::new(host, 40)).collect();
+    std::thread::scope(|scope| {
+        for bootstrap in local::ranks(HOSTS) {
+            let file = &files[bootstrap.rank().index()];
+            scope.spawn(move || {
+                let rank = bootstrap.rank();
+                let engine = Engine::builder(config("tcp", "lfu", 0.5, true), Arc::new(bootstrap))
+                    .table_file(spec(rank.0, 40), &file.0)
+                    .start()
+                    .unwrap();
+                train(&engine, rank, 20, 0);
+                let stats = engine.stats(TABLE).unwrap();
+                assert_eq!((stats.pipeline.neighbour_hits, stats.buffer.adoptions), (0, 0));
+                assert!(stats.pipeline.hits > 0);
+                engine.shutdown().unwrap();
+            });
+        }
+    });
+}
+
+#[test]
+fn what_neighbours_announce_gives_way_to_a_ranks_own() {
+    // Room for two of its minibatches, and for no more.
+    let config = Config { announced_nodes: 260, ..config("tcp", "window", 0.3, true) };
+    let step = Barrier::new(6);
+    job(3, 40, &config, |engine, rank| {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(u64::from(rank.0));
+        for _ in 0..30 {
+            let minibatches = [minibatch(&mut random, 120), minibatch(&mut random, 120)];
+            let announce = |nodes| engine.announce(StreamId(0), &[TABLE], nodes).expect("there is room for its own");
+            let tickets = minibatches.each_ref().map(|nodes| announce(nodes));
+            step.wait();
+            for (nodes, ticket) in minibatches.iter().zip(tickets) {
+                let mut rows = vec![0; nodes.len() * 40];
+                engine.gather(TABLE, nodes, Some(ticket), &mut rows).unwrap();
+                check(nodes, &rows, 40);
+            }
+        }
+        engine.shutdown().unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_learnt_from_what_is_gathered_while_paused() {
+    let step = Barrier::new(4);
+    job(2, 40, &config("tcp", "lfu", 0.3, true), |engine, rank| {
+        train(&engine, rank, 20, 0);
+        step.wait();
+        // What was handed over before is taken in before it is counted.
+        std::thread::sleep(Duration::from_millis(400));
+        let before = engine.stats(TABLE).unwrap();
+        step.wait();
+        engine.pause(true);
+        train(&engine, rank, 20, 0);
+        step.wait();
+        std::thread::sleep(Duration::from_millis(400));
+        let after = engine.stats(TABLE).unwrap();
+        assert_eq!(after.buffer, before.buffer);
+        assert_eq!(after.pipeline.neighbour_hits, before.pipeline.neighbour_hits);
+        engine.shutdown().unwrap();
+    });
 }

@@ -328,8 +328,8 @@ impl PrefetchBuffer {
         self.view.slots.spare(None);
     }
 
-    /// A slot for a row that another rank has fetched for its own minibatch and hands over, or `None` where it is not worth one. Nobody reads
-    /// the slot, which is filling until [`PrefetchBuffer::filled`].
+    /// A slot for a row that another rank has fetched for its own minibatch and hands over, or `None` where it is not worth one. No request copies
+    /// from the slot, and its board says that it has no row, until [`PrefetchBuffer::filled`].
     pub fn adopt(&mut self, node: NodeId) -> Option<Slot> {
         if self.index.get(node).is_some() {
             return None;

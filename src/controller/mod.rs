@@ -68,7 +68,8 @@ impl Cohort {
     }
 }
 
-/// What happened in one minibatch.
+/// What happened in one minibatch. Where the ranks of a host share one buffer, what is said of halo nodes, useless rows and cohorts is that of the
+/// nodes that this rank keeps, in the minibatches of all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
     /// Minibatches gathered so far, this one included.

@@ -150,8 +150,9 @@ impl Io<'_> {
             places: &transmit.places,
             destination,
         };
-        // SAFETY: the places are rows of a request that is not over before they complete, slots that are Filling and so neither read
-        // nor given away, or a staging chunk that this batch alone holds. The pipeline gives each place to one row at a time, and
+        // SAFETY: the places are rows of a request that is not over before they complete, slots that are Filling, which no request copies
+        // from and nobody is given, and whose version tells neighbours that they have no row, or a staging chunk that this batch alone holds.
+        // The pipeline gives each place to one row at a time, and
         // the memory outlives the channel: `Shared` holds it, and requests hold their rows until then.
         let posted = unsafe { self.channel.post(&batch) };
         let mut state = self.shared.lock();
@@ -244,7 +245,7 @@ impl Io<'_> {
             let Some(slots) = &memory.slots else { continue };
             for &(slot, row) in &self.adopted {
                 // SAFETY: `row` is a whole row of the neighbour's queue, which stays until it is released; the slot was just given to it,
-                // so that it is Filling and nobody reads it, and lies within the slots' memory, which is another.
+                // so that no request copies from it and its version tells neighbours that it has no row, and lies within the slots' memory, which is another.
                 unsafe {
                     let to = slots.memory().base().add(slot.index() * memory.row_bytes);
                     std::ptr::copy_nonoverlapping(row, to, memory.row_bytes);

@@ -10,6 +10,9 @@ use crate::transport::shm::host_key;
 use crate::transport::{TransportConfig, VerbsSettings};
 use serde::{Deserialize, Serialize};
 
+/// Most ranks that share one buffer: a host's are split into groups of so many, because each has queues to each.
+const SHARING_MAX: usize = 16;
+
 /// Ranks of different versions refuse each other.
 const PROTOCOL: u32 = 3;
 
@@ -33,7 +36,7 @@ struct Hello {
 pub(super) struct Peers {
     /// By rank: whether it is on this host.
     pub on_host: Vec<bool>,
-    /// Ranks of this host that share a buffer, this one included; one alone shares with nobody.
+    /// Ranks of this host, with the same partitions, that share a buffer, this one included; one alone shares with nobody.
     pub sharing: Vec<usize>,
     /// By table: whether an earlier rank of this host serves the same partition through the same NIC.
     pub served: Vec<bool>,
@@ -111,14 +114,20 @@ pub(super) fn greet(
 fn peers(hellos: &[Hello], me: usize) -> Peers {
     let mine = &hellos[me];
     let near = |other: &Hello| other.host == mine.host;
-    let sharing = |&rank: &usize| near(&hellos[rank]) && hellos[rank].shares && mine.shares;
+    // Where partitions differ, a row may be near to the rank that keeps its node and far from one that wants it.
+    let sharing = |rank: &usize| {
+        let other = &hellos[*rank];
+        near(other) && other.shares && mine.shares && other.partitions == mine.partitions
+    };
+    let all: Vec<usize> = (0..hellos.len()).filter(sharing).collect();
+    let group = all.chunks(SHARING_MAX).find(|group| group.contains(&me));
     let served = |table: usize| {
         let same = |other: &Hello| near(other) && other.nics == mine.nics;
         hellos[..me].iter().any(|other| same(other) && other.partitions.get(table) == mine.partitions.get(table))
     };
     Peers {
         on_host: hellos.iter().map(near).collect(),
-        sharing: (0..hellos.len()).filter(sharing).collect(),
+        sharing: group.map_or_else(|| vec![me], <[usize]>::to_vec),
         served: (0..mine.partitions.len()).map(served).collect(),
     }
 }

@@ -385,10 +385,9 @@ fn assemble(
     let mut memories = Vec::new();
     let mut tables = Vec::new();
     let mut parts = Vec::new();
-    let mut slots_total = 0;
+    let staging_bytes = staging.as_ref().map_or(0, |staging| staging.memory().bytes()) / specs.len().max(1);
     for (at, (spec, local)) in specs.iter().zip(locals).enumerate() {
         let (sources, mapped) = sources(&config, me, &*transport, at, spec, exports, &peers.on_host)?;
-        let staging_bytes = staging.as_ref().map_or(0, |staging| staging.memory().bytes()) / specs.len();
         let shard = sharing.link.as_ref().map(|link| Shard {
             link,
             ranks: peers.sharing.len() as u32,
@@ -397,7 +396,6 @@ fn assemble(
         let Buffers { buffer, slots, part } =
             placement.near(|| buffers(&config, spec, &sources, staging_bytes, &*transport, shard.as_ref()))?;
         parts.push(part);
-        slots_total += buffer.as_ref().map_or(0, PrefetchBuffer::slots);
         tables.push(Table {
             id: spec.id,
             book: spec.book.clone(),
@@ -417,7 +415,15 @@ fn assemble(
             pool: OnceLock::new(),
         });
     }
+    let alone: Vec<bool> = parts.iter().map(Option::is_none).collect();
     let hosts = join_host(&config, bootstrap, &sharing, peers, parts)?;
+    for (at, spec) in specs.iter().enumerate().filter(|(at, _)| hosts[*at].is_none() && !alone[*at]) {
+        // Another rank of the host has no buffer of this table: ours is for all nodes then.
+        let new = || buffers(&config, spec, &tables[at].sources, staging_bytes, &*transport, None);
+        let Buffers { buffer, slots, .. } = placement.near(new)?;
+        (tables[at].buffer, memories[at].slots) = (buffer, slots);
+    }
+    let slots_total = tables.iter().filter_map(|table| table.buffer.as_ref()).map(PrefetchBuffer::slots).sum();
     for ((memory, table), host) in memories.iter_mut().zip(&mut tables).zip(&hosts) {
         let Some(host) = host else { continue };
         memory.neighbours = Some(Reader::new(host.clone()));

@@ -17,15 +17,14 @@ pub(crate) struct Exchange {
     host: Host,
     /// By place: how far that neighbour's queue was read by the last [`Exchange::take`].
     taken: Vec<Option<u64>>,
+    /// Whose queue is read first the next time.
+    first: usize,
 }
-
-// SAFETY: the queues' memory is shared with other processes already; which thread of ours has this end does not matter.
-unsafe impl Send for Exchange {}
 
 impl Exchange {
     pub(crate) fn new(host: Host) -> Self {
         let taken = vec![None; host.others.len()];
-        Self { host, taken }
+        Self { host, taken, first: 0 }
     }
 
     /// Hands a row to its node's keeper, unless that has too many waiting.
@@ -50,7 +49,9 @@ impl Exchange {
     pub(crate) fn take(&mut self, most: usize, rows: &mut Vec<Offered>) {
         rows.clear();
         let words = self.host.own.layout.entry_words() as u64;
-        for neighbour in self.host.neighbours() {
+        let places = self.taken.len();
+        self.first = (self.first + 1) % places;
+        for neighbour in (self.first..places).chain(0..self.first) {
             let Some(inbox) = Inbox::new(&self.host, neighbour, Queue::Rows) else { continue };
             let (mut at, to) = inbox.unread();
             let Some(side) = self.host.other(neighbour) else { continue };

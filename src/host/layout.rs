@@ -11,9 +11,10 @@ use std::sync::atomic::AtomicU64;
 
 const LINE: usize = 64;
 const PAGE: usize = 4096;
-/// Words of the queue of notes to one neighbour: a node is a word, so that this is a dozen announced minibatches of 20 000 nodes.
-const NOTE_WORDS: usize = 1 << 18;
-/// Rows of the queue of rows to one neighbour, as far as they fit these bytes.
+/// Words of all queues of notes of a part: a node is a word, so that with four ranks this is a dozen announced minibatches of 10 000 nodes to
+/// each neighbour.
+const NOTE_WORDS: usize = 1 << 19;
+/// Rows of the queue of rows to one neighbour, as far as they fit these bytes of all such queues of a part.
 const OFFERED_ROWS: usize = 1024;
 const OFFERED_BYTES: usize = 2 << 20;
 /// Entries of a bucket of the index: two cache lines, half full on average.
@@ -28,6 +29,7 @@ pub(crate) struct Layout {
     pub(super) ranks: u32,
     pub(super) buckets: usize,
     pub(super) offered_rows: usize,
+    note_words: usize,
     index: usize,
     cursors: usize,
     queues: usize,
@@ -68,15 +70,17 @@ impl Layout {
     fn checked(slots: u32, row_bytes: usize, ranks: u32) -> Option<Self> {
         let buckets = (slots as usize).div_ceil(WAYS / 2).next_power_of_two();
         let entry = 8 + row_bytes.checked_next_multiple_of(8)?;
-        let offered_rows = (OFFERED_BYTES / entry).clamp(1, OFFERED_ROWS);
+        let offered_rows = (OFFERED_BYTES / ranks as usize / entry).clamp(1, OFFERED_ROWS);
+        let note_words = NOTE_WORDS / ranks as usize;
         let heads_bytes = (slots as usize * size_of::<Head>()).next_multiple_of(LINE);
         let index = heads_bytes;
         let cursors = index + buckets * WAYS * 8;
         let queues = cursors + ranks as usize * 4 * size_of::<Cursor>();
-        let queue_bytes = NOTE_WORDS * 8 + offered_rows.checked_mul(entry)?.checked_next_multiple_of(LINE)?;
+        let queue_bytes = (note_words * 8).next_multiple_of(LINE)
+            + offered_rows.checked_mul(entry)?.checked_next_multiple_of(LINE)?;
         let rows = queues.checked_add(queue_bytes.checked_mul(ranks as usize)?)?.checked_next_multiple_of(PAGE)?;
         let bytes = rows.checked_add((slots as usize).checked_mul(row_bytes)?)?;
-        Some(Self { slots, row_bytes, ranks, buckets, offered_rows, index, cursors, queues, rows, bytes })
+        Some(Self { slots, row_bytes, ranks, buckets, offered_rows, note_words, index, cursors, queues, rows, bytes })
     }
 
     /// Bytes of the whole part.
@@ -96,7 +100,7 @@ impl Layout {
 
     fn queue_words(&self, queue: Queue) -> usize {
         match queue {
-            Queue::Notes => NOTE_WORDS,
+            Queue::Notes => self.note_words,
             Queue::Rows => self.offered_rows * self.entry_words(),
         }
     }
@@ -160,7 +164,7 @@ impl<'a> Side<'a> {
 
     fn queue_offset(&self, place: usize, queue: Queue) -> usize {
         assert!(place < self.layout.ranks as usize, "places are those of the host's ranks");
-        let notes = self.layout.queue_words(Queue::Notes) * 8;
+        let notes = (self.layout.queue_words(Queue::Notes) * 8).next_multiple_of(LINE);
         let rows = (self.layout.queue_words(Queue::Rows) * 8).next_multiple_of(LINE);
         let first = self.layout.queues + place * (notes + rows);
         if queue == Queue::Rows { first + notes } else { first }

@@ -6,7 +6,8 @@
 //! - A slot's head has a version, odd while there is no row to read. A reader takes the version, copies the row, and looks again: where the
 //!   version has moved on the copy is void, and the row is fetched like any other.
 //! - A rank tells the keepers of the nodes that its minibatches want and will want ([`Note`](crate::pipeline::Note)), and hands them the rows that it had to fetch, so
-//!   that they can keep them for the price of a copy. These queues are bounded; what does not fit is dropped, which costs hits.
+//!   that they can keep them for the price of a copy. These queues are bounded; what does not fit is dropped, which costs hits. Nobody is woken
+//!   for them: a rank looks at what it was told whenever its I/O thread runs, as each gather of its own has it do.
 //!
 //! A part has four users, each with a handle of its own: the buffer's books ([`Keeper`]), the pipeline ([`Neighbourhood`]), the threads that copy
 //! rows to their places ([`Reader`]), and the I/O thread ([`Exchange`]).
@@ -141,7 +142,7 @@ impl Host {
     }
 }
 
-/// Well mixed, because the shard, the bucket and the tag of a node are different bits of it.
+/// Well mixed: the upper half is a node's tag in the index, and says who keeps it; the lower half is its bucket.
 fn hash(node: NodeId) -> u64 {
     let mut hash = node.0 ^ 0x9e37_79b9_7f4a_7c15;
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,8 +1,8 @@
 //! The neighbours as the pipeline knows them: who keeps a node, who has its row now, and what they tell each other.
 
+use super::Host;
 use super::layout::{Queue, WAYS};
 use super::queue::{Inbox, Outbox};
-use super::{Host, keeper_of};
 use crate::id::{NodeId, Slot};
 use crate::memory::prefetch;
 use crate::pipeline::{Neighbours, Note, Seen, Sighting};
@@ -69,7 +69,7 @@ impl Neighbours for Neighbourhood {
     }
 
     fn keep(&self, node: NodeId) -> bool {
-        keeper_of(node, self.host.ranks()) != self.host.place
+        self.host.keeper(node) != self.host.place
     }
 
     fn look_up(&self, nodes: &[NodeId], seen: &mut Vec<Seen>) {

@@ -4,7 +4,7 @@ use super::Host;
 use crate::memory::copy::{prefetch_row, rows_ahead};
 use crate::pipeline::{SeenList, Sighting};
 use crate::transport::Destination;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 /// The threads' view of the neighbours' rows.
 pub(crate) struct Reader {
@@ -81,6 +81,8 @@ unsafe fn copy_words(from: *const u8, to: *mut u8, bytes: usize) {
         copy_by!(AtomicU64, u64);
     } else if both.is_multiple_of(4) {
         copy_by!(AtomicU32, u32);
+    } else if both.is_multiple_of(2) {
+        copy_by!(AtomicU16, u16);
     } else {
         copy_by!(AtomicU8, u8);
     }

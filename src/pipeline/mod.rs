@@ -115,7 +115,8 @@ pub struct CopyPlan {
     /// Rows that other ranks of the host have in their slots.
     pub seen: SeenList,
     pin: Option<(usize, Pin)>,
-    request: Option<RequestId>,
+    /// The request, and whether it is observed.
+    request: Option<(RequestId, bool)>,
 }
 
 impl CopyPlan {
@@ -255,6 +256,10 @@ pub struct Pipeline {
     blocked_until: Option<Duration>,
     next_pin: u64,
     announced_nodes: usize,
+    /// Those that neighbours have announced; they give way to this rank's own.
+    heard_nodes: usize,
+    /// No row will be posted any more.
+    closed: bool,
     // Scratch of `start`, kept for its capacity.
     remote: Vec<NodeId>,
     remote_places: Vec<u32>,
@@ -330,6 +335,8 @@ impl Pipeline {
             blocked_until: None,
             next_pin: 1,
             announced_nodes: 0,
+            heard_nodes: 0,
+            closed: false,
             remote: Vec::new(),
             remote_places: Vec::new(),
             found: Vec::new(),
@@ -441,13 +448,14 @@ impl Pipeline {
         if let (Some(ticket), Some(part)) = (options.ticket, part) {
             self.retire(ticket, part);
         }
+        self.lanes[table].shared.iter_mut().for_each(Shared::note_gather);
         self.want_missing(table, request, options.observed, plan);
         self.enqueue(table, Area::Rows(request), Some(request), true, Duration::ZERO);
         let lane = &mut self.lanes[table];
         lane.stats.local_rows += (nodes.len() - self.remote.len()) as u64;
         if lane.table.buffer.is_some() {
             lane.copying.push_back(pin);
-            (plan.pin, plan.request) = (Some((table, pin)), Some(request));
+            (plan.pin, plan.request) = (Some((table, pin)), Some((request, options.observed)));
         }
         if options.observed {
             self.close_minibatch(table, decide);
@@ -464,8 +472,8 @@ impl Pipeline {
             lane.copying.remove(at);
         }
         self.release(table);
-        if let Some(request) = plan.request {
-            self.fetch_lost(table, request, &plan.seen.lost);
+        if let Some((request, observed)) = plan.request.filter(|_| !plan.seen.lost.is_empty()) {
+            self.fetch_lost(table, request, observed, &plan.seen.lost);
         }
         // Slots that were pinned a moment ago may be room for announced rows now.
         self.plan_prefetch(table);
@@ -482,6 +490,7 @@ impl Pipeline {
             return Err(Error::argument(format!("{} is announced twice for one minibatch", twice.1)));
         }
         let ids = tables.len() * nodes.len();
+        while self.announced_nodes + self.heard_nodes + ids > self.limits.announced_nodes && self.forget_a_heard() {}
         if self.announced_nodes + ids > self.limits.announced_nodes {
             return Err(full("the list of announced nodes", self.limits.announced_nodes));
         }

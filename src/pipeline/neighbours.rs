@@ -3,15 +3,16 @@
 use super::flight::Landing;
 use super::{Area, Lane, Pipeline, Planned, RequestId, Source, Table, Wanted};
 use crate::buffer::{Pin, PrefetchBuffer, Residency, WINDOW_MAX, WindowPosition};
+use crate::error::Error;
 use crate::id::{NodeId, Slot};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What a neighbour has announced is let go after so many minibatches of this rank's: a rank that has died, or whose word that it has gathered was
+/// What a neighbour has announced is let go after so many gathers of this rank's: a rank that has died, or whose word that it has gathered was
 /// lost, is not to hold slots for ever. Ranks that train together are never so far apart.
-const HEARD_MINIBATCHES: u64 = 2 * WINDOW_MAX as u64;
+const HEARD_GATHERS: u64 = 2 * WINDOW_MAX as u64;
 
-/// Positions of the window that neighbours leave to this rank before it has announced anything.
+/// Positions of the window that neighbours leave to this rank at the least, with those that it has taken.
 const RESERVED_MIN: usize = 16;
 
 /// A row in a neighbour's slot, as it was when somebody looked.
@@ -110,7 +111,7 @@ pub(super) struct Heard {
     pub nodes: Vec<NodeId>,
     /// How many of the nodes have been looked at for prefetching.
     pub cursor: usize,
-    /// This rank's minibatches when it was heard.
+    /// This rank's gathers when it was heard.
     since: u64,
 }
 
@@ -124,9 +125,14 @@ pub(super) struct Shared {
     /// Announcements of this rank that are open, and the most that ever were.
     open: usize,
     open_max: usize,
+    gathers: u64,
 }
 
 impl Shared {
+    pub fn note_gather(&mut self) {
+        self.gathers += 1;
+    }
+
     pub fn note_announced(&mut self) {
         self.open += 1;
         self.open_max = self.open_max.max(self.open);
@@ -152,6 +158,13 @@ impl Shared {
         self.open_max.max(RESERVED_MIN).saturating_sub(self.open)
     }
 
+    /// Whether a node that a neighbour speaks of is one for this rank's buffer: it is remote, and this rank's to keep. Neighbours are not believed
+    /// beyond that.
+    fn takes(&self, table: &Table, node: NodeId) -> bool {
+        let source = table.book.locate(node).map(|(partition, _)| table.sources[partition.index()]);
+        matches!(source, Some(Source::Remote(_))) && !self.neighbours.keep(node)
+    }
+
     pub fn find(&mut self, neighbour: usize, announcement: u64) -> Option<&mut Heard> {
         self.heard[neighbour].iter_mut().find(|heard| heard.announcement == announcement)
     }
@@ -174,7 +187,7 @@ impl Pipeline {
             let places = neighbours.places();
             let heard = (0..places).map(|_| VecDeque::with_capacity(WINDOW_MAX / places)).collect();
             lane.planning.reserve(WINDOW_MAX);
-            lane.shared = Some(Shared { neighbours, heard, spare: Vec::new(), open: 0, open_max: 0 });
+            lane.shared = Some(Shared { neighbours, heard, spare: Vec::new(), open: 0, open_max: 0, gathers: 0 });
         }
     }
 
@@ -192,14 +205,10 @@ impl Pipeline {
     }
 
     fn hear_one(&mut self, table: usize, neighbour: usize) -> bool {
-        let Lane { table: Table { book, sources, .. }, shared: Some(shared), .. } = &mut self.lanes[table] else {
-            return false;
-        };
+        let Lane { table: known, shared: Some(shared), .. } = &mut self.lanes[table] else { return false };
         let mut nodes = shared.take_list(0);
         let note = shared.neighbours.hear(neighbour, &mut nodes);
-        // What a neighbour says is believed as far as it can do harm: the buffer takes nodes that are remote, and this rank's to keep.
-        let remote = |node| book.locate(node).is_some_and(|(at, _)| matches!(sources[at.index()], Source::Remote(_)));
-        nodes.retain(|&node| remote(node) && !shared.neighbours.keep(node));
+        nodes.retain(|&node| shared.takes(known, node));
         match note {
             None => {}
             Some(Note::Wanted) => self.score_wanted(table, &nodes),
@@ -230,21 +239,21 @@ impl Pipeline {
 
     /// Enters what a neighbour announces into the window; returns a list that is free to use. What has no room is not fetched ahead.
     fn enter_heard(&mut self, table: usize, neighbour: usize, announcement: u64, nodes: Vec<NodeId>) -> Vec<NodeId> {
-        let Lane { table: Table { buffer: Some(buffer), .. }, shared: Some(shared), planning, stats, .. } =
+        let Lane { table: Table { buffer: Some(buffer), .. }, shared: Some(shared), planning, .. } =
             &mut self.lanes[table]
         else {
             return nodes;
         };
         let most = WINDOW_MAX / shared.heard.len();
-        let room = self.announced_nodes + nodes.len() <= self.limits.announced_nodes;
+        let room = self.announced_nodes + self.heard_nodes + nodes.len() <= self.limits.announced_nodes;
         let room = room && buffer.window_room() > shared.reserve();
         if !room || shared.heard[neighbour].len() >= most || shared.find(neighbour, announcement).is_some() {
             return nodes;
         }
         let Some(position) = buffer.announce(&nodes) else { return nodes };
-        self.announced_nodes += nodes.len();
+        self.heard_nodes += nodes.len();
         planning.push_back(Planned::Heard(neighbour, announcement));
-        let since = stats.minibatches;
+        let since = shared.gathers;
         let count = nodes.len();
         shared.heard[neighbour].push_back(Heard { announcement, position, nodes, cursor: 0, since });
         shared.take_list(count)
@@ -257,7 +266,7 @@ impl Pipeline {
         let at = shared.heard[neighbour].iter().position(|heard| heard.announcement == announcement);
         let Some(heard) = at.and_then(|at| shared.heard[neighbour].remove(at)) else { return };
         planning.retain(|&entry| entry != Planned::Heard(neighbour, announcement));
-        self.announced_nodes -= heard.nodes.len();
+        self.heard_nodes -= heard.nodes.len();
         if let Some(buffer) = buffer {
             buffer.retire(heard.position, &heard.nodes);
         }
@@ -265,9 +274,9 @@ impl Pipeline {
     }
 
     fn forget_old(&mut self, table: usize, neighbour: usize) {
-        let Lane { shared: Some(shared), stats, .. } = &self.lanes[table] else { return };
+        let Some(shared) = &self.lanes[table].shared else { return };
         let oldest = shared.heard[neighbour].front();
-        let old = oldest.filter(|heard| heard.since + HEARD_MINIBATCHES <= stats.minibatches);
+        let old = oldest.filter(|heard| heard.since + HEARD_GATHERS <= shared.gathers);
         if let Some(announcement) = old.map(|heard| heard.announcement) {
             self.retire_heard(table, neighbour, announcement);
         }
@@ -284,6 +293,17 @@ impl Pipeline {
             Some((neighbour, first.announcement))
         });
         found.inspect(|&(neighbour, announcement)| self.retire_heard(table, neighbour, announcement)).is_some()
+    }
+
+    /// Lets go of one announcement of a neighbour's, an old one: whether there was any.
+    pub(super) fn forget_a_heard(&mut self) -> bool {
+        let of_lane = |(table, lane): (usize, &Lane)| {
+            let heard = lane.shared.iter().flat_map(|shared| shared.heard.iter().enumerate());
+            let mut oldest = heard.filter_map(|(neighbour, heard)| Some((neighbour, heard.front()?.announcement)));
+            oldest.next().map(|(neighbour, announcement)| (table, neighbour, announcement))
+        };
+        let found = self.lanes.iter().enumerate().find_map(of_lane);
+        found.inspect(|&(table, neighbour, announcement)| self.retire_heard(table, neighbour, announcement)).is_some()
     }
 
     /// One pass over this rank's buffer and one over its neighbours': `found` and `seen` say of each remote node where its row is.
@@ -309,7 +329,10 @@ impl Pipeline {
     }
 
     /// Fetches rows of a request that were seen with neighbours and gone before they were copied.
-    pub(super) fn fetch_lost(&mut self, table: usize, id: RequestId, lost: &[(NodeId, u32)]) {
+    pub(super) fn fetch_lost(&mut self, table: usize, id: RequestId, observed: bool, lost: &[(NodeId, u32)]) {
+        if self.closed {
+            return self.fail(id, Error::Closed);
+        }
         let Some(request) = self.requests.get_mut(id).filter(|request| request.is_live()) else { return };
         request.missing += lost.len() as u32;
         self.wanted.clear();
@@ -325,20 +348,25 @@ impl Pipeline {
             lane.flights.insert(node, flight);
             self.wanted.push(Wanted { owner: partition.0, row, flight });
         }
-        let stats = &mut self.lanes[table].stats;
-        stats.neighbour_losses += lost.len() as u64;
+        let Lane { stats, observed: seen, .. } = &mut self.lanes[table];
         stats.demand_rows += self.wanted.len() as u64;
+        if observed {
+            stats.neighbour_losses += lost.len() as u64;
+        } else {
+            // As where the gather started.
+            seen.demand_rows += self.wanted.len() as u64;
+        }
         self.enqueue(table, Area::Rows(id), Some(id), true, Duration::ZERO);
     }
 
     /// A slot for a row that a neighbour hands over, if it is worth one: the caller writes the row there and says so by
     /// [`handle_adopted`](Self::handle_adopted).
     pub fn adopt(&mut self, table: usize, node: NodeId) -> Option<Slot> {
-        let Lane { table: Table { book, sources, buffer, .. }, shared, .. } = &mut self.lanes[table];
-        let (partition, _) = book.locate(node)?;
-        let remote = matches!(sources[partition.index()], Source::Remote(_));
-        let kept = !shared.as_ref()?.neighbours.keep(node);
-        buffer.as_mut().filter(|_| remote && kept)?.adopt(node)
+        let Lane { table: known, shared: Some(shared), .. } = &mut self.lanes[table] else { return None };
+        if !shared.takes(known, node) {
+            return None;
+        }
+        known.buffer.as_mut()?.adopt(node)
     }
 
     /// The slot that [`adopt`](Self::adopt) gave has its row.

@@ -464,7 +464,7 @@ impl Pipeline {
     }
 
     /// Ends a request with an error, unless it has ended.
-    fn fail(&mut self, id: RequestId, error: Error) {
+    pub(super) fn fail(&mut self, id: RequestId, error: Error) {
         let Some(request) = self.requests.get_mut(id).filter(|request| request.is_live()) else { return };
         request.outcome = Outcome::Failed(error);
         self.drop_queued(id);
@@ -569,6 +569,7 @@ impl Pipeline {
 
     /// Ends every request and appends the peers that rows are posted to.
     pub fn close(&mut self, aborts: &mut Vec<Rank>) {
+        self.closed = true;
         self.lanes.iter_mut().for_each(|lane| lane.fill = Fill::default());
         let open: Vec<RequestId> = self.requests.iter().map(|(id, _)| id).collect();
         for id in open {
