@@ -6,7 +6,7 @@ use crate::id::NodeId;
 use crate::transport::BatchId;
 use std::time::Duration;
 
-/// Memory that a batch lands in.
+/// Where rows land, or are copied to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Area {
     /// The rows of a request.
