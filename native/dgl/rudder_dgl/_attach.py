@@ -133,7 +133,7 @@ class Attachment:
         except RudderError as error:
             self.counts[what] += 1
             if self.counts[what] == 1:
-                warnings.warn(f"rudder goes on, but slower ({what}): {error}", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"rudder goes on, but slower ({what}): {error}", RuntimeWarning, stacklevel=5)
 
     def _pause(self, paused: bool) -> None:
         if paused != self._paused:
