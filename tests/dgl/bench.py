@@ -3,8 +3,8 @@
     bench.py FOLDER [--quick] [--json FILE] [--part-config FILE --machines N --dim N]
 
 FOLDER keeps graphs and logs; rudder_dgl is the one that PYTHONPATH gives. All systems of a configuration run within one job, in turns
-whose order alternates, on the same recorded epochs, each of them sampled anew; ratios are medians over these turns. DistDGL's memory allocator is tuned on both
-sides as one would tune it (MALLOC_*), which halves its fetches of wide rows.
+whose order alternates, on the same recorded epochs, each of them sampled anew; ratios are medians over these turns. DistDGL's memory
+allocator is tuned on both sides as one would tune it (MALLOC_*), which halves its fetches of wide rows.
 """
 
 import argparse

@@ -318,7 +318,7 @@ def late(g: DistGraph) -> None:
     # What was bool is uint8 in DGL's partitions.
     assert (g.ndata["train_mask"].dtype, g.ndata["labels"].dtype) == (th.uint8, th.int64)
     names = ["odd", "train_mask", "labels"]
-    attachment = rudder_dgl.attach(g, features=[*names, g.edata["weight"]], policy="window")
+    attachment = rudder_dgl.attach(g, features=[*names, g.edata["weight"]], policy="window", share_buffer=False)
     check(g, g.edata["weight"], th.randint(0, g.num_edges(), (300,)))
     for name in names:
         check(g, g.ndata[name], th.randint(0, g.num_nodes(), (300,)))
