@@ -86,14 +86,15 @@ test-dgl: ## Test the DistDGL adapter with DistDGL 2.1.0 on 2 and 4 machines, wh
 	tools/test-dgl.sh
 
 .PHONY: bench-dgl
-bench-dgl: wheel ## Measure the DistDGL adapter beside DistDGL on shaped links; QUICK=1, JSON=FILE, PART_CONFIG=FILE
+bench-dgl: wheel ## Measure the DistDGL adapter beside DistDGL on shaped links; QUICK=1, JSON=FILE; of your own partitions PART_CONFIG=FILE, MACHINES=2, DIM=602
 	@tools/setup.sh --check dgl
-	RUDDER_COMMIT='$(commit)' tools/bench-dgl.sh $(CARGO_TARGET_DIR)/wheels/rudder_dgl-*.whl $(if $(QUICK),--quick) \
-		$(if $(JSON),--json $(JSON)) $(if $(PART_CONFIG),--part-config $(PART_CONFIG))
+	RUDDER_COMMIT='$(commit)' tools/bench-dgl.sh "$(CARGO_TARGET_DIR)"/wheels/rudder_dgl-*.whl $(if $(QUICK),--quick) \
+		$(if $(JSON),--json "$(JSON)") $(if $(PART_CONFIG),--part-config "$(PART_CONFIG)") \
+		$(if $(MACHINES),--machines "$(MACHINES)") $(if $(DIM),--dim "$(DIM)")
 
 .PHONY: wheel
 wheel: build ## Make the wheel of the DistDGL adapter, with the library in it, in target/wheels
-	tools/wheel.sh $(CARGO_TARGET_DIR)/release/librudder.so $(CARGO_TARGET_DIR)/wheels
+	tools/wheel.sh "$(CARGO_TARGET_DIR)/release/librudder.so" "$(CARGO_TARGET_DIR)/wheels"
 
 .PHONY: lint
 lint: ## Check format, clippy's lints and the shell scripts

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the DistDGL adapter, as its wheel installs it, beside DistDGL: tests/dgl/bench.py, which is given all arguments.
 #
-#   tools/bench-dgl.sh WHEEL [--quick] [--json FILE] [--part-config FILE]
+#   tools/bench-dgl.sh WHEEL [--quick] [--json FILE] [--part-config FILE --machines N --dim N]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 env=${RUDDER_DGL_ENV:-${XDG_CACHE_HOME:-$HOME/.cache}/rudder/dgl}
 requirements=tests/dgl/requirements.txt
 # The environment is right when it was made, to its end, from these very lists.
-recipe=$(cat "$requirements" tools/cuda_stubs.py "$0" | sha256sum)
+recipe=$(cat "$requirements" tools/cuda_stubs.py tools/dgl-env.sh | sha256sum)
 
 say() { echo "dgl-env.sh: $*" >&2; }
 

@@ -25,5 +25,7 @@ fi
 "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps "${isolation[@]}" --wheel-dir "$scratch/wheel" \
     --config-settings="--build-option=--plat-name=linux_$(uname -m)" "$scratch/dgl" >&2
 mkdir -p "$folder"
+# One of another version would be installed beside it.
+rm -f "$folder"/rudder_dgl-*.whl
 mv "$scratch"/wheel/*.whl "$folder"
 echo "$folder"/rudder_dgl-*.whl

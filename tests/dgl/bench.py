@@ -3,15 +3,14 @@
     bench.py FOLDER [--quick] [--json FILE] [--part-config FILE --machines N --dim N]
 
 FOLDER keeps graphs and logs; rudder_dgl is the one that PYTHONPATH gives. All systems of a configuration run within one job, in turns
-whose order alternates, on the same recorded minibatches; ratios are medians over these turns. DistDGL's memory allocator is tuned on both
-sides as one would tune it (MALLOC_*), which halves its fetches of wide rows.
+whose order alternates, on the same recorded epochs, each of them sampled anew; ratios are medians over these turns. DistDGL's memory
+allocator is tuned on both sides as one would tune it (MALLOC_*), which halves its fetches of wide rows.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ BASELINES = [("distdgl", 0), ("distdgl-overlap", 1)]
 QUICK_SYSTEMS = [*BASELINES, ("off", 0), ("off", 1), ("off", 16), ("periodic", 0), ("lfu", 0), ("window", 8), ("window", 16)]
 SYSTEMS = [*QUICK_SYSTEMS[:5], ("fixed", 0), ("fixed", 16), ("periodic", 0), ("periodic", 16), ("lfu", 0), ("lfu", 16), *QUICK_SYSTEMS[7:]]
 LIMIT_S = 1500
+GRAPH = ["--nodes", "100000", "--edges", "1000000", "--dims", "100", "602"]
 
 
 def configurations(quick: bool) -> list[dict]:
@@ -40,18 +40,6 @@ def configurations(quick: bool) -> list[dict]:
         for link in ("1gbit", "10gbit", None)
         for model in (("sage", "gat") if count == 2 else ("sage",))
     ]
-
-
-def partitions(folder: Path, kind: str, count: int) -> Path:
-    """The partitions of a benchmark's graph, made where they are not there yet."""
-    parts = folder / f"bench-{kind}{count}" / "graph.json"
-    if not parts.exists():
-        command = [sys.executable, str(HERE / "graphs.py"), kind, str(parts.parent), "--machines", str(count)]
-        command += ["--nodes", "100000", "--edges", "1000000", "--dims", "100", "602"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"{' '.join(command)}:\n{done.stderr}")
-    return parts
 
 
 def carry_out(folder: Path, parts: Path, plan: dict) -> list[dict]:
@@ -136,7 +124,7 @@ def main() -> None:
     parser.add_argument("--machines", type=int, default=2)
     parser.add_argument("--dim", type=int, default=602)
     parser.add_argument("--buffer", type=float, default=0.25, help="share of the halo nodes")
-    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=500)
     asked = parser.parse_args()
     folder = asked.folder.resolve()
     document: dict = {"commit": os.environ.get("RUDDER_COMMIT", ""), "cores": os.cpu_count(), "alone": [], "runs": []}
@@ -145,7 +133,7 @@ def main() -> None:
     fetches = {"graph": "rmat", "machines": 2, "link": None, "model": "sage", **measured, "systems": [], "alone": [10_000, 100]}
     print("fetch alone  floats   KVStore, ms   library, ms    stream, ms   x KVStore    x stream")
     for dim in (100, 602):
-        for found in carry_out(folder, partitions(folder, "rmat", 2), {**fetches, "dim": dim})[0]["alone"]:
+        for found in carry_out(folder, machines.partitions(folder, "rmat", 2, *GRAPH), {**fetches, "dim": dim})[0]["alone"]:
             theirs, ours, plain = (1e3 * found[f"{way}_s"] for way in ("kvstore", "rudder", "stream"))
             times = f"{theirs:14.3f}{ours:14.3f}{plain:14.3f}{theirs / ours:12.2f}{plain / ours:12.2f}"
             print(f"{found['rows']:>11}{dim:>8}{times}", flush=True)
@@ -157,7 +145,7 @@ def main() -> None:
         chosen = [{**own, "link": link} for link in ("1gbit", None)]
     for configuration in chosen:
         began = time.monotonic()
-        parts = asked.part_config or partitions(folder, configuration["graph"], configuration["machines"])
+        parts = asked.part_config or machines.partitions(folder, configuration["graph"], configuration["machines"], *GRAPH)
         plan = {**configuration, **measured, "alone": [], "systems": QUICK_SYSTEMS if asked.quick else SYSTEMS}
         documents = runs_of(plan, carry_out(folder, parts.resolve(), plan))
         show(plan, documents)

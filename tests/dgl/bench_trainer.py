@@ -2,7 +2,9 @@
 
     bench_trainer.py PLAN      PLAN is a JSON file that bench.py writes; each trainer writes its part of the answer beside it
 
-An epoch is fetching and training; sampling is recorded before, timed apart, and the same for all systems.
+An epoch is fetching and training; sampling is recorded before, timed apart, and the same for all systems. No two epochs of a turn are of
+one sample: the first warms up, those of the plan are measured, and the tail, whose rows are compared with the KVStore's after their clock
+has stopped, leaves as many minibatches to look ahead at as there ever are.
 """
 
 import hashlib
@@ -70,7 +72,7 @@ class Bench:
         self.name = self.feature.kvstore_key
 
     def record(self) -> None:
-        """Samples one epoch, and keeps it with its labels, its remote rows and the digests of its rows."""
+        """Samples all epochs of a turn, and keeps them with their labels, the remote rows of an epoch and the digests of the tail."""
         book = self.g.get_partition_book()
         mine = dgl.distributed.node_split(self.g.ndata["train_mask"], book, force_even=True)
         sampler = dgl.dataloading.NeighborSampler([10, 25])
@@ -78,54 +80,55 @@ class Bench:
         th.distributed.barrier()
         began = time.perf_counter()
         batches = list(loader)
-        self.sample_s = time.perf_counter() - began
+        self.per_epoch, kept = len(batches), 1 + self.plan["epochs"]
+        depth = max(lookahead for _, lookahead in self.plan["systems"])
+        # The tail is whole epochs, so that every trainer comes to the same barriers.
+        epochs = kept + max(1, -(-depth // self.per_epoch))
+        for _ in range(1, epochs):
+            batches += loader
+        self.sample_s = (time.perf_counter() - began) / epochs
         self.batches = [(nodes, self.g.ndata["labels"][seeds], blocks) for nodes, seeds, blocks in batches]
-        self.remote_rows = sum(int((book.nid2partid(nodes) != book.partid).sum()) for nodes, _, _ in batches)
-        self.digests = [self.digest(KVClient.pull(self.g._client, self.name, nodes)) for nodes, _, _ in batches]
+        self.measured = slice(self.per_epoch, kept * self.per_epoch)
+        remote = [int((book.nid2partid(nodes) != book.partid).sum()) for nodes, _, _ in batches[self.measured]]
+        self.remote_rows = sum(remote) / self.plan["epochs"]
+        tail = batches[self.measured.stop :]
+        self.digests = [self.digest(KVClient.pull(self.g._client, self.name, nodes)) for nodes, _, _ in tail]
 
     @staticmethod
     def digest(rows: th.Tensor) -> bytes:
         """Of all bytes of the rows."""
         return hashlib.blake2b(rows.numpy(), digest_size=16).digest()
 
-    def fetched(self, system: str, lookahead: int, epochs: int) -> Iterator[tuple[int, tuple, th.Tensor, float]]:
-        """Epoch, minibatch, its rows, and the seconds that the trainer has waited for them."""
+    def fetched(self, system: str, lookahead: int) -> Iterator[tuple[tuple, th.Tensor, float]]:
+        """Each minibatch, its rows, and the seconds that the trainer has waited for them."""
         if system == "distdgl-overlap":
-            yield from self.overlapped(epochs)
+            yield from self.overlapped()
             return
-        source = (
-            rudder_dgl.ahead(self.batches, lookahead, epochs=epochs)
-            if lookahead and system not in BASELINES
-            else (batch for _ in range(epochs) for batch in self.batches)
-        )
-        at = 0
+        looks = lookahead and system not in BASELINES
         began = time.perf_counter()
-        for batch in source:
+        for batch in rudder_dgl.ahead(self.batches, lookahead) if looks else self.batches:
             rows = self.feature[batch[0]]
-            yield at // len(self.batches), batch, rows, time.perf_counter() - began
-            at += 1
+            yield batch, rows, time.perf_counter() - began
             began = time.perf_counter()
 
-    def overlapped(self, epochs: int) -> Iterator[tuple[int, tuple, th.Tensor, float]]:
+    def overlapped(self) -> Iterator[tuple[tuple, th.Tensor, float]]:
         """The KVStore, with the next minibatch's rows on their way while this one trains."""
-        order = [(epoch, batch) for epoch in range(epochs) for batch in self.batches]
         with ThreadPoolExecutor(1) as thread:
-            coming = thread.submit(self.feature.__getitem__, order[0][1][0])
-            for at, (epoch, batch) in enumerate(order):
+            coming = thread.submit(self.feature.__getitem__, self.batches[0][0])
+            for at, batch in enumerate(self.batches):
                 began = time.perf_counter()
                 rows = coming.result()
-                if at + 1 < len(order):
-                    coming = thread.submit(self.feature.__getitem__, order[at + 1][1][0])
-                yield epoch, batch, rows, time.perf_counter() - began
+                if at + 1 < len(self.batches):
+                    coming = thread.submit(self.feature.__getitem__, self.batches[at + 1][0])
+                yield batch, rows, time.perf_counter() - began
 
     def received_bytes(self) -> int:
         """Bytes that this machine's network card has received."""
         line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("eth0:"))
         return int(line.split()[1])
 
-    def run(self, system: str, lookahead: int, check: bool) -> dict:
-        """Trains an epoch to warm up, and the measured ones. check: compares all rows of the first with the KVStore's."""
-        epochs = 1 + self.plan["epochs"]
+    def run(self, system: str, lookahead: int) -> dict:
+        """Trains an epoch to warm up, the measured ones, and the tail, all of whose rows it compares with the KVStore's."""
         attachment = None
         if system not in BASELINES:
             buffer = self.plan["buffer"] if system != "off" or lookahead else 0.0
@@ -133,32 +136,33 @@ class Bench:
         th.manual_seed(7)
         model = th.nn.parallel.DistributedDataParallel(Network(self.plan["model"], self.plan["dim"]))
         optimizer = th.optim.Adam(model.parameters(), 3e-3)
-        epoch_s, fetch_s, wire, exact, at = [], [], [], True, 0
+        epoch_s, fetch_s, wire, exact = [], [], [], True
         th.distributed.barrier()
         began, waited, received = time.perf_counter(), 0.0, self.received_bytes()
-        rows_before = self.rows_fetched(attachment)
-        for epoch, (nodes, labels, blocks), rows, wait_s in self.fetched(system, lookahead, epochs):
+        rows_before = rows_fetched = 0
+        for at, ((_, labels, blocks), rows, wait_s) in enumerate(self.fetched(system, lookahead)):
             waited += wait_s
-            if check and epoch == 0:
-                exact = exact and self.digest(rows) == self.digests[at % len(self.batches)]
+            if at >= self.measured.stop:
+                exact = exact and self.digest(rows) == self.digests[at - self.measured.stop]
             loss = F.cross_entropy(model(blocks, rows), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            at += 1
-            if at % len(self.batches) == 0:
+            if (at + 1) % self.per_epoch == 0:
                 th.distributed.barrier()
                 now, so_far = time.perf_counter(), self.received_bytes()
                 epoch_s.append(now - began)
                 fetch_s.append(waited)
                 wire.append(so_far - received)
-                if epoch == 0:
+                if at + 1 == self.measured.start:
                     rows_before = self.rows_fetched(attachment)
+                if at + 1 == self.measured.stop:
+                    rows_fetched = (self.rows_fetched(attachment) - rows_before) / self.plan["epochs"] if attachment else self.remote_rows
                 began, waited, received = time.perf_counter(), 0.0, so_far
-        rows_fetched = (self.rows_fetched(attachment) - rows_before) / self.plan["epochs"] if attachment else self.remote_rows
         rudder_dgl.detach()
         answer = {"system": system, "lookahead": BASELINES.get(system, lookahead), "exact": exact, "rows_fetched": rows_fetched}
-        return {**answer, "epoch_s": epoch_s[1:], "fetch_s": fetch_s[1:], "wire_bytes": statistics.median(wire[1:])}
+        measured = slice(1, 1 + self.plan["epochs"])
+        return {**answer, "epoch_s": epoch_s[measured], "fetch_s": fetch_s[measured], "wire_bytes": statistics.median(wire[measured])}
 
     def rows_fetched(self, attachment: rudder_dgl.Attachment | None) -> int:
         """Rows that the library has fetched so far."""
@@ -180,9 +184,10 @@ class Bench:
             if self.rank == 0:
                 drawn = th.Generator().manual_seed(count)
                 for _ in range(5 + self.plan["turns"]):
-                    nodes = th.randint(int(starts[0]), int(starts[-1]), (count,), generator=drawn)
                     assert own_first == 0
                     for way, seconds in times.items():
+                        # Anew for each way: the second to read the same rows would find them in the owner's cache.
+                        nodes = th.randint(int(starts[0]), int(starts[-1]), (count,), generator=drawn)
                         began = time.perf_counter()
                         if way == "kvstore":
                             KVClient.pull(self.g._client, self.name, nodes)
@@ -246,9 +251,9 @@ def main() -> None:
             answer["alone"] = bench.alone()
         if plan["systems"]:
             bench.record()
-            answer |= {"sample_s": bench.sample_s, "remote_rows": bench.remote_rows, "minibatches": len(bench.batches)}
+            answer |= {"sample_s": bench.sample_s, "remote_rows": bench.remote_rows, "minibatches": bench.per_epoch}
             answer["runs"] = [
-                bench.run(system, lookahead, check=turn == 0)
+                bench.run(system, lookahead)
                 for turn in range(plan["rounds"])
                 for system, lookahead in (plan["systems"] if turn % 2 == 0 else reversed(plan["systems"]))
             ]

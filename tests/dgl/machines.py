@@ -6,6 +6,7 @@ is touched, and nothing is left when the program ends.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -26,6 +27,8 @@ def enter() -> None:
     """
     if os.environ.get(ENTERED):
         return
+    # Where ip and tc are, which the PATH of one who is not root may lack.
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
         command += ["--user", "--map-root-user"]
@@ -48,6 +51,20 @@ def _run(*command: str) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def partitions(folder: Path, kind: str, count: int, *options: str) -> Path:
+    """The partitions of a graph of graphs.py, made where they are not there yet; their folder's name tells what they are made by."""
+    script = Path(__file__).resolve().with_name("graphs.py")
+    asked = [kind, "--machines", str(count), *options]
+    recipe = hashlib.sha256("\0".join([script.read_text(), *asked]).encode()).hexdigest()[:12]
+    parts = folder / f"{kind}{count}-{recipe}" / "graph.json"
+    if not parts.exists():
+        command = [sys.executable, str(script), kind, str(parts.parent), *asked[1:]]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"{' '.join(command)}:\n{done.stderr}")
+    return parts
 
 
 class Machines:

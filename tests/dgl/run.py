@@ -5,7 +5,6 @@
 Ends with status 77 where this system does not let it make namespaces.
 """
 
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,29 +21,16 @@ JOBS = {
     "two-trainers-two-types": ("exact", "shop", 2, 2, 0),
     "graphbolt": ("exact", "rmat-graphbolt", 2, 1, 0),
     "trainer-killed": ("trainer_killed", "rmat", 2, 1, 0),
+    "trainer-of-two-killed": ("trainer_killed", "rmat", 2, 2, 0),
     "server-killed": ("server_killed", "rmat", 2, 1, 0),
 }
 
 
-def graph(folder: Path, kind: str, count: int) -> Path:
-    """The partitions of a graph, made where they are not there yet."""
-    parts = folder / f"{kind}{count}" / "graph.json"
-    if not parts.exists():
-        kind, _, form = kind.partition("-")
-        command = [sys.executable, str(HERE / "graphs.py"), kind, str(parts.parent), "--machines", str(count)]
-        command += [f"--{form}"] if form else []
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"{' '.join(command)}:\n{done.stderr}")
-    return parts
-
-
-def failure(job: machines.Job, name: str, killed: Path) -> str | None:
-    """What went wrong in a started job, if anything did."""
-    last = len(job.ranks) - 1
-    if name == "server-killed":
+def failure(job: machines.Job, scenario: str, victim: int, killed: Path) -> str | None:
+    """What went wrong in a started job, if anything did. victim: the rank that trainer_killed kills."""
+    if scenario == "server_killed":
         deadline = time.monotonic() + LIMIT_S
-        while any("READY" not in job.log_of(rank).read_text() for rank in range(last + 1)):
+        while any("READY" not in job.log_of(rank).read_text() for rank in range(len(job.ranks))):
             if time.monotonic() > deadline or any(trainer.poll() for trainer in job.ranks):
                 job.end()
                 return "the trainers did not come to where the server is to be killed"
@@ -52,7 +38,7 @@ def failure(job: machines.Job, name: str, killed: Path) -> str | None:
         job.servers[-1].kill()
         job.servers[-1].wait()
         killed.touch()
-    dead = {last} if name == "trainer-killed" else set()
+    dead = {victim} if scenario == "trainer_killed" else set()
     statuses = job.wait(LIMIT_S, dead)
     for rank, status in enumerate(statuses):
         if status is None:
@@ -73,14 +59,16 @@ def main() -> None:
     for name in sys.argv[2:] or JOBS:
         scenario, kind, count, trainers, samplers = JOBS[name]
         began = time.monotonic()
-        parts, logs = graph(folder, kind, count), folder / "logs" / name
+        kind, _, form = kind.partition("-")
+        parts, logs = machines.partitions(folder, kind, count, *([f"--{form}"] if form else [])), folder / "logs" / name
         killed = logs / "killed"
         killed.unlink(missing_ok=True)
-        environment = {"KILLED": str(killed), "LIMIT_S": str(LIMIT_S), "GRAPHBOLT": kind.partition("-")[2]}
+        victim = (count - 1) * trainers
+        environment = {"KILLED": str(killed), "LIMIT_S": str(LIMIT_S), "GRAPHBOLT": form, "VICTIM": str(victim)}
         with machines.Machines(count) as hosts:
             job = machines.Job(hosts, parts, logs, trainers, samplers, environment)
             job.run(HERE / "trainer.py", scenario)
-            wrong = failure(job, name, killed)
+            wrong = failure(job, scenario, victim, killed)
         print(f"{f'FAILED {name}: {wrong}' if wrong else f'ok {name}'} ({time.monotonic() - began:.0f} s)", flush=True)
         if wrong:
             failed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ DEPTH_MAX = 62
 # Minibatches sampled for one that is handed out, until the depth is reached: the first one need not wait for all.
 CATCH_UP = 2
 DRAIN_TIMEOUT_S = 60
+STREAMS = itertools.count(1)
 
 
 class ahead:  # noqa: N801, it reads as a function where it is used
@@ -34,10 +36,8 @@ class ahead:  # noqa: N801, it reads as a function where it is used
             raise ValueError(f"depth = {depth}, epochs = {epochs}: expected 1 to {DEPTH_MAX} minibatches, and at least one epoch")
         self.epoch = self.depth = self.depth_max = self.block_bytes = self.block_bytes_max = self.not_announced = 0
         self.sampling_s, self._sampled_epoch, self._handed_out = 0.0, 0, 0
-        self._attachment = current()
-        self._stream = self._attachment.open_stream()
-        self._dataloader, self._wanted, self._epochs = dataloader, depth, epochs
-        self._iterator = iter(dataloader)
+        self._attachment, self._stream = current(), next(STREAMS)
+        self._dataloader, self._wanted, self._epochs, self._iterator = dataloader, depth, epochs, iter(dataloader)
         self._queue: deque[tuple[Any, list[Announced], int, int]] = deque()
         self._current: list[Announced] = []
 
@@ -52,8 +52,7 @@ class ahead:  # noqa: N801, it reads as a function where it is used
             self.close()
             raise StopIteration
         batch, self._current, held, self.epoch = self._queue.popleft()
-        self.block_bytes -= held
-        self.depth = len(self._queue)
+        self.block_bytes, self.depth = self.block_bytes - held, len(self._queue)
         self.depth_max = max(self.depth_max, self.depth)
         self._handed_out += 1
         if self._attachment.names:
@@ -70,12 +69,11 @@ class ahead:  # noqa: N801, it reads as a function where it is used
             return
         if self._queue:
             self.sampling_s += time.perf_counter() - began
-        inputs, blocks = batch[0], batch[-1]
-        by_type = inputs if isinstance(inputs, dict) else {self._attachment.only_type: inputs}
+        by_type = batch[0] if isinstance(batch[0], dict) else {self._attachment.only_type: batch[0]}
         wanted = ((kind, nodes) for kind, nodes in by_type.items() if kind in self._attachment.names and len(nodes))
         announced = [self._attachment.announce(self._stream, kind, nodes) for kind, nodes in wanted]
         self.not_announced += announced.count(None)
-        held = sum(8 * (3 * block.num_edges() + block.num_src_nodes() + block.num_dst_nodes()) for block in blocks)
+        held = sum(8 * (3 * block.num_edges() + block.num_src_nodes() + block.num_dst_nodes()) for block in batch[-1])
         self.block_bytes += held
         self.block_bytes_max = max(self.block_bytes_max, self.block_bytes)
         self._queue.append((batch, [one for one in announced if one is not None], held, self._sampled_epoch))
@@ -86,8 +84,7 @@ class ahead:  # noqa: N801, it reads as a function where it is used
 
     def close(self) -> None:
         """Forgets what is announced and drops what is sampled; the loop is at its end."""
-        self._forget(self._current)
-        for _, announced, _, _ in self._queue:
+        for announced in (self._current, *(queued[1] for queued in self._queue)):
             self._forget(announced)
         self._queue.clear()
         if self._iterator is not None:

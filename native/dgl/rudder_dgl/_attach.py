@@ -1,7 +1,5 @@
-"""What `attach` puts before DGL's KVStore, and `detach` takes away again.
-
-DGL reads every feature by `KVClient.pull(name, ids)`. The client of a trainer gets a `pull` of its own, which asks the library for names
-that are attached, and DGL for all others. No class is changed, so that samplers and servers do not notice.
+"""What `attach` puts before DGL's KVStore, and `detach` takes away again: the client of a trainer gets a `pull` that asks the library for
+names that are attached, and DGL for all others, and a `push` that refuses these names. No class is changed: only trainers notice.
 """
 
 from __future__ import annotations
@@ -24,8 +22,8 @@ from dgl.distributed.kvstore import KVClient
 
 from . import _graph
 from ._dry_run import DryRun
-from ._native import ARGUMENTS_END, TICKET, UNIQUE_ID_BYTES, Config, RudderError, call, counts_of, made
-from ._rows import Pool, Request
+from ._native import ARGUMENTS_END, FULL, TICKET, UNIQUE_ID_BYTES, Config, RudderError, call, counts_of, made
+from ._rows import Pool, Request, let_go
 
 # Failures in a row after which the library is not asked again: each may have cost a timeout.
 FAILURES_MAX = 3
@@ -45,11 +43,7 @@ class Announced:
 
 
 class Attachment:
-    """Features that come by way of the library until `detach`; made by `attach`.
-
-    counts, in pulls: served, and of these unannounced; fallbacks (of attached names, fetched by DGL after an error); passed_through (of
-    other names, or with ids that are not int64 in processor memory); refused_pushes. rows: of those served.
-    """
+    """Features that come by way of the library until `detach`; made by `attach`. counts: those that docs/dgl.md tells of."""
 
     def __init__(self, g: DistGraph, tensors: list[DistTensor], settings: dict[str, Any], job: str) -> None:
         self.counts: Counter[str] = Counter()
@@ -60,8 +54,7 @@ class Attachment:
         self._store = th.distributed.distributed_c10d._get_default_store()
         self._rank, self._ranks = th.distributed.get_rank(), th.distributed.get_world_size()
         self._handed_out: list[Announced] = []
-        self._announces = self._paused = False
-        self._failures = self._streams = 0
+        self._announces, self._paused, self._failures = False, False, 0
         self._tensors, self._tables = {tensor.kvstore_key: tensor for tensor in tensors}, {}
         # By node type, the names of its features.
         self.names: dict[str, list[str]] = {}
@@ -92,41 +85,37 @@ class Attachment:
         return made("comm_create", self._store.get(key), self._ranks, self._rank, ctypes.byref(config))
 
     def _pull(self, name: str, id_tensor: th.Tensor) -> th.Tensor:
-        nodes = id_tensor
-        ours = name in self._tables and nodes.dtype == th.int64 and nodes.dim() == 1 and nodes.device.type == "cpu"
-        if not ours or self._failures == FAILURES_MAX or os.getpid() != self._process:
-            self.counts["passed_through"] += 1
-            return KVClient.pull(self._client, name, nodes)
-        try:
-            rows = self._gather(name, nodes.contiguous())
-        except RudderError as error:
-            if error.status >= ARGUMENTS_END:
-                raise
-            self._failures += 1
-            self.counts["fallbacks"] += 1
-            last = " and is not asked again" if self._failures == FAILURES_MAX else ""
-            warnings.warn(f"rudder could not gather {name}{last}; DGL fetches it: {error}", RuntimeWarning, stacklevel=3)
-            return KVClient.pull(self._client, name, nodes)
-        self._failures = 0
-        self.counts.update(served=1, rows=len(nodes))
-        return rows
+        nodes, ours = id_tensor, name in self._tables and os.getpid() == self._process
+        ours = ours and id_tensor.dtype == th.int64 and id_tensor.dim() == 1 and id_tensor.device.type == "cpu"
+        if ours and self._failures < FAILURES_MAX:
+            try:
+                rows = self._gather(name, nodes.contiguous())
+                self._failures = 0
+                self.counts.update(served=1, rows=len(nodes))
+                return rows
+            except RudderError as error:
+                if error.status >= ARGUMENTS_END and error.status != FULL:
+                    raise
+                # What is full for now has cost no time.
+                self._failures += error.status != FULL
+                last = " and is not asked again" if self._failures == FAILURES_MAX else ""
+                warnings.warn(f"rudder could not gather {name}{last}; DGL fetches it: {error}", RuntimeWarning, stacklevel=3)
+        self.counts["fallbacks" if ours else "passed_through"] += 1
+        return KVClient.pull(self._client, name, nodes)
 
     def _gather(self, name: str, nodes: th.Tensor) -> th.Tensor:
         # By their ids: whoever has changed or copied the tensor since gets what it asks for now.
-        named = (announced for announced in self._handed_out if name in announced.names)
-        announced = next((announced for announced in named if th.equal(announced.nodes, nodes)), None)
+        announced = next((one for one in self._handed_out if name in one.names and th.equal(one.nodes, nodes)), None)
         self.counts["unannounced"] += announced is None
         if announced and name in announced.requests:
-            request = announced.requests.pop(name)
-            try:
-                return request.wait()
-            finally:
-                request.end()
+            return announced.requests.pop(name).wait()
         # What no loop has announced, once one announces, is evaluation: the buffer is not for it.
         self._pause(self.pauses > 0 or (self._announces and announced is None))
         tensor, table = self._tensors[name], self._tables[name]
-        pooled = self._pool.take(len(nodes), tensor.shape[1:], tensor.dtype) if len(nodes) >= POOLED_ROWS_MIN else None
-        rows = pooled[0] if pooled else th.empty((len(nodes), *tensor.shape[1:]), dtype=tensor.dtype)
+        rows = th.empty((len(nodes), *tensor.shape[1:]), dtype=tensor.dtype)
+        if len(nodes) >= POOLED_ROWS_MIN:
+            with self._noting("not_registered"):
+                rows, _ = self._pool.take(len(nodes), tensor)
         to = rows.data_ptr(), rows.numel() * rows.element_size()
         try:
             call("gather", table, nodes.data_ptr(), len(nodes), announced.ticket if announced else 0, *to)
@@ -136,6 +125,15 @@ class Attachment:
             # Asked for a second time.
             call("gather", table, nodes.data_ptr(), len(nodes), 0, *to)
         return rows
+
+    @contextlib.contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RudderError as error:
+            self.counts[what] += 1
+            if self.counts[what] == 1:
+                warnings.warn(f"rudder goes on, but slower ({what}): {error}", RuntimeWarning, stacklevel=5)
 
     def _pause(self, paused: bool) -> None:
         if paused != self._paused:
@@ -148,40 +146,34 @@ class Attachment:
             raise RuntimeError(f"{name} is attached, and so read-only on every rank: detach() before it is written to")
         KVClient.push(self._client, name, id_tensor, data_tensor)
 
-    def open_stream(self) -> int:
-        """A number for the announcements of one loop."""
-        self._announces, self._streams = True, self._streams + 1
-        return self._streams
-
     def announce(self, stream: int, kind: str, nodes: th.Tensor) -> Announced | None:
-        """Announces input nodes of a type for all its features; None where there is no place."""
+        """Announces input nodes of a type for all its features; None where there is no place. stream: a number of the loop's own."""
+        self._announces = True
         names, nodes, ticket = self.names[kind], nodes.to("cpu", th.int64, copy=True), ctypes.c_uint64()
         tables = (ctypes.c_void_p * len(names))(*(self._tables[name] for name in names))
-        of_nodes = nodes.data_ptr(), len(nodes)
         # Nobody needs to announce; if more than the window's bound is wrong, the gather tells.
         with contextlib.suppress(RudderError):
             if self._failures < FAILURES_MAX:
-                call("announce", self._comm, stream, tables, len(names), *of_nodes, ctypes.byref(ticket))
+                call("announce", self._comm, stream, tables, len(names), nodes.data_ptr(), len(nodes), ctypes.byref(ticket))
                 return Announced(nodes, names, ticket.value)
         return None
 
     def hand_out(self, given: list[Announced], coming: list[Announced]) -> None:
         """Lets pulls find what is given to the trainer, and gathers what comes next while the trainer computes."""
         self._handed_out += given
-        with contextlib.suppress(RudderError):
-            self._pause(self.pauses > 0)
-            for announced in coming:
-                for name in announced.names:
-                    tensor, nodes = self._tensors[name], announced.nodes
-                    if pooled := self._pool.take(len(nodes), tensor.shape[1:], tensor.dtype):
-                        announced.requests[name] = Request(self._tables[name], nodes, announced.ticket, *pooled)
+        for announced, name in ((announced, name) for announced in coming for name in announced.names):
+            with self._noting("not_started"):
+                if self._failures < FAILURES_MAX:
+                    self._pause(self.pauses > 0)
+                    pooled = self._pool.take(len(announced.nodes), self._tensors[name])
+                    announced.requests[name] = Request(self._tables[name], announced.nodes, announced.ticket, *pooled)
 
     def forget(self, announced: Announced) -> None:
         """Takes an announcement back, or drops one that was gathered."""
         self._handed_out = [other for other in self._handed_out if other is not announced]
+        while announced.requests:
+            announced.requests.popitem()[1].end()
         with contextlib.suppress(RudderError):
-            while announced.requests:
-                announced.requests.popitem()[1].end()
             call("forget", self._comm, announced.ticket)
 
     def stats(self) -> dict[str, Any]:
@@ -203,7 +195,7 @@ class Attachment:
             cause = f"not all trainers came to detach() within {timeout_s:g} s; this one is detached all the same"
             raise RuntimeError(f"{cause} ({error})") from error
         finally:
-            call("comm_destroy", self._comm)
+            let_go(self, "comm_destroy", self._comm)
 
     def _leave(self) -> None:
         with contextlib.suppress(RuntimeError):
@@ -227,15 +219,17 @@ def attach(
 ) -> Attachment | DryRun:
     """Has the library fetch features of `g` from now on. Collective: every trainer calls it, after DistGraph, with the same arguments.
 
-    buffer: for each feature, what share of the halo nodes a trainer keeps rows of (a float, 0 to 1), or bytes (an int).
+    buffer: what each trainer brings for each feature, a share of the halo nodes (a float, 0 to 1) or bytes (an int). Trainers of a machine
+    that hold the same partition share theirs as one; with share_buffer=False each has its own.
     features: names of node features, or DistTensors of nodes or edges; None for all node features of floats.
     dry_run: changes nothing and counts until `detach()`, which prints what would have been saved; not collective.
     settings: further settings of the library, as docs/c.md lists them; times are in seconds.
 
-    Raises RuntimeError for a DGL that is not known, outside a trainer, and where trainers do not come in time (RudderError);
-    ValueError for features that may not be attached.
+    Raises RuntimeError for a DGL that is not known, outside a trainer, and where trainers do not come; ValueError for wrong features.
     """
     global _attached, _jobs
+    # Before anything can fail, so that an attach that fails on some ranks does not put them out of step.
+    _jobs += not dry_run
     if _attached is not None:
         raise RuntimeError("a graph is attached already: detach() first")
     _graph.check(g)
@@ -243,7 +237,6 @@ def attach(
     if dry_run:
         _attached = DryRun(g, tensors, buffer)
     else:
-        _jobs += 1
         address = g._client._server_namebook[g._client._main_server_id][1]
         size = f"{buffer}" if isinstance(buffer, float) else f"{buffer}B"
         _attached = Attachment(g, tensors, {"listen": address, "buffer": size, **settings}, f"rudder_dgl/{_jobs}")
@@ -251,10 +244,9 @@ def attach(
 
 
 def detach(timeout_s: float | None = None) -> None:
-    """Undoes `attach`: DGL fetches everything again. Collective: waits for all trainers, `timeout_s` seconds at most (if None, the setting
-    collective_timeout). A trainer that ends without it does it then. Does nothing where nothing is attached.
-
-    Raises RuntimeError where trainers did not come in time; this one is detached all the same.
+    """Undoes `attach`, if anything is attached. Collective: waits for all trainers, `timeout_s` seconds at most (if None, the setting
+    collective_timeout), and once all have come, for the library's end of the job, which may take collective_timeout again. A trainer that
+    ends without it does it then. Raises RuntimeError where trainers did not come in time; this one is detached all the same.
     """
     global _attached
     attached, _attached = _attached, None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch as th
 from dgl.distributed import DistGraph, DistTensor
@@ -22,6 +24,7 @@ class DryRun:
         self._wanted = {name: th.zeros(len(tensor), dtype=th.int32) for name, tensor in self._tensors.items()}
         self._seconds = dict.fromkeys(self._tensors, 0.0)
         self._client.pull = self._pull
+        atexit.register(self.detach)
 
     def _pull(self, name: str, id_tensor: th.Tensor) -> th.Tensor:
         began = time.perf_counter()
@@ -31,28 +34,32 @@ class DryRun:
             self._wanted[name].index_add_(0, id_tensor, th.ones(len(id_tensor), dtype=th.int32))
         return rows
 
-    def open_stream(self) -> int:
-        """Lets a loop run ahead; with no names here, it announces nothing."""
-        return 0
-
     def detach(self, _: float | None = None) -> None:
         """Ends the counting, and prints a line for each feature."""
+        atexit.unregister(self.detach)
         del self._client.pull
         print("\n".join(self.report()), flush=True)
 
-    def report(self) -> Iterator[str]:
-        """For each feature what was fetched so far, how much less it might have been, and what memory that takes."""
+    def stats(self) -> dict[str, Any]:
+        """By feature: remote rows fetched, slots of a buffer for rows of `row_bytes`, and about how many rows these would save."""
+        features = {}
         for name, tensor in self._tensors.items():
             starts, part, row_bytes = starts_of(tensor), tensor.part_policy.part_id, row_bytes_of(tensor)
             halo = len(self._halo.get(tensor.part_policy.type_name, ((),))[0])
             slots = int(self._buffer * halo if isinstance(self._buffer, float) else self._buffer // row_bytes)
             wanted = self._wanted[name].clone()
             wanted[starts[part] : starts[part + 1]] = 0
-            rows = int(wanted.sum())
             # Each row is fetched once, and the most wanted ones never again.
             saved = int((wanted.topk(min(slots, len(wanted))).values - 1).clamp(min=0).sum())
+            features[name] = {"remote_rows": int(wanted.sum()), "saved_rows": saved, "slots": slots, "row_bytes": row_bytes}
+        return {"features": features}
+
+    def report(self) -> Iterator[str]:
+        """A line for each feature: what was fetched so far, how much less it might have been, and what memory that takes."""
+        for name, of in self.stats()["features"].items():
+            rows, slots, megabytes = of["remote_rows"], of["slots"], of["row_bytes"] / 1e6
             yield (
-                f"rudder_dgl: {name}: {rows} remote rows ({rows * row_bytes / 1e6:.1f} MB) were fetched, {self._seconds[name]:.2f} s"
-                f" in pulls; a buffer of {slots} rows ({slots * row_bytes / 1e6:.1f} MB a trainer) would save"
-                f" about {100 * saved / max(rows, 1):.0f} % of them"
+                f"rudder_dgl: {name}: {rows} remote rows ({rows * megabytes:.1f} MB) were fetched, {self._seconds[name]:.2f} s in pulls;"
+                f" a buffer of {slots} rows ({slots * megabytes:.1f} MB, which this trainer brings) would save about"
+                f" {100 * of['saved_rows'] / max(rows, 1):.0f} % of them; trainers that hold the same partition share theirs"
             )

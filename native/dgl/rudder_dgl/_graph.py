@@ -28,6 +28,7 @@ def check(g: DistGraph) -> None:
         (takes != SIGNATURES, f"KVClient's methods take {takes}, not {SIGNATURES}: is it patched?"),
         (own_role != "default", f"attach() is for trainers, and this process is a {own_role}"),
         (type(g._client) is not KVClient, "DGL runs standalone, with nothing to fetch from other machines"),
+        (g.local_partition is None, "no DGL server of this machine shares its partition, whose rows a trainer is to serve"),
         (not isinstance(book, RangePartitionBook), f"a {type(book).__name__} is not known here: use partition_graph"),
         (not th.distributed.is_initialized(), "trainers meet by torch.distributed: call init_process_group before attach()"),
     ):
@@ -36,10 +37,8 @@ def check(g: DistGraph) -> None:
 
 
 def chosen(g: DistGraph, features: Sequence[str | DistTensor] | None) -> list[DistTensor]:
-    """The features to attach, in the same order in every process.
-
-    features: names of node features, or DistTensors of nodes or edges; None for all node features of floats.
-    Raises ValueError for those that are not there or may not be attached.
+    """The features to attach, in the same order in every process: names of node features, or DistTensors of nodes or edges; None for all
+    node features of floats. Raises ValueError for those that are not there or may not be attached.
     """
     there = [(name, tensor) for ntype in g.ntypes for name, tensor in g.nodes[ntype].data.items()]
     # Those that trainers have made (DistEmbedding makes one) carry a group's number; anyone may write to them.
@@ -49,8 +48,7 @@ def chosen(g: DistGraph, features: Sequence[str | DistTensor] | None) -> list[Di
         names = {name for name in features if isinstance(name, str)}
         if missing := names - {name for name, _ in there}:
             raise ValueError(f"no node type has a feature {missing.pop()!r}, only {sorted({name for name, _ in there})}")
-        taken = [tensor for tensor in features if not isinstance(tensor, str)]
-        taken += [tensor for name, tensor in there if name in names]
+        taken = [*(one for one in features if not isinstance(one, str)), *(tensor for name, tensor in there if name in names)]
     for tensor in taken:
         if tensor._attach:
             raise ValueError(f"{tensor.name!r} was made by the trainers, who may write to it: only features of the partitions are attached")
@@ -63,8 +61,7 @@ def chosen(g: DistGraph, features: Sequence[str | DistTensor] | None) -> list[Di
 
 def starts_of(tensor: DistTensor) -> np.ndarray:
     """Where the ids of each partition start, and where those of the last one end: partitions + 1 numbers."""
-    policy = tensor.part_policy
-    book = policy.partition_book
+    policy, book = tensor.part_policy, tensor.part_policy.partition_book
     ends = (book._typed_max_node_ids if policy.is_node else book._typed_max_edge_ids)[policy.type_name]
     return np.append(0, ends).astype(np.int64)
 
@@ -74,8 +71,7 @@ def halo_of(g: DistGraph) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     part, book, halo = g.local_partition, g.get_partition_book(), {}
     if isinstance(part, dgl.DGLGraph):
         ids, sources = part.ndata[dgl.NID], part.adj_tensors("csc")[1]
-    else:
-        # A partition of GraphBolt.
+    else:  # A partition of GraphBolt.
         ids, sources = part.node_attributes[dgl.NID], part.indices
     outer = book.nid2partid(ids) != book.partid
     degree = th.bincount(sources, minlength=len(ids))[outer]

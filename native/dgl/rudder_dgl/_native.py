@@ -3,23 +3,24 @@
 ctypes gives up the interpreter's lock while the library works, so that other threads of a trainer go on during a gather.
 """
 
-from __future__ import annotations
-
 import ctypes
+import functools
 import os
 from ctypes import c_char_p, c_int32, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
 ABI_VERSION, UNIQUE_ID_BYTES = 1, 64
-# Statuses: this ticket will not do; and where those end that only say that a call was wrong.
-TICKET, ARGUMENTS_END = -5, -99
+# Statuses: this ticket will not do; something is full for now; and where those end that only say that a call was wrong.
+TICKET, FULL, ARGUMENTS_END = -5, -6, -99
 
-# Functions without rudder_, and their arguments by letter: a pointer or handle, numbers of 32 bits, numbers of 64 bits.
-LETTERS = {"p": c_void_p, "i": c_int32, "u": c_uint32, "n": c_uint64}
+# Functions without rudder_ and their arguments, a struct and its fields, by letter: pointer or handle, text, numbers of 32 and 64 bits.
+LETTERS = {"p": c_void_p, "s": c_char_p, "i": c_int32, "u": c_uint32, "n": c_uint64}
 FUNCTIONS = """unique_id_create:pp comm_create:puupp comm_start:p comm_shutdown:p comm_pause:pi comm_destroy:p table_create:ppp
     table_stats:pp announce:pupupnp forget:pn gather:ppnnpn registration_create:ppnp registration_rows:pnnnp
-    registration_destroy:p rows_destroy:p request_start:ppnnpp request_wait:p request_destroy:p""".split()
+    registration_destroy:p rows_data:ppp rows_destroy:p request_start:ppnnpp request_wait:p request_destroy:p""".split()
+SPEC = """struct_size:n id:u partition:u partitions:u starts:p row_bytes:n version:n rows:p bytes:n path:s halo:p degree:p halo_nodes:n
+    edges:n""".split()
 COUNTS = """row_bytes minibatches remote_nodes hits demand_rows prefetched_rows fill_rows retried_rows local_rows buffer_slots
     buffer_bytes buffer_admissions buffer_replacements buffer_evictions buffer_useless""".split()
 
@@ -37,40 +38,31 @@ class Config(ctypes.Structure):
 
 
 class TableSpec(ctypes.Structure):
-    _fields_ = [
-        *[("struct_size", c_uint64), ("id", c_uint32), ("partition", c_uint32), ("partitions", c_uint32)],
-        *[("starts", c_void_p), ("row_bytes", c_uint64), ("version", c_uint64), ("rows", c_void_p), ("bytes", c_uint64)],
-        *[("path", c_char_p), ("halo", c_void_p), ("degree", c_void_p), ("halo_nodes", c_uint64), ("edges", c_uint64)],
-    ]
+    _fields_ = [(name, LETTERS[letter]) for name, letter in (field.split(":") for field in SPEC)]
 
 
 class TableStats(ctypes.Structure):
     _fields_ = [(name, c_uint64) for name in ["struct_size", *COUNTS]]
 
 
-_library: ctypes.CDLL | None = None
-
-
+@functools.cache
 def library() -> ctypes.CDLL:
     """The library: the file that RUDDER_LIBRARY names, or the one in this package, or the one that the system's loader finds.
 
     Raises RudderError where there is none, or one of another ABI.
     """
-    global _library
-    if _library is None:
-        packaged = Path(__file__).with_name("librudder.so")
-        path = os.environ.get("RUDDER_LIBRARY") or (str(packaged) if packaged.exists() else "librudder.so.1")
-        try:
-            found = ctypes.CDLL(path)
-            if (version := found.rudder_abi_version()) != ABI_VERSION:
-                raise OSError(f"it speaks version {version} of the ABI, this package {ABI_VERSION}")
-            for name, letters in (function.split(":") for function in FUNCTIONS):
-                getattr(found, f"rudder_{name}").argtypes = [LETTERS[letter] for letter in letters]
-            found.rudder_last_error.restype = c_char_p
-        except (OSError, AttributeError) as error:
-            raise RudderError(0, f"{path}: {error}; install the wheel, or name its library in RUDDER_LIBRARY") from error
-        _library = found
-    return _library
+    packaged = Path(__file__).with_name("librudder.so")
+    path = os.environ.get("RUDDER_LIBRARY") or (str(packaged) if packaged.exists() else "librudder.so.1")
+    try:
+        found = ctypes.CDLL(path)
+        if (version := found.rudder_abi_version()) != ABI_VERSION:
+            raise OSError(f"it speaks version {version} of the ABI, this package {ABI_VERSION}")
+        for name, letters in (function.split(":") for function in FUNCTIONS):
+            getattr(found, f"rudder_{name}").argtypes = [LETTERS[letter] for letter in letters]
+        found.rudder_last_error.restype = c_char_p
+    except (OSError, AttributeError) as error:
+        raise RudderError(0, f"{path}: {error}; install the wheel, or name its library in RUDDER_LIBRARY") from error
+    return found
 
 
 def call(name: str, *arguments: Any) -> None:
