@@ -117,7 +117,7 @@ def main() -> None:
     machines.enter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--quick", action="store_true", help="what ends within 10 minutes")
+    parser.add_argument("--quick", action="store_true", help="a short form: fewer graphs, links and systems")
     parser.add_argument("--json", type=Path)
     own = "your own partitions, of a graph named `graph` with labels, train_mask and feat<dim>"
     parser.add_argument("--part-config", type=Path, help=own)
