@@ -124,6 +124,11 @@ fn minibatch(random: &mut Xoshiro256PlusPlus, nodes: usize) -> Vec<NodeId> {
 
 /// Gathers minibatches, each announced some ahead, and checks every row.
 fn train(engine: &Engine, rank: Rank, minibatches: usize, lookahead: usize) {
+    train_in_step(engine, rank, minibatches, lookahead, || ());
+}
+
+/// The same, with `step` before each gather.
+fn train_in_step(engine: &Engine, rank: Rank, minibatches: usize, lookahead: usize, step: impl Fn()) {
     let row_bytes = engine.row_bytes(TABLE).unwrap();
     let mut random = Xoshiro256PlusPlus::seed_from_u64(u64::from(rank.0) + 11);
     let mut ahead = VecDeque::new();
@@ -134,6 +139,7 @@ fn train(engine: &Engine, rank: Rank, minibatches: usize, lookahead: usize) {
             ahead.push_back((nodes, ticket));
         }
         if at >= lookahead {
+            step();
             let (nodes, ticket) = ahead.pop_front().unwrap();
             let mut rows = vec![0; nodes.len() * row_bytes];
             engine.gather(TABLE, &nodes, ticket, &mut rows).unwrap();
@@ -156,22 +162,7 @@ fn counts(ranks: u32, config: &Config, minibatches: usize, lookahead: usize) -> 
     let stats = Mutex::new(Vec::new());
     let step = Barrier::new((HOSTS * ranks) as usize);
     job(ranks, 40, config, |engine, rank| {
-        let mut random = Xoshiro256PlusPlus::seed_from_u64(u64::from(rank.0) + 11);
-        let mut ahead = VecDeque::new();
-        for at in 0..minibatches + lookahead {
-            if at < minibatches {
-                let nodes = minibatch(&mut random, 120);
-                let ticket = (lookahead > 0).then(|| engine.announce(StreamId(0), &[TABLE], &nodes).unwrap());
-                ahead.push_back((nodes, ticket));
-            }
-            step.wait();
-            if at >= lookahead {
-                let (nodes, ticket) = ahead.pop_front().unwrap();
-                let mut rows = vec![0; nodes.len() * 40];
-                engine.gather(TABLE, &nodes, ticket, &mut rows).unwrap();
-                check(&nodes, &rows, 40);
-            }
-        }
+        train_in_step(&engine, rank, minibatches, lookahead, || drop(step.wait()));
         stats.lock().unwrap().push(engine.stats(TABLE).unwrap());
         engine.shutdown().unwrap();
     });
