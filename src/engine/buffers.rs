@@ -1,7 +1,7 @@
 //! The buffers of a rank's tables: how many slots, and what the ranks of a host share of them.
 
 use super::meeting::{Peers, gather};
-use super::start::TableSpec;
+use super::spec::TableSpec;
 use crate::bootstrap::Bootstrap;
 use crate::buffer::{BufferHints, PrefetchBuffer, SLOTS_MAX};
 use crate::config::{BufferSize, Config};

@@ -1,6 +1,6 @@
 //! How ranks learn where the others run, and who of them stands near.
 
-use super::start::TableSpec;
+use super::spec::TableSpec;
 use crate::bootstrap::Bootstrap;
 use crate::config::Config;
 use crate::error::{Error, Result};

@@ -7,10 +7,12 @@ mod buffers;
 mod io;
 mod meeting;
 mod request;
+mod spec;
 mod start;
 
 pub use request::Request;
-pub use start::{EngineBuilder, TableSpec};
+pub use spec::TableSpec;
+pub use start::EngineBuilder;
 
 use crate::bootstrap::Bootstrap;
 use crate::buffer::BufferCounters;
