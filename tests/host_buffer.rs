@@ -162,7 +162,10 @@ fn counts(ranks: u32, config: &Config, minibatches: usize, lookahead: usize) -> 
     let stats = Mutex::new(Vec::new());
     let step = Barrier::new((HOSTS * ranks) as usize);
     job(ranks, 40, config, |engine, rank| {
-        train_in_step(&engine, rank, minibatches, lookahead, || drop(step.wait()));
+        let in_step = || {
+            step.wait();
+        };
+        train_in_step(&engine, rank, minibatches, lookahead, in_step);
         stats.lock().unwrap().push(engine.stats(TABLE).unwrap());
         engine.shutdown().unwrap();
     });
