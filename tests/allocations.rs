@@ -1,38 +1,17 @@
 //! Goal: after warm-up, a minibatch allocates nothing, on the asker's side and on the owner's.
 //! Method: a counting allocator over a job of two ranks; the ranks agree on when the counted part begins and ends.
 
+#[path = "common/counting.rs"]
+mod counting;
+
+use counting::{ALLOCATIONS, COUNTED};
 use rudder::bootstrap::{Bootstrap, local};
 use rudder::buffer::PolicyConfig;
 use rudder::controller::ControllerConfig;
 use rudder::transport::{TransportConfig, open};
 use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, Rank, StreamId, TableId, TableSpec};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
-
-struct Counting;
-
-static COUNTED: AtomicBool = AtomicBool::new(false);
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if COUNTED.load(Ordering::Relaxed) {
-            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        }
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[cfg(feature = "fabric")]
 const TRANSPORTS: &[&str] = &["shm", "tcp", "fabric"];

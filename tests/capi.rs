@@ -2,11 +2,14 @@
 //!
 //! What they answer is the business of the programs under tests/capi/, which `make test-capi` runs.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "common/counting.rs"]
+mod counting;
+
+use counting::{ALLOCATIONS, COUNTED};
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 // The functions are in the library; nothing of its Rust interface is used.
 use rudder as _;
@@ -73,30 +76,6 @@ unsafe extern "C" {
     fn rudder_request_wait(request: Handle) -> i32;
     fn rudder_request_destroy(request: Handle) -> i32;
 }
-
-struct Counting;
-
-static COUNTED: AtomicBool = AtomicBool::new(false);
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if COUNTED.load(Ordering::Relaxed) {
-            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        }
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const NODES: i64 = 2000;
 const ROW_BYTES: u64 = 48;
