@@ -1,5 +1,6 @@
-//! Goal: an engine that is aborted, or whose channel dies or panics, says why, ends what is open, and leaves the other ranks alone.
-//! Method: jobs of two ranks over a real transport whose channel fails when it is told to.
+//! Goal: an engine that is aborted, or whose channel dies or panics, says why, ends what is open, and leaves the other ranks alone; whether
+//! its own thread drives the channel or a caller does. Method: jobs of two ranks over a real transport whose channel fails when it is told
+//! to, and remembers who has called it.
 
 use rudder::bootstrap::{Bootstrap, local};
 use rudder::memory::{Access, Memory, Region};
@@ -8,20 +9,34 @@ use rudder::transport::{
 };
 use rudder::{Config, Engine, Error, NodeId, PartitionBook, PartitionId, Rank, Result, TableId, TableSpec};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 const TABLE: TableId = TableId(0);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const WELL: u8 = 0;
 const DIES: u8 = 1;
 const PANICS: u8 = 2;
+
+/// What a channel is told, and what it tells.
+#[derive(Default)]
+struct Fate {
+    end: AtomicU8,
+    poster: Mutex<Option<ThreadId>>,
+}
+
+impl Fate {
+    /// Who has posted since the last call.
+    fn poster(&self) -> Option<ThreadId> {
+        self.poster.lock().unwrap().take()
+    }
+}
 
 /// A transport whose channel ends as it is told.
 struct Mortal {
     inner: Arc<dyn Transport>,
-    end: Arc<AtomicU8>,
+    fate: Arc<Fate>,
 }
 
 impl Transport for Mortal {
@@ -55,24 +70,25 @@ impl Transport for Mortal {
     }
 
     fn channel(&self) -> Result<Box<dyn Channel>> {
-        Ok(Box::new(MortalChannel { inner: self.inner.channel()?, end: self.end.clone() }))
+        Ok(Box::new(MortalChannel { inner: self.inner.channel()?, fate: self.fate.clone() }))
     }
 }
 
 struct MortalChannel {
     inner: Box<dyn Channel>,
-    end: Arc<AtomicU8>,
+    fate: Arc<Fate>,
 }
 
 // SAFETY: every call goes to a channel that keeps the contract, or does nothing.
 unsafe impl Channel for MortalChannel {
     unsafe fn post(&mut self, batch: &RowBatch<'_>) -> Result<usize> {
+        *self.fate.poster.lock().unwrap() = Some(std::thread::current().id());
         // SAFETY: the caller's promise, passed on.
         unsafe { self.inner.post(batch) }
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>, wait: Wait) -> Result<()> {
-        match self.end.load(Ordering::Acquire) {
+        match self.fate.end.load(Ordering::Acquire) {
             DIES => Err(Error::Transport { transport: "mortal", cause: "it was told to die".into() }),
             PANICS => panic!("told to panic"),
             _ => self.inner.poll(completions, wait),
@@ -94,26 +110,26 @@ fn gather(engine: &Engine) -> Result<[u8; 4]> {
 }
 
 /// Runs `body` with the engine of rank 0, whose end it decides on; rank 1 gathers after it as before it.
-fn job(body: impl Fn(&Engine, &AtomicU8) + Sync) {
+fn job(body: impl Fn(&Engine, &Fate) + Sync) {
     let over = Barrier::new(2);
     std::thread::scope(|scope| {
         for bootstrap in local::ranks(2) {
             let (body, over) = (&body, &over);
             scope.spawn(move || {
                 let rank = bootstrap.rank();
-                let end = Arc::new(AtomicU8::new(WELL));
+                let fate = Arc::new(Fate::default());
                 let inner = open("tcp", &TransportConfig::new(rank, 2)).unwrap();
                 let book = PartitionBook::from_starts(vec![0, 2, 4]).unwrap();
                 let config = Config { map_host_rows: false, rows_max: 16, ..Config::default() };
                 let engine = Engine::builder(config, Arc::new(bootstrap))
-                    .transport(Arc::new(Mortal { inner, end: end.clone() }))
+                    .transport(Arc::new(Mortal { inner, fate: fate.clone() }))
                     .table(TableSpec::new(TABLE, book, PartitionId(rank.0), 2), |rows| rows.fill(rank.0 as u8 + 1))
                     .start()
                     .unwrap();
                 assert_eq!(gather(&engine).unwrap(), [1, 1, 2, 2]);
                 assert_eq!((engine.failure(), engine.transport()), (None, "tcp"));
                 if rank.0 == 0 {
-                    body(&engine, &end);
+                    body(&engine, &fate);
                     assert!(matches!(gather(&engine), Err(Error::Closed)));
                     over.wait();
                 } else {
@@ -144,14 +160,51 @@ fn an_aborted_engine_ends_alone() {
 
 #[test]
 fn an_engine_that_fails_says_why() {
-    for (way, words) in [(DIES, "it was told to die"), (PANICS, "the I/O thread panicked")] {
-        job(|engine, end| {
-            end.store(way, Ordering::Release);
+    for (way, words) in [(DIES, "it was told to die"), (PANICS, "a turn of I/O panicked")] {
+        job(|engine, fate| {
+            fate.end.store(way, Ordering::Release);
             let began = Instant::now();
             while engine.failure().is_none() {
                 assert!(began.elapsed() < PATIENCE, "the engine has not noticed");
                 std::thread::sleep(Duration::from_millis(5));
             }
+            assert!(engine.failure().unwrap().contains(words), "{:?}", engine.failure());
+        });
+    }
+}
+
+/// Waits until a gather is posted by the thread that asks for it: until then the I/O thread may be at the end of what came before.
+fn until_driven(engine: &Engine, fate: &Fate) {
+    let began = Instant::now();
+    while {
+        gather(engine).unwrap();
+        fate.poster() != Some(std::thread::current().id())
+    } {
+        assert!(began.elapsed() < PATIENCE, "the I/O thread does not let go of a channel that rests");
+    }
+}
+
+#[test]
+fn few_rows_are_driven_by_their_caller_and_many_are_not() {
+    job(|engine, fate| {
+        until_driven(engine, fate);
+        let nodes = vec![NodeId(3); 2000];
+        let mut rows = vec![0; 2 * nodes.len()];
+        engine.gather(TABLE, &nodes, None, &mut rows).unwrap();
+        assert!(rows.iter().all(|&byte| byte == 2));
+        assert_ne!(fate.poster().unwrap(), std::thread::current().id());
+        until_driven(engine, fate);
+        engine.abort();
+    });
+}
+
+#[test]
+fn a_channel_that_fails_under_its_caller_ends_the_engine_and_no_more() {
+    for (way, words) in [(DIES, "it was told to die"), (PANICS, "a turn of I/O panicked")] {
+        job(|engine, fate| {
+            until_driven(engine, fate);
+            fate.end.store(way, Ordering::Release);
+            assert!(matches!(gather(engine), Err(Error::Closed)));
             assert!(engine.failure().unwrap().contains(words), "{:?}", engine.failure());
         });
     }

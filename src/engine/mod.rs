@@ -1,9 +1,11 @@
-//! Drives the pipeline: gathers come from the job's threads, batches go out on one I/O thread that owns the channel.
+//! Drives the pipeline: gathers come from the job's threads, batches go out by whichever thread drives the channel, which is mostly one
+//! of its own.
 //!
 //! All state sits behind one lock that is never held across a post, a poll or a copy of rows: callers hold it to sort a minibatch into
-//! hits and misses, the I/O thread to take a batch out or to book what came back.
+//! hits and misses, the driving thread to take a batch out or to book what came back.
 
 mod buffers;
+mod driver;
 mod io;
 mod meeting;
 mod request;
@@ -24,7 +26,8 @@ use crate::id::{NodeId, StreamId, TableId};
 use crate::memory::{FeatureTable, Region, RegisteredRows, Rows, RowsPool, WeakRegisteredRows, copy};
 use crate::pipeline::{CopyPlan, Pipeline, RequestId, StartOptions, TableStats, Ticket};
 use crate::placement::Placement;
-use crate::transport::{Destination, MappedRegion, Transport, Waker};
+use crate::transport::{Destination, MappedRegion, Transport};
+use driver::{Driver, Turns};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::collections::VecDeque;
@@ -77,7 +80,8 @@ struct Shared {
     config: Config,
     state: Mutex<State>,
     changed: Condvar,
-    waker: Waker,
+    // Before all memory: a channel must be gone by the time that is.
+    driver: Driver,
     tables: Vec<TableMemory>,
     placement: Placement,
     /// What the caller has registered, to find rows in it by their address.
@@ -89,7 +93,7 @@ struct Shared {
     stall_ns: AtomicU64,
     stop: AtomicBool,
     io_ended: AtomicBool,
-    /// Why the I/O thread has ended without being told to.
+    /// Why the engine has ended without being told to.
     failure: OnceLock<String>,
     epoch: Instant,
     process: u32,
@@ -107,7 +111,7 @@ impl State {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock ends the I/O thread, which closes the engine: what is read after it is refused by `closed`.
+        // A panic under the lock, in a turn of I/O, closes the engine: what is read after it is refused by `closed`.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -205,7 +209,7 @@ impl Engine {
             }
             state.pipeline.announce(stream, tables, nodes)?
         };
-        shared.waker.wake();
+        shared.driver.wake();
         Ok(ticket)
     }
 
@@ -239,6 +243,18 @@ impl Engine {
         nodes: &[NodeId],
         ticket: Option<Ticket>,
         lent: &mut Option<Rows>,
+    ) -> Result<Request> {
+        self.start_by(table, nodes, ticket, lent, None)
+    }
+
+    /// As [`start_with`](Engine::start_with), by a caller that drives the channel itself, where `turns` are given.
+    fn start_by(
+        &self,
+        table: TableId,
+        nodes: &[NodeId],
+        ticket: Option<Ticket>,
+        lent: &mut Option<Rows>,
+        mut turns: Option<&mut Turns<'_>>,
     ) -> Result<Request> {
         let shared = &self.shared;
         shared.check_process()?;
@@ -288,14 +304,17 @@ impl Engine {
         state.rows[id.index()] = lent.take();
         state.destinations[id.index()] = Some((id, destination));
         drop(state);
-        shared.waker.wake();
+        match &mut turns {
+            Some(turns) => turns.post(),
+            None => shared.driver.wake(),
+        }
         shared.copy_plan(at, &mut plan, destination);
         let mut state = shared.lock();
         let more = state.pipeline.handle_plan_done(&plan);
         state.plans.push(plan);
         drop(state);
-        if more {
-            shared.waker.wake();
+        if more && turns.is_none() {
+            shared.driver.wake();
         }
         Ok(Request::new(shared.clone(), id, observed))
     }
@@ -332,7 +351,9 @@ impl Engine {
         // SAFETY: the caller lends the memory for this call, which returns only when the request is over; `Request::wait` and its drop
         // end the process rather than return while a transport may still write. Nobody reads it through these rows.
         let rows = unsafe { Rows::borrowed(base, nodes.len(), row_bytes, self.shared.clone()) };
-        self.start(table, nodes, ticket, rows)?.wait().map(drop)
+        let mut turns = Turns::take_for(&self.shared, nodes.len());
+        let request = self.start_by(table, nodes, ticket, &mut Some(rows), turns.as_mut())?;
+        request.wait_by(turns).map(drop)
     }
 
     /// A row buffer of `rows` rows of a table, from a pool that is allocated at the first call.
@@ -494,8 +515,8 @@ impl Engine {
     /// Ends the I/O thread; open requests end with [`Error::Closed`].
     fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.shared.waker.wake();
-        let deadline = Instant::now() + io::STOP_TIMEOUT;
+        self.shared.driver.wake();
+        let deadline = Instant::now() + driver::STOP_TIMEOUT;
         let mut state = self.shared.lock();
         while !self.shared.io_ended.load(Ordering::Acquire) && Instant::now() < deadline {
             let wait = Duration::from_millis(50);
@@ -504,7 +525,7 @@ impl Engine {
         drop(state);
         if !self.shared.io_ended.load(Ordering::Acquire) {
             // The thread holds all it can touch, so nothing is freed under it.
-            tracing::error!("the I/O thread did not end within {:?}; its memory is leaked", io::STOP_TIMEOUT);
+            tracing::error!("the I/O thread did not end within {:?}; its memory is leaked", driver::STOP_TIMEOUT);
         }
     }
 }

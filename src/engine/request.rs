@@ -1,6 +1,7 @@
 //! A gather under way.
 
 use super::Shared;
+use super::driver::Turns;
 use crate::error::{Error, Result};
 use crate::memory::Rows;
 use crate::pipeline::RequestId;
@@ -42,14 +43,23 @@ impl Request {
     /// Names the rank, the range and the cause. Nothing will write to the rows any more; they are gone back to their owner.
     pub fn wait(self) -> Result<Rows> {
         self.shared.check_process()?;
-        let (result, rows) = self.collect();
+        self.wait_by(None)
+    }
+
+    /// As [`wait`](Request::wait), by a caller that drives the channel, where `turns` are given.
+    pub(super) fn wait_by(self, turns: Option<Turns<'_>>) -> Result<Rows> {
+        let (result, rows) = self.collect_by(turns);
         result.and(rows.ok_or(Error::Closed))
     }
 
     /// As [`wait`](Request::wait), and gives the rows back where it fails too, unless they had to be leaked.
-    pub(crate) fn collect(mut self) -> (Result<()>, Option<Rows>) {
+    pub(crate) fn collect(self) -> (Result<()>, Option<Rows>) {
+        self.collect_by(None)
+    }
+
+    fn collect_by(mut self, turns: Option<Turns<'_>>) -> (Result<()>, Option<Rows>) {
         let began = Instant::now();
-        let collected = self.finish(self.shared.config.gather_timeout + ABORT_GRACE);
+        let collected = self.finish(self.shared.config.gather_timeout + ABORT_GRACE, turns);
         if self.observed {
             self.shared.stall_ns.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
         }
@@ -68,13 +78,13 @@ impl Request {
         }
         let now = self.shared.now();
         self.shared.lock().pipeline.cancel(now, self.id, CANCEL_GRACE);
-        self.shared.waker.wake();
+        self.shared.driver.wake();
         self.shared.changed.notify_all();
         // An aborted gather has nothing to report.
-        self.finish(CANCEL_GRACE + ABORT_GRACE).1
+        self.finish(CANCEL_GRACE + ABORT_GRACE, None).1
     }
 
-    fn finish(&mut self, timeout: Duration) -> (Result<()>, Option<Rows>) {
+    fn finish(&mut self, timeout: Duration, mut turns: Option<Turns<'_>>) -> (Result<()>, Option<Rows>) {
         let mut deadline = Instant::now() + timeout;
         let mut expired = false;
         self.collected = true;
@@ -88,11 +98,21 @@ impl Request {
                 // A process that was stopped for so long finds all its deadlines passed: the I/O thread gets its time to abort all the same.
                 expired = true;
                 state.pipeline.expire(self.shared.now(), self.id);
-                self.shared.waker.wake();
+                self.shared.driver.wake();
                 deadline = Instant::now() + ABORT_GRACE;
                 continue;
             }
-            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = match turns.as_mut().filter(|turns| !turns.is_over()) {
+                Some(turns) => {
+                    drop(state);
+                    turns.turn(left);
+                    self.shared.lock()
+                }
+                None => {
+                    turns = None;
+                    self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
         let over = state.pipeline.is_over(self.id);
         let (result, leaked) = state.pipeline.collect(self.id);

@@ -1,9 +1,11 @@
 //! The collective start-up: ranks agree on their tables, export their rows, and learn where the others' are.
 
 use super::buffers::{Buffers, Shard, Sharing, announced_nodes, buffers, join_host};
+use super::driver::{self, Driver};
+use super::io::Io;
 use super::meeting::{Peers, gather, greet};
 use super::spec::TableSpec;
-use super::{Engine, Shared, State, TableMemory, io};
+use super::{Engine, Shared, State, TableMemory};
 use crate::bootstrap::Bootstrap;
 use crate::buffer::PrefetchBuffer;
 use crate::config::Config;
@@ -148,7 +150,8 @@ impl<'a> EngineBuilder<'a> {
         let (shared, sharing) = assemble(config, &*bootstrap, connected, &specs, locals, &exports, &peers)?;
         let shared = Arc::new(shared);
         let thread = shared.clone();
-        let run = move || io::run(&thread, channel, sharing.exchanges);
+        shared.driver.begin(Io::new(&shared, channel, sharing.exchanges));
+        let run = move || driver::run(&thread);
         let spawn = || std::thread::Builder::new().name("rudder-io".into()).spawn(run);
         let io = shared.placement.near(spawn).map_err(|error| Error::Transport {
             transport: shared.transport.name(),
@@ -162,7 +165,7 @@ impl<'a> EngineBuilder<'a> {
         // Everybody has the memory of the host's other ranks by now.
         drop(sharing.link);
         engine.shared.lock().pipeline.fill();
-        engine.shared.waker.wake();
+        engine.shared.driver.wake();
         Ok(engine)
     }
 }
@@ -413,7 +416,7 @@ fn assemble(
             closed: false,
         }),
         changed: Condvar::new(),
-        waker,
+        driver: Driver::new(waker),
         tables: memories,
         placement,
         registered: Mutex::default(),

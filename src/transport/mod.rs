@@ -1,8 +1,8 @@
-//! Moving rows: the [`Transport`] that a job shares and the [`Channel`] that one I/O thread owns.
+//! Moving rows: the [`Transport`] that a job shares and the [`Channel`] that one thread at a time drives.
 //!
 //! The unit that is posted is a [`RowBatch`], not a row and not a byte range: how it becomes one-sided reads, work-request
 //! lists, MPI datatypes or a remote gather is each transport's own affair, and a batch that costs one message stays one message.
-//! Nothing here locks across a post or a poll, because a channel has one owner.
+//! Nothing here locks across a post or a poll, because a channel has one driver.
 
 use crate::error::{Result, TransferError};
 use crate::id::Rank;
@@ -193,14 +193,14 @@ pub trait Transport: Send + Sync {
         None
     }
 
-    /// Makes a channel for one I/O thread.
+    /// Makes a channel.
     ///
     /// # Errors
     /// The resources for one more are not there.
     fn channel(&self) -> Result<Box<dyn Channel>>;
 }
 
-/// One thread's way to post batches and learn of their end.
+/// A way to post batches and learn of their end, for one thread at a time.
 ///
 /// # Safety
 /// An implementor writes exactly the rows of a posted batch, each to its place and nowhere else, before it reports them complete;
