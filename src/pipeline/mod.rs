@@ -32,6 +32,7 @@ use flight::{Flight, FlightId, Flights, Landing, NodeMap};
 use neighbours::Shared;
 use request::Requests;
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 use ticket::Tickets;
 
@@ -639,13 +640,17 @@ impl Pipeline {
             missing += 1;
             let offered = observed && seen == Seen::Missing;
             let lane = &mut self.lanes[table];
-            if let Some(&flight) = lane.flights.get(&node) {
-                hits += u64::from(matches!(self.found[at], Residency::Filling(_)));
-                self.flights.get_mut(flight).offered |= offered;
-                self.flights.wait(flight, request, place);
-                self.promote(flight);
-                continue;
-            }
+            let entry = match lane.flights.entry(node) {
+                Entry::Vacant(entry) => entry,
+                Entry::Occupied(entry) => {
+                    let flight = *entry.get();
+                    hits += u64::from(matches!(self.found[at], Residency::Filling(_)));
+                    self.flights.get_mut(flight).offered |= offered;
+                    self.flights.wait(flight, request, place);
+                    self.promote(flight);
+                    continue;
+                }
+            };
             let (partition, row) = lane.table.book.locate(node).expect("split has located it");
             let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Rows(request, place));
             self.flights.get_mut(flight).offered = offered;
@@ -656,7 +661,7 @@ impl Pipeline {
                 let flight = self.flights.get_mut(flight);
                 (flight.admitted, flight.fills) = (Some(slot), true);
             }
-            lane.flights.insert(node, flight);
+            entry.insert(flight);
             self.wanted.push(Wanted { owner: partition.0, row, flight });
         }
         self.admit(table);

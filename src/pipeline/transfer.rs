@@ -2,12 +2,13 @@
 
 use super::batch::{Area, BatchState};
 use super::fill::Fill;
-use super::flight::{FlightId, Landing};
+use super::flight::{Flight, FlightId, Landing};
 use super::request::Outcome;
 use super::{BLOCKED, Copy, Pipeline, Place, RequestId, Settled, Transmit, Wanted};
 use crate::error::{Error, Result, TransferError};
 use crate::id::{PartitionId, Rank, Slot};
 use crate::transport::{BatchId, Completion};
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 impl Pipeline {
@@ -260,10 +261,11 @@ impl Pipeline {
     }
 
     fn end_flight(&mut self, id: FlightId) {
-        let flight = *self.flights.get(id);
-        let map = &mut self.lanes[flight.table as usize].flights;
-        if map.get(&flight.node) == Some(&id) {
-            map.remove(&flight.node);
+        let &Flight { table, node, .. } = self.flights.get(id);
+        if let Entry::Occupied(entry) = self.lanes[table as usize].flights.entry(node)
+            && *entry.get() == id
+        {
+            entry.remove();
         }
         self.flights.remove(id);
     }
