@@ -37,6 +37,7 @@ pub(super) struct Flight {
     pub attempts: u8,
     /// The batch that carries it.
     pub batch: u32,
+    live: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +68,52 @@ impl Hasher for NodeHasher {
     }
 }
 
-/// Map from a node to something about it.
-pub(super) type NodeMap<V> = HashMap<NodeId, V, BuildHasherDefault<NodeHasher>>;
+/// Which flight of a table brings a node's row.
+///
+/// Rows that land are not taken out one by one, which would cost a cache miss each while others wait to be booked: an entry holds as long as its
+/// flight is live and the node's, and those that do not are swept out together where room is needed.
+pub(super) struct FlightIndex {
+    table: u32,
+    by_node: HashMap<NodeId, FlightId, BuildHasherDefault<NodeHasher>>,
+}
+
+impl FlightIndex {
+    pub fn with_capacity(table: usize, nodes: usize) -> Self {
+        Self { table: table as u32, by_node: HashMap::with_capacity_and_hasher(nodes, Default::default()) }
+    }
+
+    /// The flight that brings the node's row, if any does.
+    pub fn find(&self, node: NodeId, flights: &Flights) -> Option<FlightId> {
+        self.by_node.get(&node).copied().filter(|&id| flights.carries(id, self.table, node))
+    }
+
+    /// Where the node's flight is noted, and that flight, if it has one.
+    pub fn entry(&mut self, node: NodeId, flights: &Flights) -> (&mut FlightId, Option<FlightId>) {
+        let entry = self.by_node.entry(node).or_insert(FlightId(NONE));
+        let id = *entry;
+        (entry, flights.carries(id, self.table, node).then_some(id))
+    }
+
+    /// Notes the node's flight, whatever brought its row before.
+    pub fn insert(&mut self, node: NodeId, id: FlightId, flights: &Flights) {
+        self.make_room(1, flights);
+        self.by_node.insert(node, id);
+    }
+
+    /// Makes room for so many more nodes; allocates only where twice of what is live has none.
+    pub fn make_room(&mut self, nodes: usize, flights: &Flights) {
+        if self.by_node.capacity() - self.by_node.len() >= nodes {
+            return;
+        }
+        if flights.len() == 0 {
+            self.by_node.clear();
+        } else {
+            self.by_node.retain(|&node, &mut id| flights.carries(id, self.table, node));
+        }
+        // With as much room as is taken, the next sweep is as far off as this one is long.
+        self.by_node.reserve(nodes.max(self.by_node.len()));
+    }
+}
 
 /// Every flight of a pipeline, and who waits for it. Places are reused, so that a warm arena allocates nothing.
 #[derive(Debug)]
@@ -102,6 +147,7 @@ impl Flights {
             waiters: NONE,
             attempts: 0,
             batch: NONE,
+            live: true,
         };
         match self.free.pop() {
             Some(at) => {
@@ -126,8 +172,15 @@ impl Flights {
     /// Forgets a flight that nobody waits for.
     pub fn remove(&mut self, id: FlightId) {
         debug_assert_eq!(self.get(id).waiters, NONE, "a flight ends after its waiters");
-        self.get_mut(id).batch = NONE;
+        let flight = self.get_mut(id);
+        (flight.batch, flight.live) = (NONE, false);
         self.free.push(id.0);
+    }
+
+    /// Whether the flight is under way with this node's row of the table.
+    fn carries(&self, id: FlightId, table: u32, node: NodeId) -> bool {
+        let flight = self.flights.get(id.0 as usize);
+        flight.is_some_and(|flight| flight.live && flight.node == node && flight.table == table)
     }
 
     /// Lets one more place wait for the row.

@@ -28,11 +28,10 @@ use crate::partition::PartitionBook;
 use crate::transport::{BatchId, RemoteRegion};
 use batch::{BatchState, Batches};
 use fill::Fill;
-use flight::{Flight, FlightId, Flights, Landing, NodeMap};
+use flight::{Flight, FlightId, FlightIndex, Flights, Landing};
 use neighbours::Shared;
 use request::Requests;
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry;
 use std::time::Duration;
 use ticket::Tickets;
 
@@ -202,8 +201,10 @@ pub struct TableStats {
 
 #[derive(Debug)]
 enum Settled {
-    Placed(RequestId),
-    Unexposed(RequestId),
+    /// So many rows of a request are in their places, and nothing will write to these any more.
+    Placed(RequestId, u32),
+    /// Nothing will write to so many of its places any more, whose rows are not there.
+    Unexposed(RequestId, u32),
     Filled(usize, Slot),
 }
 
@@ -219,7 +220,7 @@ enum Planned {
 /// A table and what is on its way to it.
 struct Lane {
     table: Table,
-    flights: NodeMap<FlightId>,
+    flights: FlightIndex,
     /// Announcements whose nodes are not all looked at, in the order in which they were made.
     planning: VecDeque<Planned>,
     /// The other ranks of the host, where they share one buffer.
@@ -303,12 +304,10 @@ impl Pipeline {
     pub fn new(limits: Limits, tables: Vec<Table>) -> Self {
         let lanes = tables
             .into_iter()
-            .map(|table| Lane {
+            .enumerate()
+            .map(|(at, table)| Lane {
                 table,
-                flights: NodeMap::with_capacity_and_hasher(
-                    4 * limits.batch_rows + limits.prefetch_rows_in_flight,
-                    Default::default(),
-                ),
+                flights: FlightIndex::with_capacity(at, 4 * limits.batch_rows + limits.prefetch_rows_in_flight),
                 planning: VecDeque::with_capacity(limits.tickets),
                 shared: None,
                 fill: Fill::default(),
@@ -619,7 +618,7 @@ impl Pipeline {
     fn want_missing(&mut self, table: usize, request: RequestId, observed: bool, plan: &mut CopyPlan) {
         self.wanted.clear();
         self.wanted.reserve(self.remote.len());
-        self.lanes[table].flights.reserve(self.remote.len());
+        self.lanes[table].flights.make_room(self.remote.len(), &self.flights);
         if self.lanes[table].shared.is_some() {
             plan.seen.reserve(self.remote.len());
         }
@@ -640,19 +639,17 @@ impl Pipeline {
             missing += 1;
             let offered = observed && seen == Seen::Missing;
             let lane = &mut self.lanes[table];
-            let entry = match lane.flights.entry(node) {
-                Entry::Vacant(entry) => entry,
-                Entry::Occupied(entry) => {
-                    let flight = *entry.get();
-                    hits += u64::from(matches!(self.found[at], Residency::Filling(_)));
-                    self.flights.get_mut(flight).offered |= offered;
-                    self.flights.wait(flight, request, place);
-                    self.promote(flight);
-                    continue;
-                }
-            };
+            let (entry, found) = lane.flights.entry(node, &self.flights);
+            if let Some(flight) = found {
+                hits += u64::from(matches!(self.found[at], Residency::Filling(_)));
+                self.flights.get_mut(flight).offered |= offered;
+                self.flights.wait(flight, request, place);
+                self.promote(flight);
+                continue;
+            }
             let (partition, row) = lane.table.book.locate(node).expect("split has located it");
             let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Rows(request, place));
+            *entry = flight;
             self.flights.get_mut(flight).offered = offered;
             if let Residency::Filling(slot) = self.found[at]
                 && lane.fill.take(slot)
@@ -661,7 +658,6 @@ impl Pipeline {
                 let flight = self.flights.get_mut(flight);
                 (flight.admitted, flight.fills) = (Some(slot), true);
             }
-            entry.insert(flight);
             self.wanted.push(Wanted { owner: partition.0, row, flight });
         }
         self.admit(table);
@@ -686,7 +682,7 @@ impl Pipeline {
         // A slot that this minibatch hits may go too: its old row is copied out while the new one flies (see `land`).
         buffer.admit_missed(true, &mut lane.fetches);
         for (node, slot) in lane.fetches.drain(..) {
-            match lane.flights.get(&node).map(|&flight| self.flights.get_mut(flight)) {
+            match lane.flights.find(node, &self.flights).map(|flight| self.flights.get_mut(flight)) {
                 Some(flight) if flight.admitted.is_none() && matches!(flight.landing, Landing::Rows(..)) => {
                     flight.admitted = Some(slot);
                 }
@@ -767,7 +763,7 @@ impl Pipeline {
         let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Slot(slot));
         // A demand flight of the same node may be under way: the published scheme fetches again what it replaces. Joins go to
         // this one from now on.
-        lane.flights.insert(node, flight);
+        lane.flights.insert(node, flight, &self.flights);
         self.wanted.push(Wanted { owner: partition.0, row, flight });
     }
 
@@ -817,9 +813,9 @@ impl Pipeline {
             };
             *cursor += 1;
             let Some(slot) = slot else { continue };
-            match flights.get(&node) {
+            match flights.find(node, &self.flights) {
                 // A minibatch before fetches it already: keeping that row costs a copy, not a get.
-                Some(&flight) => self.flights.get_mut(flight).admitted = Some(slot),
+                Some(flight) => self.flights.get_mut(flight).admitted = Some(slot),
                 None => self.want_slot(table, node, slot),
             }
         }

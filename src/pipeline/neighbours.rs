@@ -338,14 +338,14 @@ impl Pipeline {
         self.wanted.clear();
         for &(node, place) in lost {
             let lane = &mut self.lanes[table];
-            if let Some(&flight) = lane.flights.get(&node) {
+            if let Some(flight) = lane.flights.find(node, &self.flights) {
                 self.flights.wait(flight, id, place);
                 self.promote(flight);
                 continue;
             }
             let (partition, row) = lane.table.book.locate(node).expect("it was located when it was seen");
             let flight = self.flights.insert(table as u32, node, partition.0, row, Landing::Rows(id, place));
-            lane.flights.insert(node, flight);
+            lane.flights.insert(node, flight, &self.flights);
             self.wanted.push(Wanted { owner: partition.0, row, flight });
         }
         let Lane { stats, observed: seen, .. } = &mut self.lanes[table];

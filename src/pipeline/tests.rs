@@ -86,7 +86,7 @@ fn a_row_of_the_fill_outlives_who_asked_for_it() {
     pipeline.fill();
     let mut copies = Vec::new();
     // Not of the first rows of the fill, which are on their way by now.
-    let waits = |pipeline: &Pipeline, node: &NodeId| !pipeline.lanes[0].flights.contains_key(node);
+    let waits = |pipeline: &Pipeline, node: &NodeId| pipeline.lanes[0].flights.find(*node, &pipeline.flights).is_none();
     let nodes: Vec<_> = (LOCAL..NODES).map(NodeId).filter(|node| waits(&pipeline, node)).take(50).collect();
     let id = start(&mut pipeline, &nodes);
     pipeline.cancel(NOW, id, Duration::ZERO);

@@ -2,13 +2,12 @@
 
 use super::batch::{Area, BatchState};
 use super::fill::Fill;
-use super::flight::{Flight, FlightId, Landing};
+use super::flight::{FlightId, Landing};
 use super::request::Outcome;
 use super::{BLOCKED, Copy, Pipeline, Place, RequestId, Settled, Transmit, Wanted};
 use crate::error::{Error, Result, TransferError};
 use crate::id::{PartitionId, Rank, Slot};
 use crate::transport::{BatchId, Completion};
-use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 impl Pipeline {
@@ -190,21 +189,20 @@ impl Pipeline {
     fn complete(&mut self, completion: &Completion, copies: &mut Vec<Copy>) {
         let Some(at) = self.batches.find(completion.batch) else { return };
         let count = completion.count;
+        let area = self.batches.get(at).area;
+        // The memory of a request that was collected early is somebody else's by now: its rows are had again by those who joined.
+        let gone = matches!(area, Area::Rows(request) if self.requests.get(request).is_none());
+        if let (Err(_), Area::Rows(request)) = (&completion.status, area) {
+            self.settled.push(Settled::Unexposed(request, count));
+        }
         for i in completion.first..completion.first + count {
             let batch = self.batches.get(at);
             let flight = batch.flights[i as usize];
-            let from = Place { area: batch.area, index: batch.places[i as usize] };
-            // The memory of a request that was collected early is somebody else's by now: its rows are had again by those who joined.
-            let gone = matches!(from.area, Area::Rows(request) if self.requests.get(request).is_none());
+            let from = Place { area, index: batch.places[i as usize] };
             match &completion.status {
                 Ok(()) if gone => self.failed.push((flight, TransferError::Aborted)),
                 Ok(()) => self.land(flight, from, copies),
-                Err(error) => {
-                    if let Area::Rows(request) = from.area {
-                        self.settled.push(Settled::Unexposed(request));
-                    }
-                    self.failed.push((flight, error.clone()));
-                }
+                Err(error) => self.failed.push((flight, error.clone())),
             }
         }
         let batch = self.batches.get_mut(at);
@@ -223,10 +221,7 @@ impl Pipeline {
         let table = flight.table as usize;
         match (flight.landing, from.area) {
             (Landing::Slot(slot), _) => self.settled.push(Settled::Filled(table, slot)),
-            (Landing::Rows(request, _), Area::Rows(_)) => {
-                self.settled.push(Settled::Placed(request));
-                self.settled.push(Settled::Unexposed(request));
-            }
+            (Landing::Rows(request, _), Area::Rows(_)) => self.settle_placed(request),
             (Landing::Rows(request, place), _) => self.copy_to(table, request, place, from, copies),
         }
         if let (Landing::Rows(..), Some(slot)) = (flight.landing, flight.admitted) {
@@ -238,7 +233,7 @@ impl Pipeline {
         while let Some((request, place)) = self.flights.pop_waiter(id) {
             self.copy_to(table, request, place, from, copies);
         }
-        self.end_flight(id);
+        self.flights.remove(id);
     }
 
     /// Copies an admitted row to its slot, unless somebody still copies the old row out: then it is not worth waiting for.
@@ -256,18 +251,15 @@ impl Pipeline {
         let Some(request) = self.requests.get_mut(id).filter(|request| request.is_live()) else { return };
         request.exposed += 1;
         copies.push(Copy { table, from, to: Place { area: Area::Rows(id), index: place } });
-        self.settled.push(Settled::Placed(id));
-        self.settled.push(Settled::Unexposed(id));
+        self.settle_placed(id);
     }
 
-    fn end_flight(&mut self, id: FlightId) {
-        let &Flight { table, node, .. } = self.flights.get(id);
-        if let Entry::Occupied(entry) = self.lanes[table as usize].flights.entry(node)
-            && *entry.get() == id
-        {
-            entry.remove();
+    /// Notes that a row of a request is where it is wanted; those of one request mostly come together.
+    fn settle_placed(&mut self, id: RequestId) {
+        match self.settled.last_mut() {
+            Some(Settled::Placed(last, rows)) if *last == id => *rows += 1,
+            _ => self.settled.push(Settled::Placed(id, 1)),
         }
-        self.flights.remove(id);
     }
 
     /// The copies of the last [`handle_completions`](Self::handle_completions) are made. Returns whether a request is over by it.
@@ -281,15 +273,16 @@ impl Pipeline {
                         buffer.filled(slot);
                     }
                 }
-                Settled::Placed(id) => {
+                Settled::Placed(id, rows) => {
                     if let Some(request) = self.requests.get_mut(id) {
-                        request.missing = request.missing.saturating_sub(1);
+                        request.missing = request.missing.saturating_sub(rows);
+                        request.exposed -= rows;
                         over |= request.is_over();
                     }
                 }
-                Settled::Unexposed(id) => {
+                Settled::Unexposed(id, rows) => {
                     if let Some(request) = self.requests.get_mut(id) {
-                        request.exposed -= 1;
+                        request.exposed -= rows;
                         over |= request.is_over();
                     }
                 }
@@ -435,7 +428,7 @@ impl Pipeline {
             Some(slot) => self.abandon(table, slot),
             None => {}
         }
-        self.end_flight(id);
+        self.flights.remove(id);
     }
 
     /// Batches the flights that were rehomed, those of a request together.
@@ -641,6 +634,6 @@ impl Pipeline {
         if let Some(slot) = flight.admitted {
             self.abandon(flight.table as usize, slot);
         }
-        self.end_flight(id);
+        self.flights.remove(id);
     }
 }
