@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 rudder := $(CARGO_TARGET_DIR)/release/rudder
-scripts := .ci/run $(wildcard tools/*.sh tests/vm/*.sh)
+scripts := .ci/run slurm/submit slurm/rank $(wildcard tools/*.sh tests/vm/*.sh tests/slurm/*.sh slurm/*.sbatch slurm/*.sh)
 # Transports whose libraries are loaded at run time. That over libfabric is built where its headers are.
 fabric := $(shell echo '\#include <rdma/fabric.h>' | cc -E - >/dev/null 2>&1 && echo ,rudder/fabric)
 transports := rudder/verbs$(fabric)
@@ -80,6 +80,11 @@ test-mpi: ## Check the MPI transport with MPICH and with Open MPI, 2 to 4 ranks 
 	@tools/setup.sh --check mpi
 	tools/mpi.sh mpich openmpi
 
+.PHONY: test-slurm
+test-slurm: ## Submit the job templates to a real Slurm of four virtual nodes; `tools/setup.sh slurm` installs it
+	@tools/setup.sh --check slurm
+	tools/test-slurm.sh
+
 .PHONY: test-dgl
 test-dgl: ## Test the DistDGL adapter with DistDGL 2.1.0 on 2 and 4 machines, which are namespaces; `tools/setup.sh dgl` installs the tools
 	@tools/setup.sh --check dgl
@@ -102,7 +107,7 @@ lint: ## Check format, clippy's lints and the shell scripts
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy --package rudder --no-default-features --features verbs --all-targets --locked -- -D warnings
-	shellcheck $(scripts)
+	shellcheck --external-sources $(scripts)
 
 .PHONY: doc
 doc: ## Build the library's documentation without warnings, and run its examples

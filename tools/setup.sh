@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Checks the tools that a purpose needs and, where it may, installs what is missing from Debian's packages.
 #
-#   tools/setup.sh [--check] [all|build|test|capi|verbs|fabric|mpi|dgl|model|demo]
+#   tools/setup.sh [--check] [all|build|test|capi|verbs|fabric|mpi|slurm|dgl|model|demo]
 #
-# `all` leaves out mpi: MPICH and Open MPI, to build and test the MPI transport with; and dgl: what tools/dgl-env.sh needs to install
-# DistDGL, and what the adapter's tests need to make machines of namespaces.
+# `all` leaves out mpi: MPICH and Open MPI, to build and test the MPI transport with; slurm: its daemons, for the tests of the job templates;
+# and dgl: what tools/dgl-env.sh needs to install DistDGL, and what the adapter's tests need to make machines of namespaces.
 #
 # It installs as root or by sudo without a password; anyone else is told the line to run. With --check it never installs.
 # Rust itself is yours to install: what Debian 12 carries is too old.
@@ -43,6 +43,10 @@ declare -A version=(
     [libmpich-dev]=4.0.2-3+b1
     [openmpi-bin]=4.1.4-3+b1
     [libopenmpi-dev]=4.1.4-3+b1
+    [slurmctld]=22.05.8-4+deb12u3
+    [slurmd]=22.05.8-4+deb12u3
+    [slurm-client]=22.05.8-4+deb12u3
+    [munge]=0.5.15-2+deb12u1
     [libclang-dev]=1:14.0-55.7~deb12u1
 )
 
@@ -69,6 +73,10 @@ have_mpich() { command -v mpicc.mpich && command -v mpiexec.mpich; }
 have_openmpi() { command -v mpicc.openmpi && command -v mpiexec.openmpi; }
 # The bindings are generated from the MPI's header, by libclang.
 have_clang() { [[ -n ${LIBCLANG_PATH:-} ]] || ldconfig -p | grep -F libclang || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; }
+have_slurm() {
+    PATH=$PATH:/usr/sbin:/sbin
+    command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged && command -v ip
+}
 have_pip() { command -v python3 && python3 -m pip --version; }
 
 # One with venv, of the version that DistDGL's wheels are made for.
@@ -125,6 +133,7 @@ packages_of() {
         mpich) echo mpich libmpich-dev ;;
         openmpi) echo openmpi-bin libopenmpi-dev ;;
         clang) echo libclang-dev ;;
+        slurm) echo slurmctld slurmd slurm-client munge iproute2 ;;
         venv) echo python3 python3-venv ;;
         namespaces) echo iproute2 util-linux ;;
     esac
@@ -139,12 +148,13 @@ case $purpose in
     verbs) needed=(cc verbs) ;;
     fabric) needed=(cc libfabric hwloc) ;;
     mpi) needed=(cc mpich openmpi clang) ;;
+    slurm) needed=(cc slurm) ;;
     dgl) needed=(cc venv namespaces) ;;
     model) needed=(pip) ;;
     demo) needed=(cc) wanted=(pip) ;;
     all) needed=(cc shellcheck cxx pkg_config valgrind verbs libfabric hwloc pip) ;;
     *)
-        say "there is no purpose '$purpose'; there are all, build, test, capi, verbs, fabric, mpi, dgl, model, demo"
+        say "there is no purpose '$purpose'; there are all, build, test, capi, verbs, fabric, mpi, slurm, dgl, model, demo"
         exit 2
         ;;
 esac
