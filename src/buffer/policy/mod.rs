@@ -135,7 +135,7 @@ impl PolicyConfig {
 /// Why a row gets a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// It is to be resident from the start.
+    /// The policy wants it resident, from the start or once it has learnt so.
     Initial,
     /// A minibatch fetches it anyway.
     Demand,
