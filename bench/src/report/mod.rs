@@ -489,7 +489,7 @@ mod tests {
 
     fn run(setup: SetUp, lookahead: u32) -> Run {
         let kind = SetUp::ALL.iter().position(|other| *other == setup).unwrap() as u64;
-        let warm = if setup.has_buffer() { 0.2 + 0.07 * kind as f64 } else { 0.0 };
+        let warm = if setup.has_buffer() { 0.2 + 0.04 * kind as f64 } else { 0.0 };
         let record = |rank: u32| {
             let steps: Vec<Step> = (0..240u64)
                 .map(|at| {
