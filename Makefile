@@ -34,7 +34,7 @@ install: ## Install header, librudder.so, librudder.a and rudder.pc, after `make
 	@PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' DESTDIR='$(DESTDIR)' tools/install.sh $(CARGO_TARGET_DIR)/release
 
 .PHONY: demo
-demo: ## Set up, build, fetch the model if possible, and compare all set-ups on a real graph
+demo: ## Set up, build, fetch the model if possible, and compare the main set-ups on a real graph
 	@tools/setup.sh demo
 	@$(MAKE) --no-print-directory build
 	@[[ -n "$${RUDDER_MODEL:-}" ]] || tools/model.sh || \

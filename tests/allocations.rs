@@ -103,6 +103,12 @@ fn a_warm_data_path_allocates_nothing() {
         for (policy, controller, ahead) in [
             ("off", ControllerConfig::Off, 0),
             ("degree", ControllerConfig::Fixed, 0),
+            ("random", ControllerConfig::Off, 0),
+            ("presc", ControllerConfig::Off, 0),
+            ("lru", ControllerConfig::Off, 0),
+            ("sieve", ControllerConfig::Off, 0),
+            ("s3fifo", ControllerConfig::Off, 4),
+            ("wtinylfu", ControllerConfig::Off, 4),
             ("lfu", ControllerConfig::Off, 0),
             ("rudder", ControllerConfig::Periodic { delta: 8 }, 0),
             ("lfu", ControllerConfig::Off, 4),

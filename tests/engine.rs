@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use rudder::bootstrap::{Bootstrap, local};
-use rudder::buffer::PolicyConfig;
+use rudder::buffer::{PolicyConfig, PrescConfig};
 use rudder::controller::ControllerConfig;
 use rudder::transport::hook::{FaultConfig, Faulty};
 use rudder::transport::sim::{SimConfig, SimNetwork};
@@ -101,7 +101,11 @@ fn plain(name: &str, ranks: u32) -> Vec<Arc<dyn Transport>> {
 
 fn config(policy: &str, controller: ControllerConfig, buffer: f64) -> Config {
     Config {
-        policy: PolicyConfig::named(policy).unwrap(),
+        policy: match policy {
+            // Its warm-up is over while a test lasts.
+            "presc" => PolicyConfig::Presc(PrescConfig { warm_up: 3 }),
+            name => PolicyConfig::named(name).unwrap(),
+        },
         controller,
         buffer: BufferSize::Halo(buffer),
         map_host_rows: false,
@@ -119,14 +123,13 @@ fn nodes(seed: &[u16]) -> Vec<NodeId> {
 }
 
 fn policies() -> impl Strategy<Value = (&'static str, ControllerConfig)> {
-    prop_oneof![
-        Just(("off", ControllerConfig::Off)),
-        Just(("degree", ControllerConfig::Fixed)),
-        Just(("lfu", ControllerConfig::Off)),
-        Just(("rudder", ControllerConfig::Periodic { delta: 2 })),
-        Just(("rudder", ControllerConfig::Random { seed: 3, delta: 1 })),
-        Just(("window", ControllerConfig::Off)),
-    ]
+    let controllers = |policy| match policy {
+        "degree" => vec![ControllerConfig::Fixed],
+        "rudder" => vec![ControllerConfig::Periodic { delta: 2 }, ControllerConfig::Random { seed: 3, delta: 1 }],
+        _ => vec![ControllerConfig::Off],
+    };
+    let named = |policy| controllers(policy).into_iter().map(move |controller| (policy, controller));
+    prop::sample::select(PolicyConfig::NAMES.into_iter().flat_map(named).collect::<Vec<_>>())
 }
 
 /// What a training loop does with minibatches: announces some ahead, forgets some of these, keeps three gathers open.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rudder::bootstrap::{Bootstrap, local};
-use rudder::buffer::PolicyConfig;
+use rudder::buffer::{PolicyConfig, PrescConfig};
 use rudder::controller::ControllerConfig;
 use rudder::{
     BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, Rank, Stats, StreamId, TableId, TableSpec,
@@ -96,7 +96,11 @@ fn job_of(ranks: u32, row_bytes: usize, config: impl Fn(Rank) -> Config + Sync, 
 fn config(transport: &str, policy: &str, buffer: f64, share_buffer: bool) -> Config {
     Config {
         transport: transport.into(),
-        policy: PolicyConfig::named(policy).unwrap(),
+        policy: match policy {
+            // Its warm-up is over while a test lasts.
+            "presc" => PolicyConfig::Presc(PrescConfig { warm_up: 3 }),
+            name => PolicyConfig::named(name).unwrap(),
+        },
         controller: if policy == "rudder" { ControllerConfig::Periodic { delta: 2 } } else { ControllerConfig::Off },
         buffer: BufferSize::Halo(buffer),
         share_buffer,
@@ -178,7 +182,7 @@ proptest! {
     #[test]
     fn gathers_are_plain_reads(
         transport in prop::sample::select(vec!["shm", "tcp"]),
-        policy in prop::sample::select(vec!["degree", "lfu", "rudder", "window"]),
+        policy in prop::sample::select(PolicyConfig::NAMES.to_vec()),
         ranks in 2u32..5,
         buffer in prop::sample::select(vec![0.002, 0.05, 0.3, 1.0]),
         row_bytes in prop::sample::select(vec![1usize, 8, 12, 400]),

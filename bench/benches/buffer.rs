@@ -206,6 +206,10 @@ fn main() {
             gatherer(slots, "lfu", 0),
             gatherer(slots, "window", 16),
             gatherer(slots, "rudder", 0),
+            gatherer(slots, "lru", 0),
+            gatherer(slots, "sieve", 0),
+            gatherer(slots, "s3fifo", 0),
+            gatherer(slots, "wtinylfu", 0),
         ];
         race(&mut contenders, &trace);
         let mut baseline = None;

@@ -24,7 +24,7 @@ pub struct Cli {
 pub enum Command {
     /// Train a GraphSAGE network on several ranks, once for each set-up, and compare
     Train(Box<TrainArgs>),
-    /// Compare all set-ups on the bundled graph, over TCP behind a shaped link, in a few minutes
+    /// Compare the main set-ups on the bundled graph, over TCP behind a shaped link, in a few minutes
     Demo(DemoArgs),
     /// Measure how fast random rows come from another process
     Get(Box<GetArgs>),

@@ -4,7 +4,7 @@
 
 use anyhow::Context;
 use clap::ValueEnum;
-use rudder::buffer::{self, LfuConfig, PolicyConfig, RudderConfig};
+use rudder::buffer::{self, LfuConfig, PolicyConfig, RandomConfig, RudderConfig};
 use rudder::controller::ControllerConfig;
 use rudder::controller::llm::{CohortsConfig, HitRate, ModelSource, ReplaceConfig};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,10 @@ pub enum SetUp {
     Off,
     /// Buffer filled at the start with the halo nodes of highest degree, never replaced
     Fixed,
+    /// As fixed, with halo nodes drawn at random
+    FixedRandom,
+    /// Nothing kept for 64 minibatches, then the nodes that these wanted most, never replaced
+    Presc,
     /// Scored replacement, every DELTA minibatches
     Periodic,
     /// Scored replacement, when a fair coin says so
@@ -33,6 +37,14 @@ pub enum SetUp {
     Llm,
     /// LFU, and the language model sets how many rows of each cohort are pulled ahead
     LlmCohorts,
+    /// Rows that were fetched anyway are kept, the least recently used gives way
+    Lru,
+    /// As lru, but SIEVE's hand says which row gives way
+    Sieve,
+    /// As lru, with the queues of S3-FIFO
+    S3fifo,
+    /// As lru, with the window and the admission of W-TinyLFU
+    Wtinylfu,
     /// LFU: rows that were fetched anyway are kept by frequency, nothing is fetched for the buffer alone
     Lfu,
     /// Keeps what the announced minibatches want next; needs --lookahead
@@ -41,14 +53,20 @@ pub enum SetUp {
 
 impl SetUp {
     /// Every set-up, in the order of a comparison.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 15] = [
         Self::OffSync,
         Self::Off,
         Self::Fixed,
+        Self::FixedRandom,
+        Self::Presc,
         Self::Periodic,
         Self::Random,
         Self::Llm,
         Self::LlmCohorts,
+        Self::Lru,
+        Self::Sieve,
+        Self::S3fifo,
+        Self::Wtinylfu,
         Self::Lfu,
         Self::Window,
     ];
@@ -59,10 +77,16 @@ impl SetUp {
             Self::OffSync => "off-sync",
             Self::Off => "off",
             Self::Fixed => "fixed",
+            Self::FixedRandom => "fixed-random",
+            Self::Presc => "presc",
             Self::Periodic => "periodic",
             Self::Random => "random",
             Self::Llm => "llm",
             Self::LlmCohorts => "llm-cohorts",
+            Self::Lru => "lru",
+            Self::Sieve => "sieve",
+            Self::S3fifo => "s3fifo",
+            Self::Wtinylfu => "wtinylfu",
             Self::Lfu => "lfu",
             Self::Window => "window",
         }
@@ -74,10 +98,16 @@ impl SetUp {
             Self::OffSync => "no buffer; every gather is waited for in full",
             Self::Off => "no buffer; the next gather runs while this minibatch computes",
             Self::Fixed => "buffer filled once with the halo nodes of highest degree",
+            Self::FixedRandom => "buffer filled once with halo nodes drawn at random",
+            Self::Presc => "buffer filled after 64 minibatches with the nodes that these wanted most",
             Self::Periodic => "scored replacement at a fixed interval",
             Self::Random => "scored replacement when a fair coin says so",
             Self::Llm => "scored replacement when the language model says so",
             Self::LlmCohorts => "LFU, and the language model sets quotas of rows to pull ahead",
+            Self::Lru => "keeps rows that were fetched anyway, by recency",
+            Self::Sieve => "keeps rows that were fetched anyway, by SIEVE",
+            Self::S3fifo => "keeps rows that were fetched anyway, by S3-FIFO",
+            Self::Wtinylfu => "keeps rows that were fetched anyway, by W-TinyLFU",
             Self::Lfu => "keeps rows that were fetched anyway, by frequency",
             Self::Window => "keeps what the announced minibatches want next",
         }
@@ -88,20 +118,20 @@ impl SetUp {
         match self {
             Self::OffSync | Self::Off => "none",
             Self::Fixed => "degree",
+            Self::FixedRandom => "random",
             Self::Periodic | Self::Random | Self::Llm => "rudder",
-            Self::LlmCohorts | Self::Lfu => "lfu",
-            Self::Window => "window",
+            Self::LlmCohorts => "lfu",
+            Self::Presc | Self::Lru | Self::Sieve | Self::S3fifo | Self::Wtinylfu | Self::Lfu | Self::Window => {
+                self.name()
+            }
         }
     }
 
     /// The controller's name.
     pub fn controller_name(self) -> &'static str {
         match self {
-            Self::OffSync | Self::Off | Self::Fixed | Self::Lfu | Self::Window => "off",
-            Self::Periodic => "periodic",
-            Self::Random => "random",
-            Self::Llm => "llm",
-            Self::LlmCohorts => "llm-cohorts",
+            Self::Periodic | Self::Random | Self::Llm | Self::LlmCohorts => self.name(),
+            _ => "off",
         }
     }
 
@@ -126,6 +156,7 @@ impl SetUp {
                 },
             }),
             "lfu" => PolicyConfig::Lfu(LfuConfig { cohorts: self == Self::LlmCohorts, ..LfuConfig::default() }),
+            "random" => PolicyConfig::Random(RandomConfig { seed }),
             "none" => PolicyConfig::Off,
             name => PolicyConfig::named(name)?,
         };
@@ -145,7 +176,7 @@ impl SetUp {
                 let model = service(model)?;
                 ControllerConfig::LlmCohorts(CohortsConfig { model, delta, ..CohortsConfig::default() })
             }
-            Self::OffSync | Self::Off | Self::Fixed | Self::Lfu | Self::Window => ControllerConfig::Off,
+            _ => ControllerConfig::Off,
         };
         Ok((policy, controller))
     }

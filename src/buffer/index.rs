@@ -106,8 +106,8 @@ impl<V: Copy + Default> NodeTable<V> {
     #[cold]
     fn grow(&mut self) {
         let mut larger = Self::with_capacity(self.entries.len());
-        for entry in self.entries.iter().filter(|entry| entry.node != VACANT) {
-            *larger.entry(NodeId(entry.node)) = entry.value;
+        for (node, value) in self.iter() {
+            *larger.entry(node) = value;
         }
         *self = larger;
     }
@@ -134,6 +134,11 @@ impl<V: Copy + Default> NodeTable<V> {
         self.entries[hole].node = VACANT;
         self.len -= 1;
         Some(value)
+    }
+
+    /// All nodes with their values, in no order that means anything.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, V)> {
+        self.entries.iter().filter(|entry| entry.node != VACANT).map(|entry| (NodeId(entry.node), entry.value))
     }
 
     #[cfg(test)]
@@ -169,6 +174,7 @@ mod tests {
                 }
                 prop_assert_eq!(table.len(), model.len());
             }
+            prop_assert_eq!(table.iter().collect::<HashMap<_, _>>().len(), model.len());
             for node in 0..60 {
                 prop_assert_eq!(table.get(NodeId(node)), model.get(&node).copied());
             }

@@ -41,7 +41,7 @@ use crate::partition::PartitionBook;
 use cohorts::Cohorts;
 use halo::Halo;
 use index::{AHEAD, NodeTable, ahead};
-pub use policy::{LfuConfig, PolicyConfig, RudderConfig, Start};
+pub use policy::{LfuConfig, PolicyConfig, PrescConfig, RandomConfig, RudderConfig, Start};
 use policy::{Origin, ReplacementPolicy, Swap, View};
 use slots::{Occupancy, SlotTable};
 use window::Window;
@@ -116,7 +116,7 @@ pub struct BufferCounters {
     pub halo_hits: u64,
     /// Misses of halo nodes.
     pub halo_misses: u64,
-    /// Rows of the initial fill.
+    /// Rows of the initial fill, and of one that a policy asks for later.
     pub initial: u64,
     /// Rows kept that a minibatch fetched anyway.
     pub admissions: u64,
@@ -240,10 +240,10 @@ impl PrefetchBuffer {
         self.missed.clear();
         found.clear();
         if self.missed.capacity() < nodes.len() {
-            self.policy.reserve(nodes.len());
+            self.missed.reserve(nodes.len());
+            self.policy.reserve(self.missed.capacity());
         }
         self.hits.reserve(nodes.len());
-        self.missed.reserve(nodes.len());
         found.reserve(nodes.len());
         self.places.clear();
         self.places.extend(ahead(nodes).map(|(node, coming)| {
@@ -381,6 +381,7 @@ impl PrefetchBuffer {
         }
         self.swaps = swaps;
         self.counters.replacements += u64::from(replaced.rows);
+        self.bring(fetches);
         if let Some(quotas) = quotas {
             self.pull(quotas, fetches);
         }
@@ -391,6 +392,17 @@ impl PrefetchBuffer {
             );
         }
         replaced
+    }
+
+    /// Makes resident what the policy has come to want so, at most as many nodes as the minibatch had.
+    fn bring(&mut self, fetches: &mut Vec<(NodeId, Slot)>) {
+        for _ in 0..self.places.len() {
+            let Some(node) = self.policy.brings() else { return };
+            let Some(slot) = self.view.slots.take_free(false) else { return };
+            self.settle(slot, node, Origin::Initial);
+            fetches.push((node, slot));
+            self.counters.initial += 1;
+        }
     }
 
     /// Pulls up to each cohort's quota of its candidates.

@@ -55,18 +55,18 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     prop::collection::vec(call, 1..150)
 }
 
+/// Every policy there is, with settings at which it has decided a lot after a few calls.
 fn policies() -> impl Strategy<Value = PolicyConfig> {
     let lfu = LfuConfig { half_life: 8, remembered: Some(16), cohorts: true, ..LfuConfig::default() };
     let rudder = |start| PolicyConfig::Rudder(RudderConfig { alpha: 0.3, delta: 2, start });
-    prop::sample::select(vec![
-        PolicyConfig::Off,
-        PolicyConfig::Degree,
-        PolicyConfig::Lfu(lfu.clone()),
-        PolicyConfig::Window(lfu),
-        rudder(Start::Empty),
-        rudder(Start::Degree),
-        rudder(Start::Random(5)),
-    ])
+    let of_name = |name: &str| match PolicyConfig::named(name).unwrap() {
+        PolicyConfig::Lfu(_) => vec![PolicyConfig::Lfu(lfu.clone())],
+        PolicyConfig::Window(_) => vec![PolicyConfig::Window(lfu.clone())],
+        PolicyConfig::Rudder(_) => [Start::Empty, Start::Degree, Start::Random(5)].map(rudder).to_vec(),
+        PolicyConfig::Presc(_) => vec![PolicyConfig::Presc(PrescConfig { warm_up: 3 })],
+        other => vec![other],
+    };
+    prop::sample::select(PolicyConfig::NAMES.into_iter().flat_map(of_name).collect::<Vec<_>>())
 }
 
 fn hints() -> BufferHints {
@@ -386,6 +386,61 @@ fn rows_of_far_minibatches_take_only_slots_that_nobody_has() {
 }
 
 #[test]
+fn pre_sampling_brings_the_most_wanted_of_its_warm_up_no_faster_than_minibatches_come() {
+    let mut buffer = PrefetchBuffer::new(3, &PolicyConfig::Presc(PrescConfig { warm_up: 3 }), hints()).unwrap();
+    assert_eq!(gather(&mut buffer, &[1, 2, 3], None).1, []);
+    assert_eq!(gather(&mut buffer, &[2, 3, 4], None).1, []);
+    let ids = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
+    assert_eq!(
+        gather(&mut buffer, &[3, 9], None).1,
+        ids(&[3, 2]),
+        "the most wanted first, as many as the minibatch had"
+    );
+    assert_eq!(gather(&mut buffer, &[4, 9], None).1, ids(&[1]), "the lower node first where two are equal");
+    assert_eq!(gather(&mut buffer, &[4, 9], None).1, []);
+    assert_eq!((buffer.counters().initial, buffer.counters().evictions), (3, 0));
+}
+
+#[test]
+fn a_drawn_set_is_that_of_its_seed_and_stays() {
+    let drawn = |seed| {
+        let mut buffer = PrefetchBuffer::new(9, &PolicyConfig::Random(RandomConfig { seed }), hints()).unwrap();
+        let mut fetches = Vec::new();
+        buffer.initial_fill(&mut fetches);
+        gather(&mut buffer, &[0, 4, 8], None);
+        let nodes: BTreeSet<_> = fetches.iter().map(|(node, _)| *node).collect();
+        assert!(nodes.iter().all(|node| hints().halo.contains(node) && buffer.residency(*node) != Residency::Absent));
+        assert_eq!((nodes.len(), buffer.counters().evictions), (9, 0));
+        nodes
+    };
+    assert_eq!(drawn(1), drawn(1));
+    assert_ne!(drawn(1), drawn(2));
+}
+
+#[test]
+fn a_row_fetched_ahead_enters_a_cache_with_its_first_use() {
+    for name in ["lru", "sieve", "s3fifo", "wtinylfu"] {
+        for forget in [false, true] {
+            let mut buffer = PrefetchBuffer::new(2, &PolicyConfig::named(name).unwrap(), hints()).unwrap();
+            gather(&mut buffer, &[1, 2], None);
+            let position = buffer.announce(&[NodeId(9)]).unwrap();
+            let Reserve::Slot(slot) = buffer.reserve(NodeId(9), position) else { panic!("{name}: no room") };
+            buffer.filled(slot);
+            (20..30).for_each(|node| drop(gather(&mut buffer, &[node], None)));
+            assert_eq!(buffer.residency(NodeId(9)), Residency::Ready(slot), "{name}");
+            if !forget {
+                gather(&mut buffer, &[9], None);
+            }
+            buffer.retire(position, &[NodeId(9)]);
+            // Each of these is wanted more often than node 9, and none is a scan.
+            (0..40).for_each(|at| drop(gather(&mut buffer, &[30 + at % 2, 32 + at % 2], None)));
+            assert_eq!(buffer.residency(NodeId(9)), Residency::Absent, "{name}");
+            assert_eq!(buffer.counters().useless, u64::from(forget), "{name}");
+        }
+    }
+}
+
+#[test]
 fn rows_fetched_ahead_hold_no_more_than_their_share_of_an_lfu() {
     for (ahead, most) in [(0.0, 0), (0.25, 2), (1.0, 8)] {
         let config = LfuConfig { ahead, ..LfuConfig::default() };
@@ -411,11 +466,12 @@ fn hints_and_settings_that_cannot_be_are_refused() {
         let config = PolicyConfig::Rudder(RudderConfig { alpha, delta, start: Start::Empty });
         assert!(PrefetchBuffer::new(4, &config, hints()).is_err());
     }
+    assert!(PrefetchBuffer::new(4, &PolicyConfig::Presc(PrescConfig { warm_up: 0 }), hints()).is_err());
     for ahead in [-0.1, 1.1, f64::NAN] {
         let config = LfuConfig { ahead, ..LfuConfig::default() };
         assert!(PrefetchBuffer::new(4, &PolicyConfig::Lfu(config), hints()).is_err());
     }
-    assert!(PolicyConfig::named("best").is_err_and(|error| error.to_string().contains("off, degree, lfu")));
+    assert!(PolicyConfig::named("best").is_err_and(|error| error.to_string().contains("off, degree, random")));
     for name in PolicyConfig::NAMES {
         let config = PolicyConfig::named(name).unwrap();
         assert_eq!(config.name(), name);

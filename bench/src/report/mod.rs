@@ -22,10 +22,16 @@ fn colour(setup: SetUp) -> &'static str {
         SetUp::OffSync => "#9aa0a6",
         SetUp::Off => "#4d5156",
         SetUp::Fixed => "#a6761d",
+        SetUp::FixedRandom => "#c9a66b",
+        SetUp::Presc => "#7a5a14",
         SetUp::Periodic => "#e08e0b",
         SetUp::Random => "#c45a9a",
         SetUp::Llm => "#1769aa",
         SetUp::LlmCohorts => "#3fa7d6",
+        SetUp::Lru => "#8fb339",
+        SetUp::Sieve => "#5b8c2a",
+        SetUp::S3fifo => "#2f9e8f",
+        SetUp::Wtinylfu => "#57b894",
         SetUp::Lfu => "#0f8a5f",
         SetUp::Window => "#6d3fa0",
     }
@@ -483,7 +489,7 @@ mod tests {
 
     fn run(setup: SetUp, lookahead: u32) -> Run {
         let kind = SetUp::ALL.iter().position(|other| *other == setup).unwrap() as u64;
-        let warm = if setup.has_buffer() { 0.2 + 0.07 * kind as f64 } else { 0.0 };
+        let warm = if setup.has_buffer() { 0.2 + 0.04 * kind as f64 } else { 0.0 };
         let record = |rank: u32| {
             let steps: Vec<Step> = (0..240u64)
                 .map(|at| {

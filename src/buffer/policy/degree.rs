@@ -1,8 +1,8 @@
 //! The halo nodes of highest degree, fetched at the start and kept for ever.
 
-use super::{Origin, ReplacementPolicy, View};
+use super::ReplacementPolicy;
 use crate::buffer::BufferHints;
-use crate::id::{NodeId, Slot};
+use crate::id::NodeId;
 use std::cmp::Reverse;
 
 pub(super) struct Degree;
@@ -19,18 +19,6 @@ impl ReplacementPolicy for Degree {
     fn initial(&mut self, slots: u32, hints: &BufferHints, nodes: &mut Vec<NodeId>) {
         nodes.extend(highest_degree(slots as usize, hints));
     }
-
-    fn accepts(&self, _origin: Origin) -> bool {
-        false
-    }
-
-    fn victim(&mut self, _candidate: NodeId, _origin: Origin, _view: &View) -> Option<Slot> {
-        None
-    }
-
-    fn insert(&mut self, _slot: Slot, _node: NodeId, _origin: Origin, _view: &View) {}
-
-    fn remove(&mut self, _slot: Slot, _node: NodeId) {}
 
     fn bytes(&self) -> usize {
         0

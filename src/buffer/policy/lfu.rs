@@ -4,6 +4,7 @@
 //! an entry that reaches the front is brought up to date. Keys only rise, so the stale front is a floor: a candidate below it is
 //! refused for one comparison, and that is most of them.
 
+use super::guard::Guard;
 use super::queue::{Beside, SlotQueue, Standing, above, coarse};
 use super::{Origin, ReplacementPolicy, View, Wanted};
 use crate::buffer::BufferHints;
@@ -44,25 +45,21 @@ impl Default for LfuConfig {
     }
 }
 
+/// Nodes whose counts are remembered where nothing else is said.
+pub(super) fn remembered(slots: u32, hints: &BufferHints) -> usize {
+    (slots as usize * 4).max(hints.halo.len())
+}
+
 /// Slots found at the front of the queue while they could not go; back in it with the next minibatch. The lists before it are
 /// the window's.
 const ASIDE: Beside = Beside(WINDOW_MAX as u8);
 
-/// A slot as the policy sees it; in one place, since a slot that changes hands has all of it read and written.
-#[derive(Clone, Copy, Default)]
-struct Resident {
-    count: Count,
-    /// Fetched ahead and not yet used.
-    guarded: bool,
-}
-
 pub(super) struct Lfu {
     decay: Decay,
     now: u32,
-    residents: Vec<Resident>,
-    /// Residents that are guarded, and the most that may be.
-    guarded: u32,
-    guarded_max: u32,
+    /// Counts by slot.
+    counts: Vec<Count>,
+    guard: Guard,
     /// Slots that may be given away; those that are in no list may not: empty, their bytes to come, or guarded.
     pub(super) queue: SlotQueue,
     missed_scores: Vec<f32>,
@@ -72,8 +69,7 @@ pub(super) struct Lfu {
 impl Lfu {
     pub(super) fn new(config: &LfuConfig, slots: u32, hints: &BufferHints) -> Result<Self> {
         let decay = Decay::new(config.half_life);
-        let remembered =
-            config.remembered.map_or_else(|| (slots as usize * 4).max(hints.halo.len()), |nodes| nodes as usize);
+        let remembered = config.remembered.map_or_else(|| remembered(slots, hints), |nodes| nodes as usize);
         if remembered == 0 && slots > 0 {
             return Err(Error::config(
                 "policy lfu cannot work with 0 remembered nodes; leave `remembered` out for the default",
@@ -91,13 +87,11 @@ impl Lfu {
         for &(node, count) in &config.warm_up {
             others.set(node, Count { score: count as f32, minibatch: 0 }, &decay);
         }
-        let each = slots as usize;
         Ok(Self {
             decay,
             now: 0,
-            residents: vec![Resident::default(); each],
-            guarded: 0,
-            guarded_max: (f64::from(slots) * config.ahead).ceil() as u32,
+            counts: vec![Count::default(); slots as usize],
+            guard: Guard::new(slots, config.ahead),
             queue: SlotQueue::new(slots, ASIDE.0 + 1),
             missed_scores: Vec::new(),
             others,
@@ -107,7 +101,7 @@ impl Lfu {
     /// Makes the slot one that may be given away.
     pub(super) fn rank(&mut self, slot: Slot) {
         if self.queue.standing(slot) == Standing::Nowhere {
-            self.queue.push(coarse(self.decay.key(self.residents[slot.index()].count)), slot);
+            self.queue.push(coarse(self.decay.key(self.counts[slot.index()])), slot);
         }
     }
 
@@ -140,7 +134,7 @@ impl Lfu {
         let mut best: Option<(i64, Slot)> = None;
         for _ in 0..STEPS {
             let (floor, slot) = self.queue.peek().filter(|(floor, _)| *floor < key)?;
-            let current = coarse(self.decay.key(self.residents[slot.index()].count));
+            let current = coarse(self.decay.key(self.counts[slot.index()]));
             if !view.is_evictable(slot) {
                 self.queue.remove(slot);
                 self.queue.push_beside(ASIDE, slot);
@@ -160,20 +154,13 @@ impl Lfu {
     /// The counting part of an insertion.
     pub(super) fn adopt(&mut self, slot: Slot, node: NodeId) {
         let count = self.others.take(node).unwrap_or(Count { score: 0.0, minibatch: self.now });
-        self.residents[slot.index()].count = count;
-    }
-
-    /// Ends a slot's guard; whether it had one.
-    fn unguard(&mut self, slot: Slot) -> bool {
-        let was = std::mem::take(&mut self.residents[slot.index()].guarded);
-        self.guarded -= u32::from(was);
-        was
+        self.counts[slot.index()] = count;
     }
 
     pub(super) fn count_hits(&mut self, hits: &[(Slot, NodeId)]) {
         for ((slot, _), coming) in ahead(hits) {
-            coming.inspect(|(coming, _)| prefetch(&self.residents, coming.index()));
-            let count = &mut self.residents[slot.index()].count;
+            coming.inspect(|(coming, _)| prefetch(&self.counts, coming.index()));
+            let count = &mut self.counts[slot.index()];
             *count = self.decay.touched(*count, self.now);
         }
     }
@@ -196,7 +183,7 @@ impl ReplacementPolicy for Lfu {
     fn touch(&mut self, hits: &[(Slot, NodeId)], view: &View) {
         self.count_hits(hits);
         for &(slot, _) in hits {
-            if self.unguard(slot) && view.is_ready(slot) {
+            if self.guard.end(slot) && view.is_ready(slot) {
                 self.rank(slot);
             }
         }
@@ -213,7 +200,7 @@ impl ReplacementPolicy for Lfu {
     fn accepts(&self, origin: Origin) -> bool {
         match origin {
             Origin::Demand | Origin::Quota => true,
-            Origin::Ahead => self.guarded < self.guarded_max,
+            Origin::Ahead => self.guard.has_room(),
             Origin::Initial | Origin::Replacement => false,
         }
     }
@@ -236,7 +223,7 @@ impl ReplacementPolicy for Lfu {
     fn likely_victims(&mut self, most: usize, slots: &mut Vec<Slot>) {
         slots.extend(self.queue.upcoming().take(most));
         for slot in slots {
-            prefetch(&self.residents, slot.index());
+            prefetch(&self.counts, slot.index());
             self.queue.prefetch(*slot);
         }
     }
@@ -248,29 +235,28 @@ impl ReplacementPolicy for Lfu {
     fn insert(&mut self, slot: Slot, node: NodeId, origin: Origin, _view: &View) {
         self.adopt(slot, node);
         if origin == Origin::Ahead {
-            self.residents[slot.index()].guarded = true;
-            self.guarded += 1;
+            self.guard.begin(slot);
         }
     }
 
     fn remove(&mut self, slot: Slot, node: NodeId) {
         self.queue.remove(slot);
-        self.unguard(slot);
-        let count = std::mem::take(&mut self.residents[slot.index()].count);
+        self.guard.end(slot);
+        let count = std::mem::take(&mut self.counts[slot.index()]);
         if count.score > 0.0 {
             self.others.set(node, count, &self.decay);
         }
     }
 
     fn filled(&mut self, slot: Slot, _view: &View) {
-        if !self.residents[slot.index()].guarded {
+        if !self.guard.guards(slot) {
             self.rank(slot);
         }
     }
 
     fn retired(&mut self, _position: WindowPosition, resident: &[(Slot, NodeId)], view: &View) {
         for &(slot, node) in resident {
-            if view.window.next_use(node).is_none() && self.unguard(slot) && view.is_ready(slot) {
+            if view.window.next_use(node).is_none() && self.guard.end(slot) && view.is_ready(slot) {
                 self.rank(slot);
             }
         }
@@ -286,7 +272,8 @@ impl ReplacementPolicy for Lfu {
 
     fn bytes(&self) -> usize {
         self.decay.bytes()
-            + self.residents.capacity() * size_of::<Resident>()
+            + self.counts.capacity() * size_of::<Count>()
+            + self.guard.bytes()
             + self.queue.bytes()
             + self.others.bytes()
     }

@@ -38,6 +38,11 @@ struct Place {
 
 const NOWHERE: Place = Place { at: NONE, list: u16::MAX };
 
+/// The most blocks of so many entries: two neighbours for every `JOINED` of them, and the last block of each list.
+fn blocks(entries: usize, lists: usize) -> usize {
+    entries * 2 / usize::from(JOINED) + lists.min(entries) + 1
+}
+
 /// Lists of slots, by number.
 pub(super) struct SlotLists {
     places: Vec<Place>,
@@ -53,14 +58,30 @@ pub(super) struct SlotLists {
 impl SlotLists {
     /// So many empty lists.
     pub(super) fn new(slots: u32, lists: u16) -> Self {
-        // Two neighbours for every `JOINED` entries, and the last block of each list.
-        let blocks = slots as usize * 2 / usize::from(JOINED) + usize::from(lists).min(slots as usize) + 1;
         Self {
             places: vec![NOWHERE; slots as usize],
-            blocks: Vec::with_capacity(blocks),
+            blocks: Vec::with_capacity(blocks(slots as usize, usize::from(lists))),
             free: NONE,
             ends: vec![(NONE, NONE); usize::from(lists)],
             occupied: vec![0; usize::from(lists).div_ceil(64)],
+        }
+    }
+
+    /// Makes room for so many more, behind the slots that there were room for at first.
+    pub(super) fn extend_behind(&mut self, slots: u32, more: usize) {
+        let entries = self.places.len().max(slots as usize + more);
+        self.places.resize(entries, NOWHERE);
+        self.blocks.reserve_exact(blocks(entries, self.ends.len()) - self.blocks.len());
+    }
+
+    /// Puts a slot that is in no list in the place of another, which is in none then.
+    pub(super) fn rename(&mut self, from: Slot, to: Slot) {
+        debug_assert!(self.list_of(to).is_none());
+        let place = std::mem::replace(&mut self.places[from.index()], NOWHERE);
+        self.places[to.index()] = place;
+        if place.at != NONE {
+            let block = &mut self.blocks[(place.at >> PLACE_BITS) as usize];
+            block.entries[(place.at & ((1 << PLACE_BITS) - 1)) as usize] = to.0;
         }
     }
 
@@ -260,6 +281,19 @@ mod tests {
                 prop_assert_eq!(lists.blocks.capacity(), bound);
             }
         }
+    }
+
+    #[test]
+    fn a_slot_takes_the_place_of_one_behind_the_slots() {
+        let mut lists = SlotLists::new(3, 1);
+        lists.extend_behind(3, 2);
+        (0..5).for_each(|slot| lists.append(0, Slot(slot)));
+        lists.remove(Slot(1));
+        lists.rename(Slot(3), Slot(1));
+        assert_eq!(lists.slots(0).collect::<Vec<_>>(), [0, 2, 1, 4].map(Slot));
+        assert_eq!((lists.list_of(Slot(1)), lists.list_of(Slot(3))), (Some(0), None));
+        lists.remove(Slot(1));
+        assert_eq!(lists.slots(0).collect::<Vec<_>>(), [0, 2, 4].map(Slot));
     }
 
     #[test]

@@ -3,13 +3,21 @@
 //! A policy sees slots and nodes, never bytes, and never gives a slot away itself: it names victims, the buffer moves the slots and
 //! tells the policy. So whether a slot may go at all (its bytes in place, no reader left) is decided in one place.
 
+mod cache;
 mod degree;
+mod guard;
 mod lfu;
 mod lists;
+mod lru;
 mod off;
+mod presc;
 mod queue;
+mod random;
 mod rudder;
+mod s3fifo;
+mod sieve;
 mod window;
+mod wtinylfu;
 
 use super::BufferHints;
 use super::halo::Halo;
@@ -17,7 +25,10 @@ use super::slots::{Occupancy, SlotTable};
 use super::window::{Window, WindowPosition};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
+use cache::Cache;
 pub use lfu::LfuConfig;
+pub use presc::PrescConfig;
+pub use random::RandomConfig;
 pub use rudder::{RudderConfig, Start};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +40,20 @@ pub enum PolicyConfig {
     Off,
     /// The halo nodes of highest degree, for ever.
     Degree,
+    /// Halo nodes drawn at random, for ever.
+    Random(RandomConfig),
+    /// The most wanted nodes of a warm-up, for ever after.
+    Presc(PrescConfig),
+    /// The rows that were used last; whatever is fetched is admitted, as in the three that follow.
+    Lru,
+    /// SIEVE: in the order of their coming, those that were hit once more than the others.
+    Sieve,
+    /// S3-FIFO: those that are wanted again soon after they went.
+    #[serde(rename = "s3fifo")]
+    S3Fifo,
+    /// W-TinyLFU: the last few, and of the others those that are wanted most often lately.
+    #[serde(rename = "wtinylfu")]
+    WTinyLfu,
     /// The most wanted rows, counted with decay; whatever is fetched may be admitted.
     Lfu(LfuConfig),
     /// MassiveGNN's scores, replacing when told to, as published.
@@ -39,7 +64,8 @@ pub enum PolicyConfig {
 
 impl PolicyConfig {
     /// The names that a configuration can give.
-    pub const NAMES: [&'static str; 5] = ["off", "degree", "lfu", "rudder", "window"];
+    pub const NAMES: [&'static str; 11] =
+        ["off", "degree", "random", "presc", "lru", "sieve", "s3fifo", "wtinylfu", "lfu", "rudder", "window"];
 
     /// The policy of a name, with default settings.
     ///
@@ -49,6 +75,12 @@ impl PolicyConfig {
         Ok(match name {
             "off" => Self::Off,
             "degree" => Self::Degree,
+            "random" => Self::Random(RandomConfig::default()),
+            "presc" => Self::Presc(PrescConfig::default()),
+            "lru" => Self::Lru,
+            "sieve" => Self::Sieve,
+            "s3fifo" => Self::S3Fifo,
+            "wtinylfu" => Self::WTinyLfu,
             "lfu" => Self::Lfu(LfuConfig::default()),
             "rudder" => Self::Rudder(RudderConfig::default()),
             "window" => Self::Window(LfuConfig::default()),
@@ -66,6 +98,12 @@ impl PolicyConfig {
         match self {
             Self::Off => "off",
             Self::Degree => "degree",
+            Self::Random(_) => "random",
+            Self::Presc(_) => "presc",
+            Self::Lru => "lru",
+            Self::Sieve => "sieve",
+            Self::S3Fifo => "s3fifo",
+            Self::WTinyLfu => "wtinylfu",
             Self::Lfu(_) => "lfu",
             Self::Rudder(_) => "rudder",
             Self::Window(_) => "window",
@@ -81,6 +119,12 @@ impl PolicyConfig {
         Ok(match self {
             Self::Off => Box::new(off::Off::new(slots)),
             Self::Degree => Box::new(degree::Degree),
+            Self::Random(config) => Box::new(random::Random::new(config)),
+            Self::Presc(config) => Box::new(presc::Presc::new(config, slots)?),
+            Self::Lru => Box::new(Cache::new(slots, lru::Lru::new(slots))),
+            Self::Sieve => Box::new(Cache::new(slots, sieve::Sieve::new(slots))),
+            Self::S3Fifo => Box::new(Cache::new(slots, s3fifo::S3Fifo::new(slots))),
+            Self::WTinyLfu => Box::new(Cache::new(slots, wtinylfu::WTinyLfu::new(slots, hints))),
             Self::Lfu(config) => Box::new(lfu::Lfu::new(config, slots, hints)?),
             Self::Rudder(config) => Box::new(rudder::Rudder::new(config, slots, hints)?),
             Self::Window(config) => Box::new(window::WindowBelady::new(config, slots, hints)?),
@@ -91,7 +135,7 @@ impl PolicyConfig {
 /// Why a row gets a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// It is to be resident from the start.
+    /// The policy wants it resident, from the start or once it has learnt so.
     Initial,
     /// A minibatch fetches it anyway.
     Demand,
@@ -141,7 +185,7 @@ pub(super) struct Wanted {
 }
 
 /// A replacement policy. Its calls within a minibatch: `begin_minibatch`, `touch`, `miss`, then `victim`, `insert` and `remove` as
-/// rows are admitted, then `replace`.
+/// rows are admitted, then `replace` and `brings`. What a policy does not say is that of a set which stays as it is.
 pub(super) trait ReplacementPolicy: Send {
     /// Nodes that it wants resident before the first minibatch.
     fn initial(&mut self, _slots: u32, _hints: &BufferHints, _nodes: &mut Vec<NodeId>) {}
@@ -159,10 +203,14 @@ pub(super) trait ReplacementPolicy: Send {
     fn miss(&mut self, _nodes: &[NodeId], _view: &View) {}
 
     /// Whether rows of this origin compete for slots at all; those of the initial fill and of replacements have theirs already.
-    fn accepts(&self, origin: Origin) -> bool;
+    fn accepts(&self, _origin: Origin) -> bool {
+        false
+    }
 
     /// The slot that the candidate is to have, or `None` where every slot that may go is worth more. Asked when none is free.
-    fn victim(&mut self, candidate: NodeId, origin: Origin, view: &View) -> Option<Slot>;
+    fn victim(&mut self, _candidate: NodeId, _origin: Origin, _view: &View) -> Option<Slot> {
+        None
+    }
 
     /// Puts the candidates that are to be asked for first in front, and may drop those that no slot would be given to. The candidates are
     /// the nodes of the last `miss`, in order.
@@ -175,10 +223,10 @@ pub(super) trait ReplacementPolicy: Send {
     fn prefetch(&self, _node: NodeId) {}
 
     /// The slot is now the node's; its bytes are still to come.
-    fn insert(&mut self, slot: Slot, node: NodeId, origin: Origin, view: &View);
+    fn insert(&mut self, _slot: Slot, _node: NodeId, _origin: Origin, _view: &View) {}
 
     /// The slot is no longer the node's.
-    fn remove(&mut self, slot: Slot, node: NodeId);
+    fn remove(&mut self, _slot: Slot, _node: NodeId) {}
 
     /// The slot's bytes are in place.
     fn filled(&mut self, _slot: Slot, _view: &View) {}
@@ -192,6 +240,11 @@ pub(super) trait ReplacementPolicy: Send {
     /// Closes a minibatch; where `decided`, fills `swaps` with what a replacement changes. Returns whether it was decided in vain.
     fn replace(&mut self, decided: bool, _view: &View, _swaps: &mut Vec<Swap>) -> bool {
         decided
+    }
+
+    /// The next node that it has come to want resident, in a slot that is free: fetched like those of the initial fill, once it is inserted.
+    fn brings(&self) -> Option<NodeId> {
+        None
     }
 
     /// What it remembers of a node that is not resident.

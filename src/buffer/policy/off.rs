@@ -40,8 +40,6 @@ impl ReplacementPolicy for Off {
         None
     }
 
-    fn insert(&mut self, _slot: Slot, _node: NodeId, _origin: Origin, _view: &View) {}
-
     fn remove(&mut self, slot: Slot, _node: NodeId) {
         self.spent[slot.index()] = false;
     }

@@ -9,11 +9,11 @@
 //! decide otherwise on the threshold. A slot's products are made up for when it is hit or judged, sixteen slots abreast.
 
 use super::degree::highest_degree;
+use super::random::drawn;
 use super::{Origin, ReplacementPolicy, Swap, View};
 use crate::buffer::BufferHints;
 use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
-use rand::SeedableRng;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
@@ -162,12 +162,7 @@ impl ReplacementPolicy for Rudder {
         match self.start {
             Start::Empty => {}
             Start::Degree => nodes.extend(highest_degree(slots as usize, hints)),
-            Start::Random(seed) => {
-                let mut random = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(seed);
-                let amount = (slots as usize).min(hints.halo.len());
-                let drawn = rand::seq::index::sample(&mut random, hints.halo.len(), amount);
-                nodes.extend(drawn.into_iter().map(|at| hints.halo[at]));
-            }
+            Start::Random(seed) => nodes.extend(drawn(seed, slots as usize, hints)),
         }
     }
 
@@ -186,14 +181,6 @@ impl ReplacementPolicy for Rudder {
 
     fn miss(&mut self, nodes: &[NodeId], view: &View) {
         self.missed.extend(nodes.iter().filter_map(|&node| view.halo.rank(node)).map(|rank| rank as u32));
-    }
-
-    fn accepts(&self, _origin: Origin) -> bool {
-        false
-    }
-
-    fn victim(&mut self, _candidate: NodeId, _origin: Origin, _view: &View) -> Option<Slot> {
-        None
     }
 
     fn insert(&mut self, slot: Slot, node: NodeId, origin: Origin, view: &View) {
