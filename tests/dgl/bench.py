@@ -99,6 +99,7 @@ def turn_of(of_ranks: tuple[dict, ...]) -> dict:
         "wire_bytes": sum(run["wire_bytes"] for run in of_ranks),
         "rows_fetched": sum(run["rows_fetched"] for run in of_ranks),
         "exact": all(run["exact"] for run in of_ranks),
+        "others": of_ranks[0]["others"],
     }
 
 
@@ -132,6 +133,7 @@ def runs_of(plan: dict, answers: list[dict]) -> list[dict]:
                 "rows_fetched": statistics.median(turn["rows_fetched"] for turn in of_system),
                 "exact": all(turn["exact"] for turn in of_system),
                 "epoch_s": epochs,
+                "others": [turn["others"] for turn in of_system],
                 **decided[system, lookahead],
             }
         )
@@ -183,6 +185,8 @@ def main() -> None:
     document: dict = {"commit": os.environ.get("RUDDER_COMMIT", ""), "cores": cores, "alone": [], "runs": []}
     measured = {"buffer": asked.buffer, "batch": asked.batch, "epochs": 2, "turns": 30}
     measured["rounds"] = asked.rounds or (2 if asked.quick else 3)
+    # For other programs of this machine to come to their end, in each job.
+    measured["patience_s"] = 40 if asked.quick else 300
     part_named = any((asked.graphs, asked.links, asked.dims, asked.models, asked.systems, asked.part_config, asked.machines != ["2"]))
     if asked.alone or not part_named:
         document["alone"] = pulls_alone(folder, {**measured, "threads": 1})

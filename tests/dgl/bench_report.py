@@ -99,7 +99,9 @@ def findings(runs: list[dict]) -> list[str]:
                 f" {run['model_load_ns'] / 1e9:.1f} s"
             )
     steps = [f"{what} {run['times_distdgl']:.2f}" for what, run in ladder(runs)]
-    return [*lines, "what each step adds: " + ", ".join(steps)]
+    disturbed = max(share for run in runs for share in run["others"])
+    lines.append(f"other programs took {100 * max(disturbed, 0):.0f} % of the processors' time at most while a system was measured")
+    return [*lines, "what each step adds: " + ", ".join(steps)] if len(steps) > 1 else lines
 
 
 def ladder(runs: list[dict]) -> list[tuple[str, dict]]:
