@@ -125,7 +125,7 @@ def panel(runs: list[dict], top: float) -> tuple[list[str], float]:
     marks = [text(0, top + 14, title_of(runs[0]), size=14)]
     marks.append(text(LABEL, top + 32, "an epoch:", FAINT))
     for at, (words, colour) in enumerate((("waiting for rows", FETCH), ("computing", COMPUTE))):
-        marks += [box(LABEL + 60 + 130 * at, top + 20, 12, colour), text(LABEL + 76 + 130 * at, top + 32, words, FAINT)]
+        marks += [box(LABEL + 66 + 130 * at, top + 20, 12, colour), text(LABEL + 82 + 130 * at, top + 32, words, FAINT)]
     marks.append(text(LADDER_AT, top + 32, "what each step adds: epochs in the time of one of DistDGL's", FAINT))
     first = top + 40
     scale = BAR / max(run["fetch_s_median"] + run["compute_s_median"] for run in runs)
