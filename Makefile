@@ -86,7 +86,7 @@ test-dgl: ## Test the DistDGL adapter with DistDGL 2.1.0 on 2 and 4 machines, wh
 	tools/test-dgl.sh
 
 .PHONY: bench-dgl
-bench-dgl: wheel ## Measure the DistDGL adapter beside DistDGL; QUICK=1, JSON=FILE; parts of it by ALONE=1, GRAPHS=, LINKS=, DIMS=, MACHINES=, MODELS=, SYSTEMS=, ROUNDS=; PART_CONFIG=FILE
+bench-dgl: wheel ## Measure the DistDGL adapter beside DistDGL on shaped links; QUICK=1, JSON=FILE; docs/dgl.md names its parts
 	@tools/setup.sh --check dgl
 	RUDDER_COMMIT='$(commit)' tools/bench-dgl.sh "$(CARGO_TARGET_DIR)"/wheels/rudder_dgl-*.whl $(if $(JSON),--json "$(JSON)") \
 		$(if $(QUICK),--quick) $(if $(ALONE),--alone) $(if $(PART_CONFIG),--part-config "$(PART_CONFIG)") \
