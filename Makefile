@@ -91,11 +91,11 @@ test-dgl: ## Test the DistDGL adapter with DistDGL 2.1.0 on 2 and 4 machines, wh
 	tools/test-dgl.sh
 
 .PHONY: bench-dgl
-bench-dgl: wheel ## Measure the DistDGL adapter beside DistDGL on shaped links; QUICK=1, JSON=FILE; of your own partitions PART_CONFIG=FILE, MACHINES=2, DIM=602
+bench-dgl: wheel ## Measure the DistDGL adapter beside DistDGL on shaped links; QUICK=1, JSON=FILE; docs/dgl.md names its parts
 	@tools/setup.sh --check dgl
-	RUDDER_COMMIT='$(commit)' tools/bench-dgl.sh "$(CARGO_TARGET_DIR)"/wheels/rudder_dgl-*.whl $(if $(QUICK),--quick) \
-		$(if $(JSON),--json "$(JSON)") $(if $(PART_CONFIG),--part-config "$(PART_CONFIG)") \
-		$(if $(MACHINES),--machines "$(MACHINES)") $(if $(DIM),--dim "$(DIM)")
+	RUDDER_COMMIT='$(commit)' tools/bench-dgl.sh "$(CARGO_TARGET_DIR)"/wheels/rudder_dgl-*.whl $(if $(JSON),--json "$(JSON)") \
+		$(if $(QUICK),--quick) $(if $(ALONE),--alone) $(if $(PART_CONFIG),--part-config "$(PART_CONFIG)") \
+		$(foreach part,GRAPHS LINKS DIMS MACHINES MODELS SYSTEMS ROUNDS,$(if $($(part)),--$(shell echo $(part) | tr A-Z a-z) "$($(part))"))
 
 .PHONY: wheel
 wheel: build ## Make the wheel of the DistDGL adapter, with the library in it, in target/wheels

@@ -39,6 +39,7 @@ declare -A version=(
     [python3]=3.11.2-1+b1
     [python3-venv]=3.11.2-1+b1
     [python3-pip]=23.0.1+dfsg-1
+    [zstd]=1.5.4+dfsg2-5
     [mpich]=4.0.2-3+b1
     [libmpich-dev]=4.0.2-3+b1
     [openmpi-bin]=4.1.4-3+b1
@@ -84,6 +85,8 @@ have_venv() { "${RUDDER_DGL_PYTHON:-python3.11}" -c 'import sys, venv, ensurepip
 have_namespaces() {
     PATH=$PATH:/usr/sbin:/sbin command -v ip && PATH=$PATH:/usr/sbin:/sbin command -v tc && command -v unshare && command -v nsenter
 }
+# The bundled graph is packed with it.
+have_zstd() { command -v zstd; }
 
 have_rust() {
     local least found
@@ -136,6 +139,7 @@ packages_of() {
         slurm) echo slurmctld slurmd slurm-client munge iproute2 ;;
         venv) echo python3 python3-venv ;;
         namespaces) echo iproute2 util-linux ;;
+        zstd) echo zstd ;;
     esac
 }
 
@@ -149,7 +153,7 @@ case $purpose in
     fabric) needed=(cc libfabric hwloc) ;;
     mpi) needed=(cc mpich openmpi clang) ;;
     slurm) needed=(cc slurm) ;;
-    dgl) needed=(cc venv namespaces) ;;
+    dgl) needed=(cc venv namespaces zstd) ;;
     model) needed=(pip) ;;
     demo) needed=(cc) wanted=(pip) ;;
     all) needed=(cc shellcheck cxx pkg_config valgrind verbs libfabric hwloc pip) ;;

@@ -348,6 +348,7 @@ def whole(g: DistGraph) -> None:
         rudder_dgl.attach(g)
     assert losses(g, recorded) == curve, "losses differ, all gathered as they come"
     assert losses(g, rudder_dgl.ahead(recorded, DEPTH)) == curve, "losses differ, announced ahead"
+    assert minibatches(attachment)[key(g.ndata["half"])] == 0, "what the script does not read was gathered ahead"
     read_only(g, attachment)
     odd_ids(g)
     broken_loops(g, attachment)

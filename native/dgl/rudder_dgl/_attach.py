@@ -53,7 +53,7 @@ class Attachment:
         # Kept: the process group may be gone when a trainer ends.
         self._store = th.distributed.distributed_c10d._get_default_store()
         self._rank, self._ranks = th.distributed.get_rank(), th.distributed.get_world_size()
-        self._handed_out: list[Announced] = []
+        self._handed_out, self._read = list[Announced](), set[str]()
         self._announces, self._paused, self._failures = False, False, 0
         self._tensors, self._tables = {tensor.kvstore_key: tensor for tensor in tensors}, {}
         # By node type, the names of its features.
@@ -104,6 +104,7 @@ class Attachment:
         return KVClient.pull(self._client, name, nodes)
 
     def _gather(self, name: str, nodes: th.Tensor) -> th.Tensor:
+        self._read.add(name)
         # By their ids: whoever has changed or copied the tensor since gets what it asks for now.
         announced = next((one for one in self._handed_out if name in one.names and th.equal(one.nodes, nodes)), None)
         self.counts["unannounced"] += announced is None
@@ -147,9 +148,10 @@ class Attachment:
         KVClient.push(self._client, name, id_tensor, data_tensor)
 
     def announce(self, stream: int, kind: str, nodes: th.Tensor) -> Announced | None:
-        """Announces input nodes of a type for all its features; None where there is no place. stream: a number of the loop's own."""
+        """Announces input nodes for features of their type, once some are read only those; None if there is no place. stream: of a loop."""
         self._announces = True
-        names, nodes, ticket = self.names[kind], nodes.to("cpu", th.int64, copy=True), ctypes.c_uint64()
+        names = [name for name in self.names[kind] if name in self._read] or self.names[kind]
+        nodes, ticket = nodes.to("cpu", th.int64, copy=True), ctypes.c_uint64()
         tables = (ctypes.c_void_p * len(names))(*(self._tables[name] for name in names))
         # Nobody needs to announce; if more than the window's bound is wrong, the gather tells.
         with contextlib.suppress(RudderError):
@@ -192,8 +194,7 @@ class Attachment:
             self._store.wait(marks, datetime.timedelta(seconds=timeout_s))
             call("comm_shutdown", self._comm)
         except RuntimeError as error:
-            cause = f"not all trainers came to detach() within {timeout_s:g} s; this one is detached all the same"
-            raise RuntimeError(f"{cause} ({error})") from error
+            raise RuntimeError(f"not all trainers came to detach() within {timeout_s:g} s; this one is detached ({error})") from error
         finally:
             let_go(self, "comm_destroy", self._comm)
 
@@ -219,8 +220,7 @@ def attach(
 ) -> Attachment | DryRun:
     """Has the library fetch features of `g` from now on. Collective: every trainer calls it, after DistGraph, with the same arguments.
 
-    buffer: what each trainer brings for each feature, a share of the halo nodes (a float, 0 to 1) or bytes (an int). Trainers of a machine
-    that hold the same partition share theirs as one; with share_buffer=False each has its own.
+    buffer: what each trainer brings for a feature, a share of the halo nodes (float, 0 to 1) or bytes (int); share_buffer tells the rest.
     features: names of node features, or DistTensors of nodes or edges; None for all node features of floats.
     dry_run: changes nothing and counts until `detach()`, which prints what would have been saved; not collective.
     settings: further settings of the library, as docs/c.md lists them; times are in seconds.
@@ -245,8 +245,8 @@ def attach(
 
 def detach(timeout_s: float | None = None) -> None:
     """Undoes `attach`, if anything is attached. Collective: waits for all trainers, `timeout_s` seconds at most (if None, the setting
-    collective_timeout), and once all have come, for the library's end of the job, which may take collective_timeout again. A trainer that
-    ends without it does it then. Raises RuntimeError where trainers did not come in time; this one is detached all the same.
+    collective_timeout), and as long again for the library's end of the job. A trainer that ends without it does it then. Raises
+    RuntimeError where trainers did not come in time; this one is detached all the same.
     """
     global _attached
     attached, _attached = _attached, None
