@@ -6,6 +6,7 @@
 mod buffers;
 mod io;
 mod meeting;
+mod recorder;
 mod request;
 mod spec;
 mod start;
@@ -24,7 +25,9 @@ use crate::id::{NodeId, StreamId, TableId};
 use crate::memory::{FeatureTable, Region, RegisteredRows, Rows, RowsPool, WeakRegisteredRows, copy};
 use crate::pipeline::{CopyPlan, Pipeline, RequestId, StartOptions, TableStats, Ticket};
 use crate::placement::Placement;
+use crate::trace::StepTimes;
 use crate::transport::{Destination, MappedRegion, Transport, Waker};
+use recorder::{Recorder, Started};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::collections::VecDeque;
@@ -86,6 +89,7 @@ struct Shared {
     staging_stride: usize,
     can_fence: bool,
     controller: ControllerRuntime,
+    recorder: Option<Recorder>,
     stall_ns: AtomicU64,
     stop: AtomicBool,
     io_ended: AtomicBool,
@@ -285,6 +289,12 @@ impl Engine {
             state.rows.resize_with(id.index() + 1, || None);
             state.destinations.resize(id.index() + 1, None);
         }
+        let minibatch = shared.recorder.as_ref().and_then(|recorder| {
+            let (wanted, announced) = state.pipeline.wanted();
+            let (stats, owners) = (state.pipeline.stats(at), state.pipeline.owners(at));
+            let (nodes, room) = (wanted, nodes.len());
+            recorder.handle_started(&Started { table: at, nodes, room, announced, observed, stats, owners })
+        });
         state.rows[id.index()] = lent.take();
         state.destinations[id.index()] = Some((id, destination));
         drop(state);
@@ -297,7 +307,7 @@ impl Engine {
         if more {
             shared.waker.wake();
         }
-        Ok(Request::new(shared.clone(), id, observed))
+        Ok(Request::new(shared.clone(), id, observed, now, minibatch))
     }
 
     /// Gathers into the caller's memory and waits: `rows` takes `nodes.len()` rows, in order.
@@ -396,6 +406,25 @@ impl Engine {
         if self.shared.check_process().is_ok() {
             self.shared.lock().paused = paused;
         }
+    }
+
+    /// Tells the trace, where one is recorded, how the step of the minibatch that was waited for last was spent. Without it, what lies between
+    /// a wait and the next is the caller's own work, all of it computing but what came before a gather that is started ahead.
+    pub fn mark_step(&self, times: StepTimes) {
+        if let Some(recorder) = self.recorder() {
+            recorder.mark_step(times);
+        }
+    }
+
+    /// Tells the trace, where one is recorded, that an epoch ends with the minibatch that was waited for last.
+    pub fn mark_epoch_end(&self) {
+        if let Some(recorder) = self.recorder() {
+            recorder.mark_epoch_end(self.shared.now());
+        }
+    }
+
+    fn recorder(&self) -> Option<&Recorder> {
+        self.shared.check_process().ok().and(self.shared.recorder.as_ref())
     }
 
     /// Waits until nothing is on its way: the initial fill is in place, prefetches have landed.
@@ -506,6 +535,7 @@ impl Engine {
             // The thread holds all it can touch, so nothing is freed under it.
             tracing::error!("the I/O thread did not end within {:?}; its memory is leaked", io::STOP_TIMEOUT);
         }
+        self.shared.recorder.iter().for_each(Recorder::finish);
     }
 }
 
