@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::transport::hook::Link;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -160,6 +161,8 @@ pub struct Config {
     pub batch: u64,
     /// See `batch`.
     pub minibatches: u64,
+    /// Records what minibatches want, in a file of this name and `.RANK.trace`; see [`crate::trace`].
+    pub trace: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -194,13 +197,14 @@ impl Default for Config {
             observations: 4096,
             batch: 0,
             minibatches: 0,
+            trace: None,
         }
     }
 }
 
 impl Config {
     /// The variables that [`Config::override_by`] knows, without their prefix `RUDDER_`.
-    pub const VARIABLES: [&'static str; 14] = [
+    pub const VARIABLES: [&'static str; 15] = [
         "TRANSPORT",
         "LISTEN",
         "NIC",
@@ -215,6 +219,7 @@ impl Config {
         "GATHER_TIMEOUT",
         "TRANSFER_TIMEOUT",
         "COLLECTIVE_TIMEOUT",
+        "TRACE",
     ];
 
     /// Takes settings from variables; an engine does so from its environment when it starts. Timeouts are in seconds.
@@ -254,6 +259,7 @@ impl Config {
             "GATHER_TIMEOUT" => self.gather_timeout = seconds()?,
             "TRANSFER_TIMEOUT" => self.transfer_timeout = seconds()?,
             "COLLECTIVE_TIMEOUT" => self.collective_timeout = seconds()?,
+            "TRACE" => self.trace = Some(value.into()),
             other => return Err(Error::config(format!("{other} is no setting"))),
         }
         Ok(())
@@ -378,8 +384,8 @@ mod tests {
         for name in Config::VARIABLES {
             let variable = format!("RUDDER_{name}");
             let wrong = config.override_by(|asked| (asked == variable).then(|| "-".into()));
-            // Any word may be a host's name, or a transport's, which the registry refuses later.
-            assert_eq!(wrong.is_ok(), ["TRANSPORT", "HOST"].contains(&name), "{variable}");
+            // Any word may be a host's name, a file's, or a transport's, which the registry refuses later.
+            assert_eq!(wrong.is_ok(), ["TRANSPORT", "HOST", "TRACE"].contains(&name), "{variable}");
             assert!(wrong.err().is_none_or(|error| error.to_string().contains(&variable)));
         }
     }

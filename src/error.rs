@@ -161,6 +161,16 @@ pub enum Error {
         /// What is wrong with it.
         cause: String,
     },
+    /// A trace cannot be written or read.
+    #[error("trace {path}, at byte {at}: {cause}")]
+    Trace {
+        /// The file.
+        path: String,
+        /// Where in it.
+        at: u64,
+        /// What is wrong there.
+        cause: String,
+    },
     /// The engine was shut down.
     #[error("the engine is shut down")]
     Closed,

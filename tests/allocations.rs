@@ -51,7 +51,9 @@ fn train(engine: &Engine, minibatches: &[Vec<NodeId>], ahead: usize, turns: std:
 
 /// Allocations of two hosts in 100 minibatches a rank; with more than one rank a host, these share its buffer.
 fn allocations(transport: &str, policy: &str, controller: ControllerConfig, ahead: usize, ranks_a_host: u32) -> u64 {
+    let traces = tempfile::tempdir().unwrap();
     let config = Config {
+        trace: Some(traces.path().join("warm")),
         policy: PolicyConfig::named(policy).unwrap(),
         controller,
         buffer: BufferSize::Halo(0.2),

@@ -3,11 +3,13 @@
 use crate::get::GetArgs;
 use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
+use crate::replay::Buffer;
 use crate::setup::{Controls, HitRateShown, SetUp, Start};
 use clap::{Args, Parser, Subcommand};
 use rudder::BufferSize;
 use rudder::transport::hook::Link;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZero;
 use std::path::PathBuf;
 
 /// Distributed GNN training over rudder: train, demonstrate, measure
@@ -30,6 +32,10 @@ pub enum Command {
     Get(Box<GetArgs>),
     /// Draw the HTML report of a JSON document that `train` or `demo` wrote
     Report(ReportArgs),
+    /// Look into recorded traces
+    Trace(TraceArgs),
+    /// Replay recorded traces under other policies, controllers, buffers and links, in virtual time
+    Replay(Box<ReplayArgs>),
     /// One rank of `train`; started by it, reads its orders from standard input
     #[command(hide = true)]
     Rank,
@@ -102,6 +108,9 @@ pub struct TrainArgs {
     /// Under Slurm or MPI: a new file that all ranks see, where rank 0 leaves what the others need to find it
     #[arg(long, value_name = "FILE")]
     pub meeting: Option<PathBuf>,
+    /// Record what minibatches want, in PREFIX.RANK.trace for each rank, for `rudder replay`; with one set-up only
+    #[arg(long, value_name = "PREFIX")]
+    pub trace: Option<PathBuf>,
     /// Write the document here
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -169,10 +178,82 @@ pub struct ReportArgs {
     pub out: Option<PathBuf>,
 }
 
+/// `rudder replay`
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArgs {
+    /// Traces of all ranks of a job, or the prefix that they were recorded with; several jobs are replayed one by one
+    #[arg(value_name = "TRACE", required = true)]
+    pub traces: Vec<PathBuf>,
+    /// The policies, by the names that RUDDER_POLICY takes; and `belady`, the bound that knows the whole trace
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "off,lfu,window,belady")]
+    pub policy: Vec<String>,
+    /// The controllers, as RUDDER_CONTROLLER takes them, such as `off,periodic:8`; those that ask a language model cannot be replayed
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "off")]
+    pub controller: Vec<String>,
+    /// The buffers: `recorded`, shares of the halo, such as `0.10`, or bytes of rows, such as `64MiB`
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "recorded")]
+    pub buffer: Vec<Buffer>,
+    /// Minibatches announced ahead
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0", value_parser = clap::value_parser!(u32).range(0..=63))]
+    pub lookahead: Vec<u32>,
+    /// The links of every rank, to send and to receive: RATE[,LATENCY], such as `1gbit,50us`; with `none` rows come at once
+    #[arg(long, value_name = "RATE,LATENCY", default_value = "none")]
+    pub link: Link,
+    /// Shape only what ranks receive, as `rudder train --link` does
+    #[arg(long)]
+    pub ingress_only: bool,
+    /// What a controller takes for a decision, in seconds of the job's time
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = latency)]
+    pub decision_latency: f64,
+    /// Replays at a time; as many as there are cores, if not given
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZero<usize>>,
+    /// Write the document here
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the HTML report here
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+/// `rudder trace`
+#[derive(Args, Clone, Debug)]
+pub struct TraceArgs {
+    /// What to show.
+    #[command(subcommand)]
+    pub show: TraceShow,
+}
+
+/// What to show of a trace.
+#[derive(Clone, Debug, Subcommand)]
+pub enum TraceShow {
+    /// What was recorded, and how much of it
+    Info {
+        /// The traces
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// The first events
+    Head {
+        /// The trace
+        file: PathBuf,
+        /// How many events
+        #[arg(short, value_name = "N", default_value_t = 10)]
+        number: usize,
+    },
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number @ 1..=1_000_000) => Ok(number),
         _ => Err("must be a whole number from 1 to 1000000".to_owned()),
+    }
+}
+
+fn latency(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("must be seconds, from 0 to 3600".to_owned()),
     }
 }
 

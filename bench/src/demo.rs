@@ -83,6 +83,7 @@ fn plan(args: &DemoArgs, model: Option<PathBuf>) -> Plan {
             partitions_are_hosts: true,
             private_buffers: false,
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            trace: None,
             patience_s: 120,
         },
     }

@@ -8,9 +8,11 @@ mod model;
 mod partition;
 mod progress;
 mod record;
+mod replay;
 mod report;
 mod sampler;
 mod setup;
+mod trace;
 mod train;
 
 use clap::Parser;
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Rank => train::rank::run_from_stdin(),
     };
     match done {

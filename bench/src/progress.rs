@@ -26,6 +26,8 @@ pub enum Stage {
     Training,
     /// Asking for the accuracy.
     Evaluating,
+    /// Replaying traces.
+    Replaying,
 }
 
 /// One line of progress at a time.
@@ -68,6 +70,7 @@ impl Progress {
                 Stage::Starting => "starting",
                 Stage::Training => "minibatches",
                 Stage::Evaluating => "evaluating",
+                Stage::Replaying => "",
             });
         }
     }

@@ -464,7 +464,7 @@ fn series(ranks: &[RankRecord], steps: usize) -> Series {
 
 /// The value below which a share of the sorted values lies (nearest rank; the mean of the middle two for the median of an even
 /// number); 0 of none.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
+pub fn percentile(sorted: &[f64], share: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
     if share == 0.5 && sorted.len().is_multiple_of(2) {
         return (sorted[last / 2] + sorted[last / 2 + 1]) / 2.0;

@@ -125,7 +125,8 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = match &error {
-            Error::Config(_) => RUDDER_CONFIG,
+            // A trace is a setting that could not be carried out.
+            Error::Config(_) | Error::Trace { .. } => RUDDER_CONFIG,
             Error::Argument(_) | Error::UnknownTable(_) => RUDDER_ARGUMENT,
             Error::NodeOutOfRange { .. } => RUDDER_NODE_OUT_OF_RANGE,
             Error::PartitionBook(_) => RUDDER_PARTITION_BOOK,

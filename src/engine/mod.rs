@@ -8,6 +8,7 @@ mod buffers;
 mod driver;
 mod io;
 mod meeting;
+mod recorder;
 mod request;
 mod spec;
 mod start;
@@ -26,8 +27,10 @@ use crate::id::{NodeId, StreamId, TableId};
 use crate::memory::{FeatureTable, Region, RegisteredRows, Rows, RowsPool, WeakRegisteredRows, copy};
 use crate::pipeline::{CopyPlan, Pipeline, RequestId, StartOptions, TableStats, Ticket};
 use crate::placement::Placement;
+use crate::trace::StepTimes;
 use crate::transport::{Destination, MappedRegion, Transport};
 use driver::{Driver, Turns};
+use recorder::{Recorder, Started};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::collections::VecDeque;
@@ -90,6 +93,7 @@ struct Shared {
     staging_stride: usize,
     can_fence: bool,
     controller: ControllerRuntime,
+    recorder: Option<Recorder>,
     stall_ns: AtomicU64,
     stop: AtomicBool,
     io_ended: AtomicBool,
@@ -301,6 +305,12 @@ impl Engine {
             state.rows.resize_with(id.index() + 1, || None);
             state.destinations.resize(id.index() + 1, None);
         }
+        let minibatch = shared.recorder.as_ref().and_then(|recorder| {
+            let (wanted, announced) = state.pipeline.wanted();
+            let (stats, owners) = (state.pipeline.stats(at), state.pipeline.owners(at));
+            let (nodes, room) = (wanted, nodes.len());
+            recorder.handle_started(&Started { table: at, nodes, room, announced, observed, stats, owners })
+        });
         state.rows[id.index()] = lent.take();
         state.destinations[id.index()] = Some((id, destination));
         drop(state);
@@ -316,7 +326,7 @@ impl Engine {
         if more && turns.is_none() {
             shared.driver.wake();
         }
-        Ok(Request::new(shared.clone(), id, observed))
+        Ok(Request::new(shared.clone(), id, observed, now, minibatch))
     }
 
     /// Gathers into the caller's memory and waits: `rows` takes `nodes.len()` rows, in order.
@@ -417,6 +427,25 @@ impl Engine {
         if self.shared.check_process().is_ok() {
             self.shared.lock().paused = paused;
         }
+    }
+
+    /// Tells the trace, where one is recorded, how the step of the minibatch that was waited for last was spent. Without it, what lies between
+    /// a wait and the next is the caller's own work, all of it computing but what came before a gather that is started ahead.
+    pub fn mark_step(&self, times: StepTimes) {
+        if let Some(recorder) = self.recorder() {
+            recorder.mark_step(times);
+        }
+    }
+
+    /// Tells the trace, where one is recorded, that an epoch ends with the minibatch that was waited for last.
+    pub fn mark_epoch_end(&self) {
+        if let Some(recorder) = self.recorder() {
+            recorder.mark_epoch_end(self.shared.now());
+        }
+    }
+
+    fn recorder(&self) -> Option<&Recorder> {
+        self.shared.check_process().ok().and(self.shared.recorder.as_ref())
     }
 
     /// Waits until nothing is on its way: the initial fill is in place, prefetches have landed.
@@ -527,6 +556,7 @@ impl Engine {
             // The thread holds all it can touch, so nothing is freed under it.
             tracing::error!("the I/O thread did not end within {:?}; its memory is leaked", driver::STOP_TIMEOUT);
         }
+        self.shared.recorder.iter().for_each(Recorder::finish);
     }
 }
 

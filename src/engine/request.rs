@@ -20,12 +20,21 @@ pub struct Request {
     shared: Arc<Shared>,
     id: RequestId,
     observed: bool,
+    started: Duration,
+    /// Its number in the trace, where it is recorded.
+    minibatch: Option<u64>,
     collected: bool,
 }
 
 impl Request {
-    pub(super) fn new(shared: Arc<Shared>, id: RequestId, observed: bool) -> Self {
-        Self { shared, id, observed, collected: false }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: RequestId,
+        observed: bool,
+        started: Duration,
+        minibatch: Option<u64>,
+    ) -> Self {
+        Self { shared, id, observed, started, minibatch, collected: false }
     }
 
     /// Whether [`wait`](Request::wait) would return at once.
@@ -59,7 +68,12 @@ impl Request {
 
     fn collect_by(mut self, turns: Option<Turns<'_>>) -> (Result<()>, Option<Rows>) {
         let began = Instant::now();
+        let began_at = self.shared.now();
+        let overlapped = self.shared.recorder.as_ref().map(|recorder| recorder.handle_wait(self.started, began_at));
         let collected = self.finish(self.shared.config.gather_timeout + ABORT_GRACE, turns);
+        if let Some((recorder, overlapped)) = self.shared.recorder.as_ref().zip(overlapped) {
+            recorder.handle_waited(self.minibatch, overlapped, began_at, self.shared.now());
+        }
         if self.observed {
             self.shared.stall_ns.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
         }

@@ -4,6 +4,7 @@ use super::buffers::{Buffers, Shard, Sharing, announced_nodes, buffers, join_hos
 use super::driver::{self, Driver};
 use super::io::Io;
 use super::meeting::{Peers, gather, greet};
+use super::recorder::Recorder;
 use super::spec::TableSpec;
 use super::{Engine, Shared, State, TableMemory};
 use crate::bootstrap::Bootstrap;
@@ -16,6 +17,7 @@ use crate::id::{PartitionId, Rank, TableId};
 use crate::memory::{Access, FeatureTable, Memory, Region, limit_pinned};
 use crate::pipeline::{Limits, Pipeline, Source, Table};
 use crate::placement::{Placement, Site};
+use crate::trace::{Header, TraceTable, TrafficLimits};
 use crate::transport::shm::ShmTransport;
 use crate::transport::{MappedRegion, Transport, TransportConfig, Waker, open};
 use serde::{Deserialize, Serialize};
@@ -396,6 +398,9 @@ fn assemble(
         transfer_timeout: config.transfer_timeout,
         staging_chunks: if staged { STAGING_CHUNKS } else { 0 },
     };
+    let job = (bootstrap.rank(), bootstrap.size(), peers.sharing.len() as u32);
+    let header = config.trace.as_ref().map(|_| header(&config, job, &limits, specs, &tables, slots_total));
+    let recorder = config.trace.as_ref().zip(header).map(|(prefix, header)| Recorder::start(prefix, &header));
     tracing::info!("controller {}: as the configuration says", config.controller.name());
     let controller =
         ControllerRuntime::start(&config.controller, &facts(&config, specs, slots_total), &config.controller_bounds)?;
@@ -424,6 +429,7 @@ fn assemble(
         staging_stride,
         can_fence: capabilities.can_fence,
         controller,
+        recorder: recorder.transpose()?,
         stall_ns: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         io_ended: AtomicBool::new(false),
@@ -434,6 +440,41 @@ fn assemble(
         config,
     };
     Ok((shared, sharing))
+}
+
+/// What a trace of this rank begins with; `job` has the rank, the ranks, and those that share its buffer.
+fn header(
+    config: &Config,
+    (rank, ranks, sharing): (Rank, u32, u32),
+    limits: &Limits,
+    specs: &[TableSpec],
+    tables: &[Table],
+    slots: u32,
+) -> Header {
+    let table = |(spec, table): (&TableSpec, &Table)| {
+        let peer = |source: &Source| match source {
+            Source::Remote(region) => Some(region.peer),
+            Source::Local | Source::Mapped => None,
+        };
+        let slots = table.buffer.as_ref().map_or(0, PrefetchBuffer::slots);
+        TraceTable::new(spec, table.sources.iter().map(peer).collect(), slots)
+    };
+    Header {
+        rank,
+        ranks,
+        sharing,
+        policy: config.policy.name().into(),
+        controller: config.controller.name().into(),
+        link: config.link,
+        facts: facts(config, specs, slots),
+        limits: TrafficLimits {
+            batch_rows: limits.batch_rows,
+            prefetch_batch_rows: limits.prefetch_batch_rows,
+            prefetch_rows_in_flight: limits.prefetch_rows_in_flight,
+            staging_chunks: limits.staging_chunks,
+        },
+        tables: specs.iter().zip(tables).map(table).collect(),
+    }
 }
 
 /// The first table stands for the job: it is the one whose rows are most of the traffic.

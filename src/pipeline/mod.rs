@@ -9,6 +9,7 @@ mod batch;
 mod fill;
 mod flight;
 mod neighbours;
+mod owner;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod transfer;
 
 pub use batch::Area;
 pub use neighbours::{Neighbours, Note, Seen, SeenList, Sighting};
+pub use owner::OwnerLoad;
 pub use request::RequestId;
 pub use ticket::Ticket;
 
@@ -238,6 +240,10 @@ struct Lane {
     counted: BufferCounters,
     /// Rows to pull ahead of each minibatch, by cohort, until the next decision.
     quotas: Option<Vec<u32>>,
+    /// Gathers that have started.
+    gathers: u64,
+    /// By partition.
+    owners: Vec<OwnerLoad>,
 }
 
 /// The state machine. Times are durations since any fixed moment.
@@ -262,6 +268,8 @@ pub struct Pipeline {
     heard_nodes: usize,
     /// No row will be posted any more.
     closed: bool,
+    /// Of the last start: see [`Pipeline::wanted`].
+    announced_ago: Option<u64>,
     // Scratch of `start`, kept for its capacity.
     remote: Vec<NodeId>,
     remote_places: Vec<u32>,
@@ -306,6 +314,7 @@ impl Pipeline {
             .into_iter()
             .enumerate()
             .map(|(at, table)| Lane {
+                owners: vec![OwnerLoad::default(); table.sources.len()],
                 table,
                 flights: FlightIndex::with_capacity(at, 4 * limits.batch_rows + limits.prefetch_rows_in_flight),
                 planning: VecDeque::with_capacity(limits.tickets),
@@ -319,6 +328,7 @@ impl Pipeline {
                 replace_skipped: false,
                 counted: BufferCounters::default(),
                 quotas: None,
+                gathers: 0,
             })
             .collect();
         Self {
@@ -337,6 +347,7 @@ impl Pipeline {
             announced_nodes: 0,
             heard_nodes: 0,
             closed: false,
+            announced_ago: None,
             remote: Vec::new(),
             remote_places: Vec::new(),
             found: Vec::new(),
@@ -365,6 +376,17 @@ impl Pipeline {
     /// Counts of a table, by its place.
     pub fn stats(&self, table: usize) -> TableStats {
         self.lanes[table].stats
+    }
+
+    /// What each owner of a table's rows has cost, by partition.
+    pub fn owners(&self, table: usize) -> &[OwnerLoad] {
+        &self.lanes[table].owners
+    }
+
+    /// What the last [`start`](Self::start) wanted: the nodes whose rows travel, in its order, and how many gathers of the table began between
+    /// its announcement and itself. Until the next call that names nodes.
+    pub fn wanted(&self) -> (&[NodeId], Option<u64>) {
+        (&self.remote, self.announced_ago)
     }
 
     /// The place of a table among the pipeline's.
@@ -445,9 +467,13 @@ impl Pipeline {
         let pin = Pin(self.next_pin);
         self.next_pin += 1;
         self.look_up(table, pin, options.observed);
+        self.announced_ago = None;
         if let (Some(ticket), Some(part)) = (options.ticket, part) {
+            let since = self.tickets.get_mut(ticket).map(|announced| announced.parts[part].since);
+            self.announced_ago = since.map(|since| self.lanes[table].gathers - since);
             self.retire(ticket, part);
         }
+        self.lanes[table].gathers += 1;
         self.lanes[table].shared.iter_mut().for_each(Shared::note_gather);
         self.want_missing(table, request, options.observed, plan);
         self.enqueue(table, Area::Rows(request), Some(request), true, Duration::ZERO);
@@ -511,6 +537,7 @@ impl Pipeline {
             }
             let part = &mut self.tickets.get_mut(ticket).expect("it was just opened").parts[at];
             part.table = table;
+            part.since = lane.gathers;
             part.position = position.flatten();
             (part.cursor, part.gathered) = (0, false);
             part.nodes.extend_from_slice(&self.remote);

@@ -32,6 +32,8 @@ pub(super) struct Part {
     pub position: Option<WindowPosition>,
     /// How many of the nodes have been looked at for prefetching.
     pub cursor: usize,
+    /// Gathers of the table that had started when it was announced.
+    pub since: u64,
     pub gathered: bool,
 }
 
@@ -71,7 +73,14 @@ impl Tickets {
             part.gathered = true;
         }
         while ticket.parts.len() < tables {
-            ticket.parts.push(Part { table: 0, nodes: Vec::new(), position: None, cursor: 0, gathered: true });
+            ticket.parts.push(Part {
+                table: 0,
+                nodes: Vec::new(),
+                position: None,
+                cursor: 0,
+                since: 0,
+                gathered: true,
+            });
         }
         Some(Ticket { index: index as u32, generation: ticket.generation })
     }

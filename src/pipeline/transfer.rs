@@ -88,6 +88,7 @@ impl Pipeline {
         }
         self.batches.post(at, now);
         let batch = self.batches.get_mut(at);
+        self.lanes[batch.table].owners[batch.owner as usize].post(now);
         let transmit = Transmit {
             id: BatchId(0),
             table: batch.table,
@@ -133,6 +134,7 @@ impl Pipeline {
         batch.rows.truncate(accepted);
         batch.places.truncate(accepted);
         if self.batches.get(at).open == 0 {
+            self.lanes[table].owners[owner as usize].end(now);
             self.close_batch(at);
         }
         self.batches.get_mut(rest).demand = demand;
@@ -181,12 +183,12 @@ impl Pipeline {
             self.blocked_until = None;
         }
         for completion in completions {
-            self.complete(completion, copies);
+            self.complete(now, completion, copies);
         }
         self.retry_failed(now);
     }
 
-    fn complete(&mut self, completion: &Completion, copies: &mut Vec<Copy>) {
+    fn complete(&mut self, now: Duration, completion: &Completion, copies: &mut Vec<Copy>) {
         let Some(at) = self.batches.find(completion.batch) else { return };
         let count = completion.count;
         let area = self.batches.get(at).area;
@@ -207,10 +209,15 @@ impl Pipeline {
         }
         let batch = self.batches.get_mut(at);
         batch.open -= count;
+        let owner = &mut self.lanes[batch.table].owners[batch.owner as usize];
+        if completion.status.is_ok() {
+            owner.rows += u64::from(count);
+        }
         if matches!(batch.area, Area::Slots(_)) {
             self.prefetch_rows -= count as usize;
         }
-        if self.batches.get(at).open == 0 {
+        if batch.open == 0 {
+            owner.end(now);
             self.close_batch(at);
         }
     }
@@ -595,6 +602,7 @@ impl Pipeline {
         for at in lost {
             let batch = self.batches.get_mut(at);
             let (area, flights, open) = (batch.area, std::mem::take(&mut batch.flights), batch.open);
+            self.lanes[batch.table].owners[batch.owner as usize].lose();
             // Closing forgets the name, so a late completion is ignored.
             self.batches.close(at);
             match area {

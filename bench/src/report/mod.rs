@@ -106,10 +106,15 @@ pub fn html(document: &Document) -> String {
     body += &section_tables(&blocks, document);
     body += &section_setups(document);
     body += &section_settings(document);
+    page(&format!("Rudder: {}", document.settings.graph), &body)
+}
+
+/// A page of this body, which is markup; the title is not.
+pub fn page(title: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>Rudder: {}</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>\n",
-        escape(&document.settings.graph)
+         <title>{}</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>\n",
+        escape(title)
     )
 }
 
@@ -170,7 +175,8 @@ fn section_findings(document: &Document) -> String {
     text + "</ul></section>"
 }
 
-fn figure(title: &str, svg: &str, caption: &str) -> String {
+/// A figure with its title above and its caption below.
+pub fn figure(title: &str, svg: &str, caption: &str) -> String {
     format!("<figure><h2>{}</h2>{svg}<figcaption>{}</figcaption></figure>", escape(title), escape(caption))
 }
 

@@ -333,22 +333,22 @@ pub struct Bars {
 impl Bars {
     /// As an SVG element.
     pub fn svg(&self) -> String {
-        const LEFT: f64 = 112.0;
         const RIGHT: f64 = 170.0;
         const ROW: f64 = 27.0;
         const BAR: f64 = 17.0;
+        let left = self.names_width().max(112.0);
         let mut canvas = Canvas::new();
         let legend = self.legend();
         let top = if legend.len() > 1 { 30.0 } else { 6.0 };
         let bottom = top + ROW * self.lines.len() as f64;
         let (most, step) = scale(self.longest());
-        let x = |value: f64| LEFT + value / most * (WIDTH - LEFT - RIGHT);
+        let x = |value: f64| left + value / most * (WIDTH - left - RIGHT);
         for tick in ticks(most, step) {
             canvas.line((x(tick), top), (x(tick), bottom), GRID, 1.0);
             canvas.text((x(tick), bottom + 16.0), Anchor::Middle, 12, FAINT, &tidy(tick));
         }
         if legend.len() > 1 {
-            let mut at = LEFT;
+            let mut at = left;
             for (name, colour) in legend {
                 canvas.bar((at, 6.0), (12.0, 12.0), colour, name);
                 canvas.text((at + 17.0, 16.5), Anchor::Start, 12, INK, name);
@@ -358,9 +358,9 @@ impl Bars {
         for (number, line) in self.lines.iter().enumerate() {
             let y = top + ROW * number as f64;
             match line {
-                Line::Heading(words) => canvas.text((LEFT, y + 18.0), Anchor::Start, 12, FAINT, words),
+                Line::Heading(words) => canvas.text((left, y + 18.0), Anchor::Start, 12, FAINT, words),
                 Line::Bar { name, parts, dots, note } => {
-                    canvas.text((LEFT - 8.0, y + 18.0), Anchor::End, 13, INK, name);
+                    canvas.text((left - 8.0, y + 18.0), Anchor::End, 13, INK, name);
                     let mut end = 0.0;
                     for part in parts {
                         let title = format!("{name}, {}: {}", part.name, tidy(part.value));
@@ -376,9 +376,18 @@ impl Bars {
                 }
             }
         }
-        canvas.line((LEFT, top), (LEFT, bottom), FAINT, 1.0);
-        canvas.text((LEFT + (WIDTH - LEFT - RIGHT) / 2.0, bottom + 36.0), Anchor::Middle, 12, FAINT, &self.x);
+        canvas.line((left, top), (left, bottom), FAINT, 1.0);
+        canvas.text((left + (WIDTH - left - RIGHT) / 2.0, bottom + 36.0), Anchor::Middle, 12, FAINT, &self.x);
         canvas.finish(bottom + 44.0, &self.label)
+    }
+
+    /// What the names to the left of the bars take.
+    fn names_width(&self) -> f64 {
+        let of = |line: &Line| match line {
+            Line::Heading(_) => 0,
+            Line::Bar { name, .. } => name.chars().count(),
+        };
+        self.lines.iter().map(of).max().unwrap_or(0) as f64 * 13.0 * CHARACTER + 12.0
     }
 
     fn longest(&self) -> f64 {

@@ -151,17 +151,20 @@ pub fn meanings() -> impl Iterator<Item = (&'static str, &'static str)> {
 /// The comparison of a block for a terminal.
 pub fn text(block: &Block, ranks: u32) -> String {
     let (heads, lines) = cells(block, ranks);
+    format!("{}\n{}", block.title(), table(heads, &lines))
+}
+
+/// A table for a terminal: heads, then lines, all but the first column to the right.
+pub fn table(heads: impl IntoIterator<Item = &'static str>, lines: &[Vec<String>]) -> String {
     let mut builder = Builder::default();
     builder.push_record(heads);
-    for line in lines {
-        builder.push_record(line);
-    }
+    lines.iter().for_each(|line| builder.push_record(line));
     let mut table = builder.build();
     table
         .with(Style::sharp())
         .with(Modify::new(Columns::new(1..)).with(Alignment::right()))
         .with(Modify::new(Rows::first()).with(Alignment::left()));
-    format!("{}\n{table}", block.title())
+    table.to_string()
 }
 
 fn ratio(cells: &Cells, pick: fn(&Run) -> f64) -> String {

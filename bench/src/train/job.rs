@@ -53,6 +53,8 @@ pub struct Job {
     pub private_buffers: bool,
     /// The interface that listeners bind to.
     pub listen: IpAddr,
+    /// Records what minibatches want, in files of this prefix.
+    pub trace: Option<PathBuf>,
     /// Seconds that a rank waits for the others.
     pub patience_s: u64,
 }

@@ -106,6 +106,7 @@ impl From<&TrainArgs> for Plan {
                 partitions_are_hosts: true,
                 private_buffers: args.private_buffers,
                 listen: args.listen,
+                trace: args.trace.clone(),
                 patience_s: args.patience,
             },
         }
@@ -169,6 +170,11 @@ impl Plan {
         ensure!(
             self.cases.iter().all(|&(setup, lookahead)| setup != SetUp::Window || lookahead > 0),
             "window keeps what announced minibatches want: give --lookahead, such as --lookahead 16"
+        );
+        ensure!(
+            job.trace.is_none() || self.cases.len() == 1,
+            "--trace records one set-up: give one --controller, such as --controller lfu, not {}",
+            self.cases.len()
         );
         // As the optimiser has it, in single precision.
         let step = job.learning_rate as f32;

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use rudder::bootstrap::{Bootstrap, TcpBootstrap, UniqueId};
 use rudder::controller::{JobFacts, Observation, RuntimeConfig};
 use rudder::memory::Rows;
+use rudder::trace::StepTimes;
 use rudder::{Config, Engine, NodeId, PartitionId, Rank, TableSpec};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -171,6 +172,7 @@ fn config(job: &Job, graph: &Prepared, partition: PartitionId, steps: u64) -> Re
         collective_timeout: job.patience(),
         batch: job.batch as u64,
         minibatches: steps * u64::from(job.epochs),
+        trace: job.trace.clone(),
         ..Config::default()
     })
 }
@@ -203,6 +205,7 @@ impl Trainer<'_> {
             }
             if done % steps == 0 {
                 // Every step ends with all ranks, so no barrier is needed here.
+                self.engine.mark_epoch_end();
                 self.record.epoch_s.push(began.elapsed().as_secs_f64());
                 began = Instant::now();
             }
@@ -234,6 +237,11 @@ impl Trainer<'_> {
         step.allreduce_s = lap.lap();
         self.model.apply(&self.gradients)?;
         step.compute_s += lap.lap();
+        self.engine.mark_step(StepTimes {
+            sample: Duration::from_secs_f64(step.sample_s),
+            compute: Duration::from_secs_f64(step.compute_s),
+            allreduce: Duration::from_secs_f64(step.allreduce_s),
+        });
         loader.recycle(minibatch);
         self.observations.extend(self.engine.observations());
         self.record.steps.push(step);

@@ -1,0 +1,140 @@
+//! `rudder replay`: recorded jobs once more, under other policies, controllers, buffers and links, in virtual time.
+
+mod belady;
+mod case;
+mod document;
+mod links;
+mod report;
+mod rows;
+mod traces;
+mod world;
+
+pub use case::Buffer;
+
+use crate::cli::ReplayArgs;
+use crate::progress::{Event, Progress, Stage};
+use crate::record::Machine;
+use crate::report::write;
+use anyhow::{Context, Result};
+use belady::NextUses;
+use case::{Case, Cases};
+use document::{Document, FORMAT, Recorded, Row, Settings};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use traces::Job;
+
+/// `rudder replay`
+///
+/// # Errors
+/// A trace cannot be read, the lists make no sense, or a file cannot be written.
+pub fn run(args: &ReplayArgs) -> Result<()> {
+    let cases = Cases::of(args)?;
+    let jobs = Job::read_all(&args.traces)?;
+    let document = document(args, &jobs, &cases)?;
+    println!("{}", report::text(&document));
+    if let Some(path) = &args.json {
+        write(path, &(serde_json::to_string(&document)? + "\n"))?;
+    }
+    if let Some(path) = &args.report {
+        write(path, &report::html(&document))?;
+    }
+    Ok(())
+}
+
+/// Replays everything.
+fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> {
+    let began = Instant::now();
+    let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let buffers: Vec<(usize, Buffer)> =
+        (0..jobs.len()).flat_map(|job| args.buffer.iter().map(move |&buffer| (job, buffer))).collect();
+    let uses = parallel("next uses", threads, jobs, |job| {
+        Ok(job.ranks.iter().map(|trace| NextUses::of(trace, job.steps)).collect::<Vec<_>>())
+    })?;
+    let bounds = parallel("Belady's bound", threads, &buffers, |&(job, buffer)| {
+        let rows = |(trace, uses): (_, &NextUses)| Ok(uses.rows(buffer.slots(trace)?));
+        jobs[job].ranks.iter().zip(&uses[job]).map(rows).sum::<Result<u64>>()
+    })?;
+    let bound = |job: usize, buffer: Buffer| {
+        let at = buffers.iter().position(|known| *known == (job, buffer));
+        at.map_or(0, |at| bounds[at])
+    };
+    let replays: Vec<(usize, &Case)> =
+        (0..jobs.len()).flat_map(|job| cases.cases.iter().map(move |case| (job, case))).collect();
+    let replaying = Instant::now();
+    let outcomes = parallel("replays", threads, &replays, |&(job, case)| {
+        let replay = if rows::suffice(&jobs[job], case)? { rows::replay } else { world::replay };
+        replay(&jobs[job], case)
+            .with_context(|| format!("{}, {}, buffer {}", jobs[job].name, case.policy.name(), case.buffer))
+    })?;
+    let replay_s = replaying.elapsed().as_secs_f64();
+    let mut rows = Vec::new();
+    for (number, job) in jobs.iter().enumerate() {
+        rows.extend(cases.bounds.iter().map(|&buffer| Row::bound(job, buffer, bound(number, buffer))));
+        let of_job = replays.iter().zip(&outcomes).filter(|((at, _), _)| *at == number);
+        rows.extend(of_job.map(|((_, case), outcome)| Row::of(job, case, outcome, bound(number, case.buffer))));
+    }
+    let of_job = |job: &Job| job.notes.iter().map(|note| format!("{}: {note}", job.name)).collect::<Vec<_>>();
+    Ok(Document {
+        format: FORMAT,
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        machine: Machine::detect(),
+        settings: Settings {
+            link: args.link.to_string(),
+            ingress_only: args.ingress_only,
+            decision_latency_s: args.decision_latency,
+        },
+        recorded: jobs.iter().map(Recorded::of).collect(),
+        rows,
+        notes: cases.note.iter().cloned().chain(jobs.iter().flat_map(of_job)).collect(),
+        node_ids: jobs.iter().map(Job::wanted).sum::<u64>() * cases.cases.len() as u64,
+        threads: threads.min(replays.len()),
+        replay_s,
+        wall_s: began.elapsed().as_secs_f64(),
+    })
+}
+
+/// Does the same to many things, on several cores, and shows how far it is. The results are in the things' order.
+fn parallel<T: Sync, R: Send>(
+    title: &str,
+    threads: usize,
+    things: &[T],
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let mut progress = Progress::new();
+    progress.begin(title);
+    let (next, (send, receive)) = (AtomicUsize::new(0), mpsc::channel());
+    let mut results: Vec<Option<R>> = (0..things.len()).map(|_| None).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(things.len()) {
+            let (next, send, work) = (&next, send.clone(), &work);
+            scope.spawn(move || {
+                while let Some((at, thing)) = take(next, things) {
+                    if send.send((at, work(thing))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(send);
+        for (done, (at, result)) in (1..).zip(receive) {
+            results[at] = Some(result?);
+            progress.at(Event { stage: Stage::Replaying, done, of: things.len() as u64 });
+        }
+        Ok::<(), anyhow::Error>(())
+    })?;
+    progress.end(&format!("{} of them", things.len()));
+    results.into_iter().collect::<Option<Vec<R>>>().context("a thread has ended without its result")
+}
+
+fn take<'a, T>(next: &AtomicUsize, things: &'a [T]) -> Option<(usize, &'a T)> {
+    let at = next.fetch_add(1, Ordering::Relaxed);
+    things.get(at).map(|thing| (at, thing))
+}
+
+/// The middle of the later epochs, in seconds; of the first where there is only one.
+fn later_epochs(epochs: &[Duration]) -> f64 {
+    let mut later: Vec<f64> = epochs[usize::from(epochs.len() > 1)..].iter().map(Duration::as_secs_f64).collect();
+    later.sort_unstable_by(f64::total_cmp);
+    crate::record::percentile(&later, 0.5)
+}
