@@ -363,7 +363,7 @@ impl Engine {
         let rows = unsafe { Rows::borrowed(base, nodes.len(), row_bytes, self.shared.clone()) };
         let mut turns = Turns::take_for(&self.shared, nodes.len());
         let request = self.start_by(table, nodes, ticket, &mut Some(rows), turns.as_mut())?;
-        request.wait_by(turns).map(drop)
+        request.collect_by(turns).0
     }
 
     /// A row buffer of `rows` rows of a table, from a pool that is allocated at the first call.

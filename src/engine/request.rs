@@ -52,12 +52,7 @@ impl Request {
     /// Names the rank, the range and the cause. Nothing will write to the rows any more; they are gone back to their owner.
     pub fn wait(self) -> Result<Rows> {
         self.shared.check_process()?;
-        self.wait_by(None)
-    }
-
-    /// As [`wait`](Request::wait), by a caller that drives the channel, where `turns` are given.
-    pub(super) fn wait_by(self, turns: Option<Turns<'_>>) -> Result<Rows> {
-        let (result, rows) = self.collect_by(turns);
+        let (result, rows) = self.collect();
         result.and(rows.ok_or(Error::Closed))
     }
 
@@ -66,7 +61,8 @@ impl Request {
         self.collect_by(None)
     }
 
-    fn collect_by(mut self, turns: Option<Turns<'_>>) -> (Result<()>, Option<Rows>) {
+    /// As [`collect`](Request::collect), by a caller that drives the channel, where `turns` are given.
+    pub(super) fn collect_by(mut self, turns: Option<Turns<'_>>) -> (Result<()>, Option<Rows>) {
         let began = Instant::now();
         let began_at = self.shared.now();
         let overlapped = self.shared.recorder.as_ref().map(|recorder| recorder.handle_wait(self.started, began_at));
