@@ -72,8 +72,11 @@ have_verbs() {
 # By their own names: plain mpicc and mpiexec are those of the MPI that was installed last.
 have_mpich() { command -v mpicc.mpich && command -v mpiexec.mpich; }
 have_openmpi() { command -v mpicc.openmpi && command -v mpiexec.openmpi; }
-# The bindings are generated from the MPI's header, by libclang.
-have_clang() { [[ -n ${LIBCLANG_PATH:-} ]] || ldconfig -p | grep -F libclang || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; }
+# The bindings are generated from the MPI's header, by libclang; libclang-cpp beside it is another library.
+have_clang() {
+    [[ -n ${LIBCLANG_PATH:-} ]] || /sbin/ldconfig -p | grep -E '\blibclang(-[0-9.]+)?\.so' ||
+        compgen -G '/usr/lib/llvm-*/lib/libclang.so*' || compgen -G '/usr/lib/llvm-*/lib/libclang-[0-9]*.so*'
+}
 have_slurm() {
     PATH=$PATH:/usr/sbin:/sbin
     command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged && command -v ip
