@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 import dgl
@@ -343,7 +344,8 @@ def whole(g: DistGraph) -> None:
     dry_run(g)
     recorded = list(loader(g))
     curve = losses(g, recorded)
-    attachment = rudder_dgl.attach(g)
+    trace = Path(os.environ["DGL_IP_CONFIG"]).with_name("whole")
+    attachment = rudder_dgl.attach(g, trace=str(trace))
     with refused(RuntimeError, "attached already"):
         rudder_dgl.attach(g)
     assert losses(g, recorded) == curve, "losses differ, all gathered as they come"
@@ -358,6 +360,8 @@ def whole(g: DistGraph) -> None:
     full(g, attachment)
     kept = kept_rows(g)
     uneven(g, attachment)
+    recorded_trace = trace.with_suffix(f".{th.distributed.get_rank()}.trace").read_bytes()
+    assert recorded_trace.startswith(b"rudtrace") and len(recorded_trace) > 10_000, "what minibatches wanted was not recorded"
     assert len(kept) > 10 and all(rows.numpy().tobytes() == expected for rows, expected in kept), "rows changed while they were held"
     given_up(g)
     late(g)
