@@ -314,17 +314,18 @@ impl Engine {
         state.rows[id.index()] = lent.take();
         state.destinations[id.index()] = Some((id, destination));
         drop(state);
-        match &mut turns {
+        let mut post = || match &mut turns {
             Some(turns) => turns.post(),
             None => shared.driver.wake(),
-        }
+        };
+        post();
         shared.copy_plan(at, &mut plan, destination);
         let mut state = shared.lock();
         let more = state.pipeline.handle_plan_done(&plan);
         state.plans.push(plan);
         drop(state);
-        if more && turns.is_none() {
-            shared.driver.wake();
+        if more {
+            post();
         }
         Ok(Request::new(shared.clone(), id, observed, now, minibatch))
     }
