@@ -78,7 +78,16 @@ impl<'a> Turns<'a> {
 
     /// Takes the channel once nobody has it; `None` after its end.
     fn take(shared: &'a Arc<Shared>) -> Option<Self> {
-        let io = shared.driver.io.lock().unwrap_or_else(PoisonError::into_inner);
+        let driver = &shared.driver;
+        let io = match driver.io.try_lock() {
+            Ok(io) => io,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                // The wake-up that brought us here was meant for whoever drives, and may sleep still.
+                driver.waker.wake();
+                driver.io.lock().unwrap_or_else(PoisonError::into_inner)
+            }
+        };
         Self { shared, io, last: Turn::Rested }.usable()
     }
 
@@ -150,4 +159,38 @@ pub(super) fn run(shared: &Arc<Shared>) {
     shared.lock().closed = true;
     shared.io_ended.store(true, Ordering::Release);
     shared.changed.notify_all();
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a call for a turn reaches whoever drives, also where the I/O thread takes the wake-up back first. Method: a driver that looks at
+    //! the waker only long after the call.
+    use super::*;
+    use crate::{Config, Engine, PartitionBook, PartitionId, TableId, TableSpec, bootstrap::local};
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    #[test]
+    fn a_wake_up_is_passed_on_to_the_driver() {
+        let book = PartitionBook::from_starts(vec![0, 1]).unwrap();
+        let engine = Engine::builder(Config::default(), Arc::new(local::ranks(1).remove(0)))
+            .table(TableSpec::new(TableId(0), book, PartitionId(0), 1), |rows| rows.fill(1))
+            .start()
+            .unwrap();
+        engine.wait_idle(STOP_TIMEOUT).unwrap();
+        let shared = &engine.shared;
+        let turns = std::iter::repeat_with(|| {
+            // So that the I/O thread sleeps by now.
+            std::thread::sleep(IDLE / 10);
+            Turns::take_for(shared, 1)
+        });
+        let turns = turns.take(500).flatten().next();
+        let turns = turns.expect("the I/O thread lets go of a channel that rests");
+        shared.driver.wake();
+        std::thread::sleep(IDLE);
+        let mut woken = [PollFd::from_borrowed_fd(shared.driver.waker.fd(), PollFlags::IN)];
+        let timeout = Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(poll(&mut woken, Some(&timeout)), Ok(1), "the driver sleeps on");
+        drop(turns);
+        engine.shutdown().unwrap();
+    }
 }

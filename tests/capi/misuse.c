@@ -557,7 +557,7 @@ static void open_requests(void)
 {
     side *sides = (side *)calloc(2, sizeof *sides);
     CHECK(sides != NULL);
-    join_both(sides, "{\"buffer\": 0, \"link\": \"400ms\", \"map_host_rows\": false, \"rows_max\": 4, \"rows_buffers\": 8}");
+    join_both(sides, "{\"buffer\": 0, \"link\": \"1s\", \"map_host_rows\": false, \"rows_max\": 4, \"rows_buffers\": 8}");
     rudder_table *table = sides[0].table;
     int64_t node = NODES - 1;
     rudder_rows *rows = NULL;
