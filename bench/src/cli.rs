@@ -5,6 +5,7 @@ use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
 use crate::replay::Buffer;
 use crate::setup::{Controls, HitRateShown, SetUp, Start};
+use crate::study::StudyArgs;
 use clap::{Args, Parser, Subcommand};
 use rudder::BufferSize;
 use rudder::transport::hook::Link;
@@ -36,6 +37,8 @@ pub enum Command {
     Trace(TraceArgs),
     /// Replay recorded traces under other policies, controllers, buffers and links, in virtual time
     Replay(Box<ReplayArgs>),
+    /// Compare policies and controllers on many jobs, in virtual time, and say who wins where
+    Study(Box<StudyArgs>),
     /// One rank of `train`; started by it, reads its orders from standard input
     #[command(hide = true)]
     Rank,
@@ -243,14 +246,16 @@ pub enum TraceShow {
     },
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+/// Reads a number of things.
+pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number @ 1..=1_000_000) => Ok(number),
         _ => Err("must be a whole number from 1 to 1000000".to_owned()),
     }
 }
 
-fn latency(text: &str) -> Result<f64, String> {
+/// Reads seconds.
+pub fn latency(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
         _ => Err("must be seconds, from 0 to 3600".to_owned()),

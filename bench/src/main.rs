@@ -12,6 +12,7 @@ mod replay;
 mod report;
 mod sampler;
 mod setup;
+mod study;
 mod trace;
 mod train;
 
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Study(args) => study::run(&args),
         Command::Rank => train::rank::run_from_stdin(),
     };
     match done {

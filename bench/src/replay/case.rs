@@ -122,7 +122,10 @@ impl Cases {
 }
 
 /// The settings of a policy and a controller, or why they do not go together.
-fn settled(policy: &str, controller: &str) -> Result<Result<Config, rudder::Error>> {
+///
+/// # Errors
+/// A name is unknown, or the controller cannot be replayed.
+pub fn settled(policy: &str, controller: &str) -> Result<Result<Config, rudder::Error>> {
     let mut config =
         Config { policy: PolicyConfig::named(policy)?, controller: controller.parse()?, ..Config::default() };
     ensure!(

@@ -162,7 +162,7 @@ impl Row {
             hit_rate: stats.hits as f64 / stats.remote_nodes.max(1) as f64,
             useless_rows: outcome.useless_rows,
             ratio_to_opt: ratio(rows_fetched, fewest),
-            stall_s: Some(outcome.stall.as_secs_f64()),
+            stall_s: Some(outcome.stalls.iter().sum::<Duration>().as_secs_f64()),
             epoch_s: Some(later_epochs(&outcome.epochs)),
             epochs_s: outcome.epochs.iter().map(Duration::as_secs_f64).collect(),
             fill_s: outcome.fill.as_secs_f64(),

@@ -9,20 +9,22 @@ mod rows;
 mod traces;
 mod world;
 
-pub use case::Buffer;
+pub use belady::NextUses;
+pub use case::{Buffer, Case, settled};
+pub use traces::{Job, RankTrace};
+pub use world::Outcome;
 
 use crate::cli::ReplayArgs;
 use crate::progress::{Event, Progress, Stage};
 use crate::record::Machine;
 use crate::report::write;
 use anyhow::{Context, Result};
-use belady::NextUses;
-use case::{Case, Cases};
+use case::Cases;
 use document::{Document, FORMAT, Recorded, Row, Settings};
+use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use traces::Job;
 
 /// `rudder replay`
 ///
@@ -45,7 +47,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
 /// Replays everything.
 fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> {
     let began = Instant::now();
-    let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let threads = threads(args.threads);
     let buffers: Vec<(usize, Buffer)> =
         (0..jobs.len()).flat_map(|job| args.buffer.iter().map(move |&buffer| (job, buffer))).collect();
     let uses = parallel("next uses", threads, jobs, |job| {
@@ -63,8 +65,7 @@ fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> 
         (0..jobs.len()).flat_map(|job| cases.cases.iter().map(move |case| (job, case))).collect();
     let replaying = Instant::now();
     let outcomes = parallel("replays", threads, &replays, |&(job, case)| {
-        let replay = if rows::suffice(&jobs[job], case)? { rows::replay } else { world::replay };
-        replay(&jobs[job], case)
+        outcome(&jobs[job], case)
             .with_context(|| format!("{}, {}, buffer {}", jobs[job].name, case.policy.name(), case.buffer))
     })?;
     let replay_s = replaying.elapsed().as_secs_f64();
@@ -94,8 +95,25 @@ fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> 
     })
 }
 
+/// Replays at a time: as many as there are cores, if nobody says how many.
+pub fn threads(asked: Option<NonZero<usize>>) -> usize {
+    asked.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+}
+
+/// Replays a job under a case.
+///
+/// # Errors
+/// The case does not fit the job.
+pub fn outcome(job: &Job, case: &Case) -> Result<Outcome> {
+    let replay = if rows::suffice(job, case)? { rows::replay } else { world::replay };
+    replay(job, case)
+}
+
 /// Does the same to many things, on several cores, and shows how far it is. The results are in the things' order.
-fn parallel<T: Sync, R: Send>(
+///
+/// # Errors
+/// That of the first of them which fails.
+pub fn parallel<T: Sync, R: Send>(
     title: &str,
     threads: usize,
     things: &[T],

@@ -2,7 +2,7 @@
 
 use super::document::{Document, Recorded, Row};
 use crate::report::plot::{Bars, Line, Part, escape, tidy};
-use crate::report::tables::{percent, table};
+use crate::report::tables::{markup, percent, table};
 use crate::report::{figure, page};
 use std::fmt::Write;
 
@@ -168,15 +168,8 @@ fn section(document: &Document, run: &Recorded) -> String {
     // Bars of one buffer stand together.
     rows.sort_by_key(|row| document.rows.iter().position(|first| first.buffer == row.buffer));
     let mut text = format!("<section><h2>{}</h2><p class=\"lead\">{}</p>", escape(&run.trace), escape(&recorded(run)));
-    text += "<table><tr>";
-    COLUMNS.iter().for_each(|column| _ = write!(text, "<th>{}</th>", column.head));
-    text += "</tr>";
-    for line in cells(document, &run.trace) {
-        text += "<tr>";
-        line.iter().for_each(|cell| _ = write!(text, "<td>{}</td>", escape(cell)));
-        text += "</tr>";
-    }
-    text += "</table></section>";
+    text += &markup(COLUMNS.iter().map(|column| column.head), &cells(document, &run.trace));
+    text += "</section>";
     let fetched = |row: &Row| {
         Some(vec![
             part(row.demand_rows as f64, "#7a8794", "on demand"),

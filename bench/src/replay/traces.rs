@@ -47,18 +47,19 @@ struct Recorded {
 }
 
 impl RankTrace {
-    fn read(path: &Path) -> Result<Self> {
-        let mut reader = Reader::open(path)?;
-        let header = reader.header().clone();
+    /// A trace of this header, without minibatches yet.
+    ///
+    /// # Errors
+    /// It is not of one table, or the table's partitions do not hold together.
+    pub fn new(header: Header) -> Result<Self> {
         let [table] = &header.tables[..] else {
             bail!(
-                "{} is of {} tables, a replay is of one: record one feature, such as attach(g, features=[\"feat\"])",
-                path.display(),
+                "{} tables are recorded, a replay is of one: record one feature, such as attach(g, features=[\"feat\"])",
                 header.tables.len()
             );
         };
         let hints = table.hints()?;
-        let mut trace = Self {
+        Ok(Self {
             header,
             hints,
             nodes: Vec::new(),
@@ -67,11 +68,16 @@ impl RankTrace {
             recorded: Vec::new(),
             epochs: Vec::new(),
             damage: None,
-        };
+        })
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let mut reader = Reader::open(path)?;
+        let mut trace = Self::new(reader.header().clone()).with_context(|| path.display().to_string())?;
         for event in &mut reader {
             match event {
                 Ok(Event::Minibatch(minibatch)) => trace.push(&minibatch),
-                Ok(Event::EpochEnd) => trace.epochs.push(trace.work.len()),
+                Ok(Event::EpochEnd) => trace.end_epoch(),
                 Ok(Event::Gap { events }) => {
                     trace.damage = Some(format!("{}: {events} minibatches are missing", path.display()));
                     break;
@@ -82,7 +88,13 @@ impl RankTrace {
         Ok(trace)
     }
 
-    fn push(&mut self, minibatch: &Minibatch) {
+    /// The epoch ends here.
+    pub fn end_epoch(&mut self) {
+        self.epochs.push(self.work.len());
+    }
+
+    /// Takes a minibatch, unless it was one of evaluation.
+    pub fn push(&mut self, minibatch: &Minibatch) {
         if !minibatch.observed {
             return;
         }
@@ -146,7 +158,14 @@ impl Job {
     }
 
     fn read(name: &str, files: &[PathBuf]) -> Result<Self> {
-        let mut ranks = files.iter().map(|file| RankTrace::read(file)).collect::<Result<Vec<_>>>()?;
+        Self::of(name, files.iter().map(|file| RankTrace::read(file)).collect::<Result<Vec<_>>>()?)
+    }
+
+    /// The job of these ranks.
+    ///
+    /// # Errors
+    /// They do not belong together, or have no step in common.
+    pub fn of(name: &str, mut ranks: Vec<RankTrace>) -> Result<Self> {
         ranks.sort_by_key(|trace| trace.header.rank);
         let first = &ranks[0];
         for pair in ranks.windows(2) {

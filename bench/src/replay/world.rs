@@ -34,8 +34,8 @@ pub struct Outcome {
     pub bytes: u64,
     /// Time of filling the buffers before the first step.
     pub fill: Duration,
-    /// The stall of each step's slowest rank, summed.
-    pub stall: Duration,
+    /// The stall of each step's slowest rank; empty where rows come at once.
+    pub stalls: Vec<Duration>,
     /// Each epoch, barrier to barrier.
     pub epochs: Vec<Duration>,
     /// Decisions of all ranks that took effect, and how many of them were to replace.
@@ -395,7 +395,7 @@ impl World<'_> {
     /// The last rank has ended the step: gradients are averaged, and the next one begins.
     fn end_step(&mut self, now: Duration) {
         let ends = now + self.job.allreduce(self.step);
-        self.outcome.stall += self.sims.iter().map(|sim| sim.stall).max().unwrap_or_default();
+        self.outcome.stalls.push(self.sims.iter().map(|sim| sim.stall).max().unwrap_or_default());
         self.step += 1;
         if self.job.epochs.contains(&self.step) {
             self.outcome.epochs.push(ends - self.epoch_began);

@@ -1,6 +1,6 @@
 //! The comparison as rows of text, the same for the terminal and the page.
 
-use super::plot::tidy;
+use super::plot::{escape, tidy};
 use crate::record::{Document, Run};
 use crate::setup::SetUp;
 use tabled::builder::Builder;
@@ -165,6 +165,14 @@ pub fn table(heads: impl IntoIterator<Item = &'static str>, lines: &[Vec<String>
         .with(Modify::new(Columns::new(1..)).with(Alignment::right()))
         .with(Modify::new(Rows::first()).with(Alignment::left()));
     table.to_string()
+}
+
+/// The same for a page.
+pub fn markup(heads: impl IntoIterator<Item = &'static str>, lines: &[Vec<String>]) -> String {
+    let row = |cells: String| format!("<tr>{cells}</tr>");
+    let heads = heads.into_iter().map(|head| format!("<th>{}</th>", escape(head))).collect();
+    let line = |cells: &Vec<String>| row(cells.iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect());
+    format!("<table>{}{}</table>", row(heads), lines.iter().map(line).collect::<String>())
 }
 
 fn ratio(cells: &Cells, pick: fn(&Run) -> f64) -> String {

@@ -67,11 +67,20 @@ impl PolicyConfig {
     pub const NAMES: [&'static str; 11] =
         ["off", "degree", "random", "presc", "lru", "sieve", "s3fifo", "wtinylfu", "lfu", "rudder", "window"];
 
-    /// The policy of a name, with default settings.
+    /// The policy of a name, with default settings; `lfu:N` and `window:N` have counts that halve over N minibatches.
     ///
     /// # Errors
     /// There is no policy of that name.
     pub fn named(name: &str) -> Result<Self> {
+        if let Some((kind @ ("lfu" | "window"), minibatches)) = name.split_once(':') {
+            let half_life = minibatches.parse().map_err(|_| {
+                Error::config(format!(
+                    "policy {name:?}: {minibatches:?} is no number of minibatches over which counts halve"
+                ))
+            })?;
+            let config = LfuConfig { half_life, ..LfuConfig::default() };
+            return Ok(if kind == "lfu" { Self::Lfu(config) } else { Self::Window(config) });
+        }
         Ok(match name {
             "off" => Self::Off,
             "degree" => Self::Degree,

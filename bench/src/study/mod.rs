@@ -1,0 +1,226 @@
+//! `rudder study`: which policy and controller wins where, over many jobs, replayed in virtual time.
+//!
+//! A configuration is a graph, what changes in the job, a buffer and how far is announced ahead. Every contender is replayed on the same jobs, one for
+//! each seed, so that contenders are compared in pairs. What a configuration's best contender would gain over the best single one for all is
+//! the headroom: no controller that picks among these can win more.
+
+mod contender;
+mod document;
+mod report;
+mod standing;
+mod workload;
+
+use crate::cli::{latency, positive};
+use crate::graph::GraphSpec;
+use crate::progress::Progress;
+use crate::record::Machine;
+use crate::replay::{Buffer, Case, Job, NextUses, Outcome, outcome, parallel, threads};
+use crate::report::write;
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use contender::Contender;
+use document::{Document, FORMAT, Run, Settings};
+use rudder::transport::hook::Link;
+use standing::Standings;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use workload::{Scenario, Workload};
+
+/// Minibatches after the start, or after a change, in which a policy has still to learn.
+const LEARNING: usize = 32;
+
+/// `rudder study`
+#[derive(Args, Clone, Debug)]
+pub struct StudyArgs {
+    /// Recorded jobs to study too: traces of all ranks, or the prefix that they were recorded with
+    #[arg(value_name = "TRACE")]
+    pub traces: Vec<PathBuf>,
+    /// Graphs to sample jobs of, as `rudder train --graph` takes them; given once for each
+    #[arg(long = "graph", value_name = "SPEC", default_values = ["debian", "rmat:scale=15,degree=16,dim=1", "sbm:nodes=60000,degree=20,communities=64,dim=1"])]
+    pub graphs: Vec<GraphSpec>,
+    /// Study the recorded jobs alone
+    #[arg(long, requires = "traces")]
+    pub traces_only: bool,
+    /// What changes half-way
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', default_value = "stationary,nodes,fanout")]
+    pub scenario: Vec<Scenario>,
+    /// Who competes: POLICY or POLICY/CONTROLLER, by the names that RUDDER_POLICY and RUDDER_CONTROLLER take
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = contender::DEFAULT)]
+    pub contender: Vec<Contender>,
+    /// The buffers: shares of the halo, or bytes of rows
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.05,0.25")]
+    pub buffer: Vec<Buffer>,
+    /// Minibatches announced ahead
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0,1,2,4,16", value_parser = clap::value_parser!(u32).range(0..=63))]
+    pub lookahead: Vec<u32>,
+    /// Jobs of each graph, of other draws
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=1000))]
+    pub seeds: u64,
+    /// Ranks of a sampled job, each with a partition
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1024))]
+    pub ranks: u32,
+    /// Seeds a minibatch and rank
+    #[arg(long, value_name = "B", default_value_t = 64, value_parser = positive)]
+    pub batch: usize,
+    /// Neighbours to sample, a layer each, from the output layer down
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "5,10", value_parser = positive)]
+    pub fanout: Vec<usize>,
+    /// Minibatches of a sampled job and rank
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(2 * LEARNING as u64..=1_000_000))]
+    pub minibatches: u64,
+    /// Bytes of a row
+    #[arg(long, value_name = "BYTES", default_value_t = 2408, value_parser = positive)]
+    pub row_bytes: usize,
+    /// Seconds of sampling a minibatch
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.001, value_parser = latency)]
+    pub sample: f64,
+    /// Seconds of computing on a minibatch
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.002, value_parser = latency)]
+    pub compute: f64,
+    /// The links of every rank, to send and to receive: RATE[,LATENCY]
+    #[arg(long, value_name = "RATE,LATENCY", default_value = "1gbit,50us")]
+    pub link: Link,
+    /// What a controller takes for a decision, in seconds of the job's time
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = latency)]
+    pub decision_latency: f64,
+    /// Replays at a time; as many as there are cores, if not given
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZero<usize>>,
+    /// Write the document here
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the HTML report here
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+/// `rudder study`
+///
+/// # Errors
+/// A job cannot be made or read, the lists make no sense, or a file cannot be written.
+pub fn run(args: &StudyArgs) -> Result<()> {
+    ensure!(!args.link.is_none(), "without a link no row is waited for: give --link a rate");
+    ensure!(args.contender.len() > 1, "one contender alone has nobody to win against");
+    let began = Instant::now();
+    let mut runs = Vec::new();
+    for job in Job::read_all(&args.traces)? {
+        runs.extend(runs_of(args, &job, &Configured::recorded(&job))?);
+    }
+    let graphs = if args.traces_only { &[] } else { &args.graphs[..] };
+    for graph in graphs {
+        for seed in 1..=args.seeds {
+            let workload = sampled(graph, seed, || Workload::new(args, graph, seed))?;
+            for &scenario in &args.scenario {
+                let job = workload.job(scenario)?;
+                runs.extend(runs_of(args, &job, &Configured::sampled(graph, scenario, seed, &job))?);
+            }
+        }
+    }
+    let contenders: Vec<String> = args.contender.iter().map(Contender::to_string).collect();
+    let standings = Standings::of(&runs, &contenders);
+    let document = Document {
+        format: FORMAT,
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        machine: Machine::detect(),
+        settings: Settings::of(args),
+        contenders,
+        findings: standing::findings(&standings),
+        standings,
+        runs,
+        wall_s: began.elapsed().as_secs_f64(),
+    };
+    println!("{}", report::text(&document));
+    if let Some(path) = &args.json {
+        write(path, &(serde_json::to_string(&document)? + "\n"))?;
+    }
+    if let Some(path) = &args.report {
+        write(path, &report::html(&document))?;
+    }
+    Ok(())
+}
+
+/// Makes a graph's partitions, and says so.
+fn sampled<T>(graph: &GraphSpec, seed: u64, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut progress = Progress::new();
+    progress.begin(format!("graph, seed {seed}"));
+    let made = make().with_context(|| format!("graph {graph}, seed {seed}"))?;
+    progress.end(&graph.to_string());
+    Ok(made)
+}
+
+/// What a job is one of.
+struct Configured {
+    graph: String,
+    scenario: String,
+    seed: u64,
+    /// The step at which something changes.
+    change: Option<usize>,
+}
+
+impl Configured {
+    fn recorded(job: &Job) -> Self {
+        Self { graph: job.name.clone(), scenario: "recorded".to_owned(), seed: 0, change: None }
+    }
+
+    fn sampled(graph: &GraphSpec, scenario: Scenario, seed: u64, job: &Job) -> Self {
+        let change = scenario.changes().then_some(job.steps / 2);
+        Self { graph: graph.to_string(), scenario: scenario.to_string(), seed, change }
+    }
+}
+
+/// Replays a job under every contender, buffer and lookahead.
+fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<Run>> {
+    let threads = threads(args.threads);
+    let fewest = parallel(&format!("{}: Belady", configured.scenario), threads, &args.buffer, |buffer| {
+        let rows = |trace| Ok(NextUses::of(trace, job.steps).rows(buffer.slots(trace)?));
+        job.ranks.iter().map(rows).sum::<Result<u64>>()
+    })?;
+    let mut cases = Vec::new();
+    for (&buffer, &fewest) in args.buffer.iter().zip(&fewest) {
+        for &lookahead in &args.lookahead {
+            for contender in &args.contender {
+                cases.push((case(args, contender, buffer, lookahead)?, contender, fewest));
+            }
+        }
+    }
+    let outcomes = parallel(&format!("{}: replays", configured.scenario), threads, &cases, |(case, contender, _)| {
+        outcome(job, case).with_context(|| format!("{}, {contender}, buffer {}", job.name, case.buffer))
+    })?;
+    let run = |((case, contender, fewest), outcome): (&(Case, &Contender, u64), &Outcome)| {
+        let stall = |from: usize, steps: usize| outcome.stalls[from..].iter().take(steps).sum::<Duration>();
+        let stats = outcome.stats;
+        Run {
+            graph: configured.graph.clone(),
+            scenario: configured.scenario.clone(),
+            seed: configured.seed,
+            buffer: case.buffer.to_string(),
+            lookahead: case.lookahead,
+            contender: contender.to_string(),
+            rows_fetched: stats.demand_rows + stats.prefetched_rows + stats.fill_rows,
+            fewest_rows: *fewest,
+            hit_rate: stats.hits as f64 / stats.remote_nodes.max(1) as f64,
+            stall_s: (outcome.fill + stall(0, job.steps)).as_secs_f64(),
+            stall_start_s: (outcome.fill + stall(0, LEARNING)).as_secs_f64(),
+            stall_change_s: configured.change.map(|at| stall(at, LEARNING).as_secs_f64()),
+            time_s: (outcome.fill + outcome.epochs.iter().sum::<Duration>()).as_secs_f64(),
+            decisions: outcome.decisions,
+            decision_cpu_s: outcome.decision_cpu.as_secs_f64(),
+        }
+    };
+    Ok(cases.iter().zip(&outcomes).map(run).collect())
+}
+
+fn case(args: &StudyArgs, contender: &Contender, buffer: Buffer, lookahead: u32) -> Result<Case> {
+    let config = contender.settle()?;
+    Ok(Case {
+        policy: config.policy,
+        controller_words: contender.controller.clone(),
+        controller: config.controller,
+        buffer,
+        lookahead: lookahead as usize,
+        link: args.link,
+        egress: true,
+        decision_latency: Duration::from_secs_f64(args.decision_latency),
+    })
+}

@@ -1,0 +1,170 @@
+//! A study's document as tables for the terminal and as an HTML page.
+
+use super::document::Document;
+use super::standing::{Configuration, Lookahead, Standing};
+use crate::report::plot::{Bars, Line, Part, escape};
+use crate::report::tables::{markup, table};
+use crate::report::{figure, page};
+use std::fmt::Write;
+
+/// A column: its head, what it means, and its cell.
+struct Column {
+    head: &'static str,
+    meaning: &'static str,
+    cell: fn(&Standing) -> String,
+}
+
+const COLUMNS: [Column; 9] = [
+    Column {
+        head: "contender",
+        meaning: "the policy, and the controller that steers it",
+        cell: |standing| standing.contender.clone(),
+    },
+    Column {
+        head: "stall",
+        meaning: "time lost to stalls over that of each configuration's best contender: the initial fill, and each step's slowest rank; geometric mean over the configurations",
+        cell: |standing| format!("{:.3}", standing.stall.mean),
+    },
+    Column {
+        head: "95 %",
+        meaning: "its interval, by the draws of the jobs",
+        cell: |standing| format!("{:.3} - {:.3}", standing.stall.low, standing.stall.high),
+    },
+    Column {
+        head: "worst",
+        meaning: "the same in the configuration where it does worst",
+        cell: |standing| format!("{:.2}", standing.worst),
+    },
+    Column {
+        head: "best in",
+        meaning: "configurations in which it stalls least",
+        cell: |standing| standing.wins.to_string(),
+    },
+    Column {
+        head: "first 32",
+        meaning: "stall of the fill and of the first 32 minibatches, over the least of any contender",
+        cell: |standing| format!("{:.2}", standing.start),
+    },
+    Column {
+        head: "after change",
+        meaning: "the same of the 32 minibatches after a change",
+        cell: |standing| standing.change.map_or_else(|| "-".to_owned(), |change| format!("{change:.2}")),
+    },
+    Column {
+        head: "x Belady",
+        meaning: "rows fetched over the fewest possible",
+        cell: |standing| format!("{:.3}", standing.x_belady),
+    },
+    Column {
+        head: "CPU a decision, us",
+        meaning: "what its controller takes of the processor, measured; the one figure that differs from run to run",
+        cell: |standing| if standing.decisions == 0 { "-".to_owned() } else { format!("{:.2}", standing.decision_us) },
+    },
+];
+
+impl Document {
+    /// The standings of lookaheads that leave something to decide.
+    fn decided(&self) -> impl Iterator<Item = &Lookahead> {
+        self.standings.lookaheads.iter().filter(|standings| !standings.configurations.is_empty())
+    }
+}
+
+fn title(standings: &Lookahead) -> String {
+    match standings.lookahead {
+        0 => "Nothing announced".to_owned(),
+        1 => "1 minibatch announced".to_owned(),
+        many => format!("{many} minibatches announced"),
+    }
+}
+
+fn cells(standings: &Lookahead) -> Vec<Vec<String>> {
+    let line = |standing| COLUMNS.iter().map(|column| (column.cell)(standing)).collect();
+    standings.contenders.iter().map(line).collect()
+}
+
+const CONFIGURATION_HEADS: [&str; 6] = ["graph", "changes", "buffer", "best", "its stall, s", "as good"];
+
+fn configuration(configuration: &Configuration) -> Vec<String> {
+    let as_good = if configuration.as_good.is_empty() { "-".to_owned() } else { configuration.as_good.join(", ") };
+    vec![
+        configuration.graph.clone(),
+        configuration.scenario.clone(),
+        configuration.buffer.clone(),
+        configuration.best.clone(),
+        format!("{:.3}", configuration.stall_s),
+        as_good,
+    ]
+}
+
+fn studied(document: &Document) -> String {
+    let settings = &document.settings;
+    let fanout: Vec<String> = settings.fanout.iter().map(usize::to_string).collect();
+    format!(
+        "{} replays in virtual time. Sampled jobs: {} ranks, {} minibatches of {} seeds, fan-out {}, rows of {} bytes, {} ms of sampling and {} ms of \
+         computing a minibatch, link {}.",
+        document.runs.len(),
+        settings.ranks,
+        settings.minibatches,
+        settings.batch,
+        fanout.join(","),
+        settings.row_bytes,
+        settings.sample_s * 1e3,
+        settings.compute_s * 1e3,
+        settings.link
+    )
+}
+
+/// The document for a terminal.
+pub fn text(document: &Document) -> String {
+    let mut text = format!("{}\n\n", studied(document));
+    for standings in document.decided() {
+        let heads = COLUMNS.iter().map(|column| column.head);
+        let _ = writeln!(text, "{}\n{}\n", title(standings), table(heads, &cells(standings)));
+    }
+    for finding in &document.findings {
+        let _ = writeln!(text, "- {finding}");
+    }
+    text
+}
+
+/// The document as a page that loads nothing.
+pub fn html(document: &Document) -> String {
+    let mut body = format!(
+        "<h1>Who wins where</h1><p class=\"lead\">{} Stalls are the simulator's, not measured.</p><section><h2>What the numbers say</h2><ul>",
+        escape(&studied(document))
+    );
+    for finding in &document.findings {
+        let _ = write!(body, "<li>{}</li>", escape(finding));
+    }
+    body += "</ul></section>";
+    for standings in document.decided() {
+        body += &section(standings);
+    }
+    body += "<section><h2>Columns</h2><table class=\"wide\">";
+    for column in &COLUMNS {
+        let _ = write!(body, "<tr><td>{}</td><td>{}</td></tr>", escape(column.head), escape(column.meaning));
+    }
+    let _ = write!(body, "</table><p class=\"note\"><code>{}</code></p></section>", escape(&document.command));
+    page("Rudder: who wins where", &body)
+}
+
+fn section(standings: &Lookahead) -> String {
+    let bar = |standing: &Standing| Line::Bar {
+        name: standing.contender.clone(),
+        parts: vec![Part { value: standing.stall.mean, colour: "#d9573f", name: "stall" }],
+        dots: vec![standing.worst],
+        note: format!("{:.2}, worst {:.2}", standing.stall.mean, standing.worst),
+    };
+    let bars = Bars {
+        label: title(standings),
+        x: "stall over that of each configuration's best contender".to_owned(),
+        lines: standings.contenders.iter().map(bar).collect(),
+    };
+    let lines: Vec<Vec<String>> = standings.configurations.iter().map(configuration).collect();
+    format!(
+        "{}<section><h3>Contenders</h3>{}<h3>Configurations</h3>{}</section>",
+        figure(&title(standings), &bars.svg(), "The dot is the configuration where a contender does worst."),
+        markup(COLUMNS.iter().map(|column| column.head), &cells(standings)),
+        markup(CONFIGURATION_HEADS, &lines)
+    )
+}

@@ -1,0 +1,390 @@
+//! What follows from the replays: who is best where, what one choice for everything costs, and how much a better choice could gain.
+//!
+//! Stalls are compared as ratios to those of the configuration's best contender on the same job. A configuration's best is the one with the
+//! least mean stall over its jobs; ratios are averaged as logarithms over configurations, and the interval is that of the seeds' averages.
+
+use super::document::Run;
+use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, StudentsT};
+use std::collections::BTreeMap;
+
+/// A configuration whose best contender waits for less than this share of its time has nothing to decide.
+const IDLE: f64 = 0.01;
+
+/// What a choice for each configuration gains over one for all, below which nobody need look for it.
+const HEADROOM: f64 = 0.05;
+
+/// All that is said of the contenders.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Standings {
+    /// Each lookahead by itself: what is announced is the job's affair, and no policy can choose it.
+    pub lookaheads: Vec<Lookahead>,
+}
+
+/// The standings with so many minibatches announced ahead.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Lookahead {
+    /// So many.
+    pub lookahead: usize,
+    /// The configurations that leave something to decide.
+    pub configurations: Vec<Configuration>,
+    /// Configurations in which rows are hardly waited for, whatever is chosen.
+    pub idle: usize,
+    /// By contender, the one that is best for all first; none where nothing is to be decided.
+    pub contenders: Vec<Standing>,
+}
+
+/// One configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The graph, or the recorded job.
+    pub graph: String,
+    /// What changes in it.
+    pub scenario: String,
+    /// The buffer.
+    pub buffer: String,
+    /// The contender with the least stall.
+    pub best: String,
+    /// Its mean stall, in seconds.
+    pub stall_s: f64,
+    /// By contender, in the order of the document: stall over the best one's.
+    pub ratios: Vec<f64>,
+    /// Contenders whose stall the jobs cannot tell from the best one's, at 95 %.
+    pub as_good: Vec<String>,
+}
+
+/// A mean and its 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// The interval's lower end; the mean itself of a single value.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
+}
+
+/// A contender's standing, chosen for everything.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Standing {
+    /// Its name.
+    pub contender: String,
+    /// Stall over that of each configuration's best.
+    pub stall: Estimate,
+    /// The same where it does worst.
+    pub worst: f64,
+    /// Where that is.
+    pub worst_at: String,
+    /// Configurations in which it is best.
+    pub wins: usize,
+    /// Stall of the first 32 minibatches over the least of any contender in them.
+    pub start: f64,
+    /// The same of the 32 minibatches after a change; none where nothing changes.
+    pub change: Option<f64>,
+    /// Rows fetched over the fewest possible.
+    pub x_belady: f64,
+    /// Decisions that took effect, of all ranks and jobs.
+    pub decisions: u64,
+    /// Processor microseconds a decision; measured.
+    pub decision_us: f64,
+}
+
+impl Estimate {
+    /// Of values whose logarithms are given, at most as many as there are degrees of freedom and one.
+    fn of_logarithms(logarithms: &[f64]) -> Self {
+        let mean = mean(logarithms.iter().copied());
+        let spread = half_width(logarithms);
+        Self { mean: mean.exp(), low: (mean - spread).exp(), high: (mean + spread).exp() }
+    }
+}
+
+/// Half of the 95 % interval of a mean; 0 of a single value, which tells nothing of its spread.
+fn half_width(values: &[f64]) -> f64 {
+    let count = values.len() as f64;
+    let Ok(distribution) = StudentsT::new(0.0, 1.0, count - 1.0) else { return 0.0 };
+    let mean = mean(values.iter().copied());
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    distribution.inverse_cdf(0.975) * (variance / count).sqrt()
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0u32), |(sum, count), value| (sum + value, count + 1));
+    if count == 0 { 0.0 } else { sum / f64::from(count) }
+}
+
+/// The replays of one configuration: by contender, by job.
+struct Cell<'a> {
+    key: (&'a str, &'a str, &'a str),
+    runs: Vec<Vec<&'a Run>>,
+}
+
+impl<'a> Cell<'a> {
+    /// By contender, the mean of a figure over the jobs.
+    fn means(&self, figure: impl Fn(&Run) -> f64) -> Vec<f64> {
+        self.runs.iter().map(|runs| mean(runs.iter().map(|run| figure(run)))).collect()
+    }
+
+    fn best(&self) -> usize {
+        least(&self.means(|run| run.stall_s))
+    }
+
+    fn is_idle(&self) -> bool {
+        let best = self.best();
+        self.means(|run| run.stall_s)[best] < IDLE * self.means(|run| run.time_s)[best]
+    }
+
+    /// By job, the logarithm of a contender's stall over the best one's.
+    fn logarithms(&self, contender: usize) -> Vec<f64> {
+        let pairs = self.runs[contender].iter().zip(&self.runs[self.best()]);
+        pairs.map(|(run, best)| ratio(run.stall_s, best.stall_s).ln()).collect()
+    }
+
+    fn name(&self) -> String {
+        let (graph, scenario, buffer) = self.key;
+        format!("{graph}, {scenario}, buffer {buffer}")
+    }
+
+    fn configuration(&self, contenders: &[String]) -> Configuration {
+        let best = self.best();
+        let stalls = self.means(|run| run.stall_s);
+        let others = (0..contenders.len()).filter(|&contender| contender != best);
+        let as_good = others.filter(|&contender| {
+            let logarithms = self.logarithms(contender);
+            logarithms.len() > 1 && mean(logarithms.iter().copied()) - half_width(&logarithms) <= 0.0
+        });
+        let (graph, scenario, buffer) = self.key;
+        Configuration {
+            graph: graph.to_owned(),
+            scenario: scenario.to_owned(),
+            buffer: buffer.to_owned(),
+            best: contenders[best].clone(),
+            stall_s: stalls[best],
+            ratios: stalls.iter().map(|&stall| ratio(stall, stalls[best])).collect(),
+            as_good: as_good.map(|contender| contenders[contender].clone()).collect(),
+        }
+    }
+}
+
+/// A ratio of stalls; both are more than nothing where they are asked for, but for a job in a thousand.
+fn ratio(stall: f64, best: f64) -> f64 {
+    const NONE: f64 = 1e-9;
+    stall.max(NONE) / best.max(NONE)
+}
+
+fn least(values: &[f64]) -> usize {
+    (0..values.len()).min_by(|&one, &other| values[one].total_cmp(&values[other])).unwrap_or(0)
+}
+
+impl Standings {
+    /// Of these replays; every contender has replayed every job.
+    pub fn of(runs: &[Run], contenders: &[String]) -> Self {
+        let mut cells: BTreeMap<usize, BTreeMap<_, Vec<Vec<&Run>>>> = BTreeMap::new();
+        for run in runs {
+            let Some(contender) = contenders.iter().position(|name| *name == run.contender) else { continue };
+            let key = (run.graph.as_str(), run.scenario.as_str(), run.buffer.as_str());
+            let cell = cells
+                .entry(run.lookahead)
+                .or_default()
+                .entry(key)
+                .or_insert_with(|| vec![Vec::new(); contenders.len()]);
+            cell[contender].push(run);
+        }
+        let of = |(lookahead, cells): (usize, BTreeMap<_, _>)| {
+            let cells: Vec<Cell> = cells.into_iter().map(|(key, runs)| Cell { key, runs }).collect();
+            Lookahead::of(lookahead, &cells, contenders)
+        };
+        Self { lookaheads: cells.into_iter().map(of).collect() }
+    }
+}
+
+impl Lookahead {
+    fn of(lookahead: usize, cells: &[Cell], contenders: &[String]) -> Self {
+        let busy: Vec<&Cell> = cells.iter().filter(|cell| !cell.is_idle()).collect();
+        let standing = |contender: usize| Standing::of(contender, &contenders[contender], &busy);
+        let competing = if busy.is_empty() { 0 } else { contenders.len() };
+        let mut standings: Vec<Standing> = (0..competing).map(standing).collect();
+        standings.sort_by(|one, other| one.stall.mean.total_cmp(&other.stall.mean));
+        Self {
+            lookahead,
+            configurations: busy.iter().map(|cell| cell.configuration(contenders)).collect(),
+            idle: cells.len() - busy.len(),
+            contenders: standings,
+        }
+    }
+
+    /// The share of its stall that the best single contender would save, were the best one chosen for each configuration.
+    pub fn headroom(&self) -> Option<f64> {
+        let single = self.contenders.first()?;
+        Some(1.0 - 1.0 / single.stall.mean)
+    }
+}
+
+impl Standing {
+    fn of(contender: usize, name: &str, cells: &[&Cell]) -> Self {
+        let worst = |cell: &&&Cell| mean(cell.logarithms(contender).into_iter());
+        let worst = cells.iter().max_by(|one, other| worst(one).total_cmp(&worst(other)));
+        let runs = || cells.iter().flat_map(|cell| &cell.runs[contender]);
+        let decisions: u64 = runs().map(|run| run.decisions).sum();
+        let cpu: f64 = runs().map(|run| run.decision_cpu_s).sum();
+        Self {
+            contender: name.to_owned(),
+            stall: Estimate::of_logarithms(&by_seed(contender, cells)),
+            worst: worst.map_or(1.0, |cell| mean(cell.logarithms(contender).into_iter()).exp()),
+            worst_at: worst.map(|cell| cell.name()).unwrap_or_default(),
+            wins: cells.iter().filter(|cell| cell.best() == contender).count(),
+            start: over_least(contender, cells, |run| Some(run.stall_start_s)).unwrap_or(1.0),
+            change: over_least(contender, cells, |run| run.stall_change_s),
+            x_belady: mean(runs().map(|run| (run.rows_fetched as f64 / run.fewest_rows.max(1) as f64).ln())).exp(),
+            decisions,
+            decision_us: if decisions == 0 { 0.0 } else { cpu / decisions as f64 * 1e6 },
+        }
+    }
+}
+
+/// By seed, the mean logarithm over the configurations that have a job of it.
+fn by_seed(contender: usize, cells: &[&Cell]) -> Vec<f64> {
+    let mut seeds: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for cell in cells {
+        for (run, logarithm) in cell.runs[contender].iter().zip(cell.logarithms(contender)) {
+            seeds.entry(run.seed).or_default().push(logarithm);
+        }
+    }
+    seeds.into_values().map(|logarithms| mean(logarithms.into_iter())).collect()
+}
+
+/// Part of a stall over the least of any contender in each configuration, both summed over the configurations that have it: of one part of a job,
+/// hardly anything may be left in one configuration, and a ratio of it would drown the others.
+fn over_least(contender: usize, cells: &[&Cell], part: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
+    let whole = |cell: &&&Cell| cell.runs[contender].iter().all(|run| part(run).is_some());
+    let means = cells.iter().filter(whole).map(|cell| cell.means(|run| part(run).unwrap_or_default()));
+    let sums = means.map(|means| (means[contender], means[least(&means)]));
+    let (own, fewest) = sums.reduce(|(own, fewest), (more, least)| (own + more, fewest + least))?;
+    Some(ratio(own, fewest))
+}
+
+/// Who wins where, in words.
+pub fn findings(standings: &Standings) -> Vec<String> {
+    standings.lookaheads.iter().flat_map(sentences).collect()
+}
+
+fn sentences(standings: &Lookahead) -> Vec<String> {
+    let ahead = match standings.lookahead {
+        0 => "With nothing announced".to_owned(),
+        many => format!("With {many} announced"),
+    };
+    let (Some(headroom), Some(single)) = (standings.headroom(), standings.contenders.first()) else {
+        return vec![format!("{ahead}, rows are hardly waited for, whoever competes.")];
+    };
+    let room = if headroom < HEADROOM { "no headroom" } else { "headroom" };
+    let mut sentences = vec![format!(
+        "{ahead}, {} is the best single choice: {:.2} x the stall of each configuration's best ({:.2} in the worst: {}). \
+         Choosing for each configuration would save {:.1} % of its stall: {room}.",
+        single.contender,
+        single.stall.mean,
+        single.worst,
+        single.worst_at,
+        headroom * 100.0
+    )];
+    let learns = |standing: &Standing| (standing.start, standing.change);
+    let quickest = |of: fn(&Standing) -> Option<f64>| {
+        let known = standings.contenders.iter().filter_map(|standing| of(standing).map(|ratio| (ratio, standing)));
+        known.min_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, standing)| standing)
+    };
+    if let Some(first) = quickest(|standing| Some(standing.start)) {
+        let (start, change) = learns(single);
+        let mut sentence = format!(
+            "{ahead}, {} stalls least in the first 32 minibatches ({:.2} x each configuration's least; {} {start:.2})",
+            first.contender, first.start, single.contender
+        );
+        if let (Some(first), Some(change)) = (quickest(|standing| standing.change), change) {
+            let own = first.change.unwrap_or(1.0);
+            sentence += &format!(
+                " and {} in the 32 after a change ({own:.2}; {} {change:.2})",
+                first.contender, single.contender
+            );
+        }
+        sentences.push(sentence + ".");
+    }
+    if standings.idle > 0 {
+        sentences.push(format!("{ahead}, {} configurations hardly wait for rows and are left out.", standings.idle));
+    }
+    sentences
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: standings follow from stalls by the rules at the top. Method: hand-made stalls of which the answers are known.
+    use super::*;
+
+    fn run(graph: &str, seed: u64, contender: &str, stall_s: f64) -> Run {
+        Run {
+            graph: graph.to_owned(),
+            scenario: "nodes".to_owned(),
+            seed,
+            buffer: "5 %".to_owned(),
+            lookahead: 0,
+            contender: contender.to_owned(),
+            rows_fetched: 200,
+            fewest_rows: 100,
+            hit_rate: 0.5,
+            stall_s,
+            stall_start_s: stall_s / 2.0,
+            stall_change_s: Some(1.0),
+            time_s: 10.0,
+            decisions: 2,
+            decision_cpu_s: 1e-5,
+        }
+    }
+
+    fn standings(stalls: &[(&str, [[f64; 2]; 2])]) -> Lookahead {
+        let names = ["a".to_owned(), "b".to_owned()];
+        let runs: Vec<Run> = stalls
+            .iter()
+            .flat_map(|&(graph, contenders)| {
+                contenders.into_iter().zip(["a", "b"]).flat_map(move |(stalls, name)| {
+                    stalls.into_iter().zip(1..).map(move |(stall, seed)| run(graph, seed, name, stall))
+                })
+            })
+            .collect();
+        Standings::of(&runs, &names).lookaheads.remove(0)
+    }
+
+    #[test]
+    fn a_choice_for_all_is_held_against_the_best_for_each() {
+        let standings = standings(&[("one", [[1.0, 1.0], [2.0, 2.0]]), ("two", [[8.0, 8.0], [1.0, 1.0]])]);
+        let [b, a] = &standings.contenders[..] else { panic!("{standings:?}") };
+        assert_eq!((b.contender.as_str(), a.contender.as_str()), ("b", "a"));
+        assert!((b.stall.mean - 2f64.sqrt()).abs() < 1e-9 && (a.stall.mean - 8f64.sqrt()).abs() < 1e-9);
+        assert_eq!((b.wins, a.wins), (1, 1));
+        assert!((b.worst - 2.0).abs() < 1e-9 && b.worst_at.starts_with("one, nodes"));
+        assert!((standings.headroom().unwrap() - (1.0 - 0.5f64.sqrt())).abs() < 1e-9);
+        assert_eq!((b.x_belady, b.decision_us, b.change), (2.0, 5.0, Some(1.0)));
+        assert_eq!(standings.configurations[1].best, "b");
+        assert!(sentences(&standings)[0].contains("29.3 % of its stall: headroom"), "{:?}", sentences(&standings));
+    }
+
+    #[test]
+    fn what_the_jobs_cannot_tell_apart_is_as_good() {
+        let apart = standings(&[("one", [[1.0, 2.0], [1.1, 2.2]])]);
+        assert!(apart.configurations[0].as_good.is_empty(), "always a tenth more");
+        let alike = standings(&[("one", [[1.0, 2.0], [1.3, 1.9]])]);
+        assert_eq!(alike.configurations[0].as_good, ["b"], "sometimes more and sometimes less");
+        assert_eq!(apart.contenders[0].stall, Estimate { mean: 1.0, low: 1.0, high: 1.0 });
+        let spread = alike.contenders[1].stall;
+        assert!(spread.low < spread.mean && spread.mean < spread.high, "{spread:?}");
+    }
+
+    #[test]
+    fn where_nobody_waits_there_is_nothing_to_decide() {
+        let standings = standings(&[("one", [[0.01, 0.01], [2.0, 2.0]])]);
+        assert_eq!((standings.idle, standings.configurations.len(), standings.headroom()), (1, 0, None));
+        assert!(sentences(&standings)[0].contains("hardly waited for"));
+    }
+
+    #[test]
+    fn an_interval_is_that_of_student() {
+        // 1 and 3: the mean is 2, its error 1, and 12.706 the quantile of one degree of freedom.
+        assert!((half_width(&[1.0, 3.0]) - 12.706).abs() < 1e-3);
+        assert_eq!(half_width(&[1.0]), 0.0);
+    }
+}

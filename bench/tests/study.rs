@@ -1,0 +1,128 @@
+//! Goal: `rudder study` replays every contender on the same jobs, says the same in every run, and names the best. Method: the real command on a small
+//! graph, whose replays are held against each other and against the standings that follow from them.
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn rudder(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rudder")).args(args).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// A job whose rows are waited for.
+const SMALL: [&str; 16] = [
+    "study",
+    "--graph",
+    "sbm:nodes=4000,degree=12,communities=8,dim=1",
+    "--ranks",
+    "2",
+    "--seeds",
+    "2",
+    "--minibatches",
+    "64",
+    "--batch",
+    "32",
+    "--buffer",
+    "0.2",
+    "--link",
+    "100mbit,50us",
+    "--json",
+];
+
+fn study(file: &Path, more: &[&str]) -> (Value, String) {
+    let output = rudder(&[&SMALL[..], &[file.to_str().unwrap()], more].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    (serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap(), said(&output))
+}
+
+/// What is measured differs from run to run.
+fn without_measures(mut document: Value) -> Value {
+    for field in ["wall_s", "command"] {
+        document[field] = Value::Null;
+    }
+    let runs = document["runs"].as_array_mut().unwrap().iter_mut();
+    runs.for_each(|run| run["decision_cpu_s"] = Value::Null);
+    for standings in document["standings"]["lookaheads"].as_array_mut().unwrap() {
+        let contenders = standings["contenders"].as_array_mut().unwrap().iter_mut();
+        contenders.for_each(|contender| contender["decision_us"] = Value::Null);
+    }
+    document
+}
+
+#[test]
+fn contenders_are_compared_on_the_same_jobs() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, page) = (directory.path().join("study.json"), directory.path().join("study.html"));
+    let list = ["--contender", "off,lfu,window,rudder/periodic:8", "--lookahead", "0,4"];
+    let (document, text) = study(&file, &[&list[..], &["--report", page.to_str().unwrap()]].concat());
+    let runs = document["runs"].as_array().unwrap();
+    // Scenarios, seeds, lookaheads, contenders.
+    assert_eq!(runs.len(), 3 * 2 * 2 * 4);
+    let number = |run: &Value, field: &str| run[field].as_f64().unwrap_or_else(|| panic!("{field} of {run}"));
+    for run in runs {
+        assert!(run["rows_fetched"].as_u64() >= run["fewest_rows"].as_u64(), "{run}");
+        let parts = number(run, "stall_start_s") + run["stall_change_s"].as_f64().unwrap_or(0.0);
+        let (stall, time) = (number(run, "stall_s"), number(run, "time_s"));
+        assert!(parts <= stall + 1e-9 && stall < time, "the parts of a stall are less than it: {run}");
+        assert_eq!(run["stall_change_s"].is_null(), run["scenario"] == "stationary");
+        assert_eq!(run["decisions"].as_u64() > Some(0), run["contender"] == "rudder/periodic:8");
+    }
+    // Without announcements the two are one policy, and on one job they do the same.
+    let of = |contender: &str| {
+        let own = runs.iter().filter(move |run| run["contender"] == contender && run["lookahead"] == 0);
+        own.map(|run| (number(run, "stall_s"), number(run, "rows_fetched"))).collect::<Vec<_>>()
+    };
+    assert_eq!(of("lfu"), of("window"));
+    let standings = document["standings"]["lookaheads"].as_array().unwrap();
+    assert_eq!(standings.len(), 2);
+    for at in standings {
+        let contenders = at["contenders"].as_array().unwrap();
+        assert_eq!(contenders.len(), 4);
+        let stalls: Vec<f64> = contenders.iter().map(|one| number(&one["stall"], "mean")).collect();
+        assert!(stalls.is_sorted() && stalls[0] >= 0.9, "the best choice for all comes first: {stalls:?}");
+        let best = contenders[0]["contender"].as_str().unwrap();
+        assert!(text.contains(&format!("{best} is the best single choice")), "{text}");
+    }
+    assert!(text.contains("headroom."), "{text}");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("4 minibatches announced") && page.contains("rudder/periodic:8"));
+    let (again, _) = study(&file, &list);
+    assert_eq!(without_measures(again), without_measures(document));
+}
+
+#[test]
+fn a_recorded_job_is_studied_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let prefix = directory.path().join("job");
+    let prefix = prefix.to_str().unwrap();
+    let graph = "sbm:nodes=1500,degree=12,communities=6,dim=8";
+    let train =
+        rudder(&["train", "--graph", graph, "--ranks", "2", "--controller", "lfu", "--epochs", "2", "--trace", prefix]);
+    assert!(train.status.success(), "{}", said(&train));
+    let (document, _) = study(
+        &directory.path().join("study.json"),
+        &[prefix, "--traces-only", "--contender", "off,lfu", "--lookahead", "0"],
+    );
+    let runs = document["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2);
+    assert!(runs.iter().all(|run| run["graph"] == prefix && run["scenario"] == "recorded"));
+}
+
+#[test]
+fn what_makes_no_study_is_refused_in_words() {
+    for (more, words) in [
+        (&["--link", "none"][..], "--link a rate"),
+        (&["--contender", "lfu"], "nobody to win against"),
+        (&["--contender", "lfu,rudder/llm-replace"], "real time"),
+        (&["--traces-only"], "TRACE"),
+        (&["--seeds", "1"], "2..=1000"),
+    ] {
+        let output = rudder(&[&["study", "--graph", "sbm:nodes=2000"][..], more].concat());
+        let words_said = said(&output);
+        assert!(!output.status.success() && words_said.contains(words), "{more:?}: {words_said}");
+    }
+}
