@@ -273,6 +273,7 @@ impl Config {
     pub fn settle(&mut self) -> Result<()> {
         if let PolicyConfig::Lfu(counting) | PolicyConfig::Window(counting) = &mut self.policy {
             counting.cohorts |= self.controller.wants_cohorts();
+            counting.owners |= self.controller.weighs_owners();
         }
         self.check()
     }
@@ -328,9 +329,15 @@ impl Config {
                 "controller {controller} decides when to replace, and policy {policy} never does so when told: choose policy rudder"
             )));
         }
-        if self.controller.wants_cohorts() && !matches!(self.policy, PolicyConfig::Lfu(_) | PolicyConfig::Window(_)) {
+        let counts = matches!(self.policy, PolicyConfig::Lfu(_) | PolicyConfig::Window(_));
+        if self.controller.wants_cohorts() && !counts {
             return Err(Error::config(format!(
                 "controller {controller} decides by cohorts, which policy {policy} does not count: choose policy lfu or window"
+            )));
+        }
+        if self.controller.weighs_owners() && !counts {
+            return Err(Error::config(format!(
+                "controller {controller} weighs wants, which policy {policy} does not count: choose policy lfu or window"
             )));
         }
         Ok(())
@@ -400,6 +407,7 @@ mod tests {
                 assert!(cause.to_string().contains("choose policy"), "{cause}");
             }
             assert_eq!(config.policy.tracks_cohorts(), outcome.is_ok() && config.controller.wants_cohorts());
+            assert_eq!(config.policy.weighs_owners(), outcome.is_ok() && config.controller.weighs_owners());
             outcome.is_ok()
         };
         PolicyConfig::NAMES.into_iter().map(|policy| (policy, settled(policy))).collect()
@@ -412,6 +420,7 @@ mod tests {
         assert_eq!(goes_with("fixed"), only(&PolicyConfig::NAMES));
         assert_eq!(goes_with("periodic:16"), only(&["rudder"]));
         assert_eq!(goes_with("random:1:16"), only(&["rudder"]));
+        assert_eq!(goes_with("analytic"), only(&["lfu", "window"]));
         #[cfg(feature = "llm")]
         {
             assert_eq!(goes_with("llm-replace"), only(&["rudder"]));

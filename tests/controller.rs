@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// No call may take longer; a model of these tests takes at least ten times as long. Wide, as test machines are shared.
 const NEVER_WAITS: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(10);
-const REPLACE: Decision = Decision { replace: true, quotas: None };
+const REPLACE: Decision = Decision { replace: true, quotas: None, owner_weights: None };
 
 fn at(minibatch: u64) -> Observation {
     Observation { minibatch, ..Observation::default() }
@@ -214,7 +214,7 @@ fn an_inline_controller_counts_what_it_could_not_see() {
 #[test]
 fn a_model_decides_once_per_answer_and_pauses_until_it_is_taken() {
     let mut stage = Stage::new(bounds());
-    let quotas = Decision { replace: false, quotas: Some(vec![1, 2, 3]) };
+    let quotas = Decision { quotas: Some(vec![1, 2, 3]), ..Decision::default() };
     stage.acts.send(Act::Answer(quotas.clone())).unwrap();
     stage.acts.send(Act::Answer(REPLACE)).unwrap();
     stage.runtime.observe(at(1));
@@ -280,7 +280,7 @@ fn a_failing_model_falls_back_until_it_answers_again() {
     stage.acts.send(Act::Fail).unwrap();
     stage.step_until("fallback decision", |stage, _| stage.runtime.stats().fallback_decisions >= 1);
     assert_eq!(stage.runtime.stats().failure.as_deref(), Some("scripted failure"));
-    let quotas = Decision { replace: false, quotas: Some(vec![7]) };
+    let quotas = Decision { quotas: Some(vec![7]), ..Decision::default() };
     stage.acts.send(Act::Answer(quotas.clone())).unwrap();
     stage.step_until("answer", |_, decision| decision.as_ref() == Some(&quotas));
     let stats = stage.runtime.stats();

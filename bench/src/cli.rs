@@ -3,7 +3,7 @@
 use crate::get::GetArgs;
 use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
-use crate::replay::Buffer;
+use crate::replay::{Buffer, SlowRank};
 use crate::setup::{Controls, HitRateShown, SetUp, Start};
 use crate::study::StudyArgs;
 use clap::{Args, Parser, Subcommand};
@@ -205,6 +205,9 @@ pub struct ReplayArgs {
     /// Shape only what ranks receive, as `rudder train --link` does
     #[arg(long)]
     pub ingress_only: bool,
+    /// A rank that sends at a share of its link's rate: RANK:SHARE, such as `0:0.25`
+    #[arg(long, value_name = "RANK:SHARE", conflicts_with = "ingress_only")]
+    pub slow: Option<SlowRank>,
     /// What a controller takes for a decision, in seconds of the job's time
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = latency)]
     pub decision_latency: f64,

@@ -49,11 +49,13 @@ pub enum SetUp {
     Lfu,
     /// Keeps what the announced minibatches want next; needs --lookahead
     Window,
+    /// As window, or lfu without --lookahead, and rows of owners that hold minibatches up are worth more
+    Analytic,
 }
 
 impl SetUp {
     /// Every set-up, in the order of a comparison.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::OffSync,
         Self::Off,
         Self::Fixed,
@@ -69,6 +71,7 @@ impl SetUp {
         Self::Wtinylfu,
         Self::Lfu,
         Self::Window,
+        Self::Analytic,
     ];
 
     /// Its name on the command line and in documents.
@@ -89,6 +92,7 @@ impl SetUp {
             Self::Wtinylfu => "wtinylfu",
             Self::Lfu => "lfu",
             Self::Window => "window",
+            Self::Analytic => "analytic",
         }
     }
 
@@ -110,6 +114,7 @@ impl SetUp {
             Self::Wtinylfu => "keeps rows that were fetched anyway, by W-TinyLFU",
             Self::Lfu => "keeps rows that were fetched anyway, by frequency",
             Self::Window => "keeps what the announced minibatches want next",
+            Self::Analytic => "as window or lfu, and rows of owners that hold minibatches up are worth more",
         }
     }
 
@@ -121,6 +126,7 @@ impl SetUp {
             Self::FixedRandom => "random",
             Self::Periodic | Self::Random | Self::Llm => "rudder",
             Self::LlmCohorts => "lfu",
+            Self::Analytic => "window",
             Self::Presc | Self::Lru | Self::Sieve | Self::S3fifo | Self::Wtinylfu | Self::Lfu | Self::Window => {
                 self.name()
             }
@@ -130,7 +136,7 @@ impl SetUp {
     /// The controller's name.
     pub fn controller_name(self) -> &'static str {
         match self {
-            Self::Periodic | Self::Random | Self::Llm | Self::LlmCohorts => self.name(),
+            Self::Periodic | Self::Random | Self::Llm | Self::LlmCohorts | Self::Analytic => self.name(),
             _ => "off",
         }
     }
@@ -176,6 +182,7 @@ impl SetUp {
                 let model = service(model)?;
                 ControllerConfig::LlmCohorts(CohortsConfig { model, delta, ..CohortsConfig::default() })
             }
+            Self::Analytic => ControllerConfig::Analytic,
             _ => ControllerConfig::Off,
         };
         Ok((policy, controller))

@@ -95,6 +95,33 @@ fn contenders_are_compared_on_the_same_jobs() {
 }
 
 #[test]
+fn rows_of_a_rank_that_sends_slowly_are_kept_rather_than_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let more = [
+        "--contender",
+        "lfu,lfu/analytic",
+        "--lookahead",
+        "0",
+        "--slow",
+        "none,0:0.2",
+        "--scenario",
+        "stationary",
+        "--minibatches",
+        "192",
+    ];
+    let (document, _) = study(&directory.path().join("study.json"), &more);
+    let stall = |contender: &str, slow: Option<&str>| {
+        let runs = document["runs"].as_array().unwrap().iter();
+        let own = runs.filter(|run| run["contender"] == contender && run["slow"].as_str() == slow);
+        own.map(|run| run["stall_s"].as_f64().unwrap()).sum::<f64>()
+    };
+    let (plain, weighed) = (stall("lfu", Some("0:0.2")), stall("lfu/analytic", Some("0:0.2")));
+    assert!(weighed < 0.97 * plain, "{weighed} s and {plain} s");
+    let (plain, weighed) = (stall("lfu", None), stall("lfu/analytic", None));
+    assert!(weighed < 1.03 * plain, "without one it costs nothing to speak of: {weighed} s and {plain} s");
+}
+
+#[test]
 fn a_recorded_job_is_studied_alone() {
     let directory = tempfile::tempdir().unwrap();
     let prefix = directory.path().join("job");

@@ -152,6 +152,7 @@ pub struct PrefetchBuffer {
     index: NodeTable<Slot>,
     policy: Box<dyn ReplacementPolicy>,
     cohorts: Option<Cohorts>,
+    weighs_owners: bool,
     board: Option<Box<dyn Board>>,
     /// Announced minibatches, from the nearest, whose rows may take slots from others.
     near: u32,
@@ -193,6 +194,7 @@ impl PrefetchBuffer {
             index: NodeTable::with_capacity(slots as usize),
             policy: built,
             cohorts: policy.tracks_cohorts().then(|| Cohorts::new(hints.owners)),
+            weighs_owners: policy.weighs_owners(),
             board: None,
             near: NEAR,
             counters: BufferCounters::default(),
@@ -527,6 +529,16 @@ impl PrefetchBuffer {
             Some(slot) => Residency::Filling(slot),
             None => Residency::Absent,
         }
+    }
+
+    /// Whether wants are weighed by owner, so that a controller is to be shown the owners' loads.
+    pub fn weighs_owners(&self) -> bool {
+        self.weighs_owners
+    }
+
+    /// A want of each partition's nodes counts so much from now on, in the order of what is kept; a partition that is not named counts as before.
+    pub fn weigh(&mut self, weights: &[f32]) {
+        self.policy.weigh(weights);
     }
 
     /// What has happened so far.

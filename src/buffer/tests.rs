@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::controller::Cohort;
+use crate::id::PartitionId;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 
@@ -273,6 +274,28 @@ fn a_row_is_admitted_only_if_it_is_wanted_more_than_the_least() {
     gather(&mut buffer, &[3], None);
     assert_ne!(buffer.residency(NodeId(3)), Residency::Absent);
     assert_eq!(buffer.residency(NodeId(2)), Residency::Absent);
+}
+
+#[test]
+fn a_want_counts_what_its_owner_weighs() {
+    for name in ["lfu", "window"] {
+        let config = LfuConfig { half_life: 0, owners: true, ..LfuConfig::default() };
+        let config = if name == "lfu" { PolicyConfig::Lfu(config) } else { PolicyConfig::Window(config) };
+        let mut buffer = PrefetchBuffer::new(2, &config, hints()).unwrap();
+        assert!(buffer.weighs_owners() && !lfu(2, false).weighs_owners());
+        // The second partition has the later half of the nodes.
+        let far = hints().owners.range(PartitionId(1)).start;
+        gather(&mut buffer, &[1, 2], None);
+        gather(&mut buffer, &[1, 2], None);
+        gather(&mut buffer, &[far], None);
+        assert_eq!(buffer.residency(NodeId(far)), Residency::Absent, "{name}: wanted once, and the others twice");
+        buffer.weigh(&[0.5, 1.5]);
+        gather(&mut buffer, &[far], None);
+        assert_ne!(buffer.residency(NodeId(far)), Residency::Absent, "{name}: two and a half are more than two");
+        gather(&mut buffer, &[3], None);
+        gather(&mut buffer, &[3], None);
+        assert_eq!(buffer.residency(NodeId(3)), Residency::Absent, "{name}: twice a half is less");
+    }
 }
 
 #[test]

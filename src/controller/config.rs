@@ -2,15 +2,15 @@
 
 #[cfg(feature = "llm")]
 use super::llm;
-use super::{Controller, Fixed, JobFacts, Off, Periodic, Random};
+use super::{Analytic, Controller, Fixed, JobFacts, Off, Periodic, Random};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 #[cfg(feature = "llm")]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, llm-replace or llm-cohorts";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, llm-replace or llm-cohorts";
 #[cfg(not(feature = "llm"))]
-const CHOICES: &str = "off, fixed, periodic:DELTA or random:SEED:DELTA";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA or analytic";
 
 /// Which controller steers the buffer, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,8 @@ pub enum ControllerConfig {
         /// Minibatches between tosses, at least 1.
         delta: u64,
     },
+    /// Rows of owners that take long are kept rather than those of others.
+    Analytic,
     /// A language model answers yes or no to replacement.
     #[cfg(feature = "llm")]
     LlmReplace(llm::ReplaceConfig),
@@ -54,6 +56,7 @@ impl ControllerConfig {
             Self::Fixed => Box::new(Fixed),
             Self::Periodic { delta } => Box::new(Periodic::new(*delta)?),
             Self::Random { seed, delta } => Box::new(Random::new(*seed, *delta)?),
+            Self::Analytic => Box::new(Analytic::new()),
             #[cfg(feature = "llm")]
             Self::LlmReplace(config) => Box::new(llm::LlmReplace::new(config, facts)?),
             #[cfg(feature = "llm")]
@@ -68,6 +71,7 @@ impl ControllerConfig {
             Self::Fixed => "fixed",
             Self::Periodic { .. } => "periodic",
             Self::Random { .. } => "random",
+            Self::Analytic => "analytic",
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => "llm-replace",
             #[cfg(feature = "llm")]
@@ -78,7 +82,7 @@ impl ControllerConfig {
     /// Whether replacement is all that it decides on.
     pub fn decides_on_replacement(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed => false,
+            Self::Off | Self::Fixed | Self::Analytic => false,
             Self::Periodic { .. } | Self::Random { .. } => true,
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => true,
@@ -90,12 +94,17 @@ impl ControllerConfig {
     /// Whether observations must carry misses by cohort, which cost some counting.
     pub fn wants_cohorts(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } => false,
+            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic => false,
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => false,
             #[cfg(feature = "llm")]
             Self::LlmCohorts(_) => true,
         }
+    }
+
+    /// Whether the policy must weigh wants by owner, and observations carry the owners' loads.
+    pub fn weighs_owners(&self) -> bool {
+        matches!(self, Self::Analytic)
     }
 
     /// Does to the environment what a model in this process needs, so that it is done before a caller starts threads.
@@ -112,14 +121,14 @@ impl ControllerConfig {
     /// Whether it decides in microseconds, so that it runs at the minibatch boundary itself: its decisions are then the same in every run.
     pub fn runs_inline(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } => true,
+            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic => true,
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) | Self::LlmCohorts(_) => false,
         }
     }
 }
 
-/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `llm-replace`, `llm-cohorts`, the last two with their default settings and only
+/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `analytic`, `llm-replace`, `llm-cohorts`, the last two with their default settings and only
 /// with the feature `llm`.
 impl FromStr for ControllerConfig {
     type Err = Error;
@@ -134,6 +143,7 @@ impl FromStr for ControllerConfig {
         match fields.as_slice() {
             ["off"] => Ok(Self::Off),
             ["fixed"] => Ok(Self::Fixed),
+            ["analytic"] => Ok(Self::Analytic),
             ["periodic", delta] => Ok(Self::Periodic { delta: number(delta)? }),
             ["random", seed, delta] => Ok(Self::Random { seed: number(seed)?, delta: number(delta)? }),
             #[cfg(feature = "llm")]

@@ -3,6 +3,7 @@
 //! A decision never names vertices. It says keep or replace, how much, and from which cohorts; deterministic code in `buffer/` turns that
 //! into vertices. So a controller can be slow, wrong, dead or absent and cost hits only, never bytes and never a wait.
 
+mod analytic;
 mod config;
 mod fixed;
 #[cfg(feature = "llm")]
@@ -15,6 +16,7 @@ mod stats;
 #[cfg(feature = "llm")]
 mod threads;
 
+pub use analytic::Analytic;
 pub use config::ControllerConfig;
 pub use fixed::Fixed;
 pub use off::Off;
@@ -68,6 +70,15 @@ impl Cohort {
     }
 }
 
+/// What one owner has sent between two minibatches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerShare {
+    /// Rows that came.
+    pub rows: u64,
+    /// Time during which any were on their way.
+    pub busy: Duration,
+}
+
 /// What happened in one minibatch. Where the ranks of a host share one buffer, what is said of halo nodes, useless rows and cohorts is that of the
 /// nodes that this rank keeps, in the minibatches of all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -99,8 +110,10 @@ pub struct Observation {
     /// Time that callers waited for rows, since the minibatch before.
     pub stall: Duration,
     /// Missed nodes of the minibatch before by [`Cohort::index`]; empty unless the policy tracks cohorts. They are sorted into cohorts at a
-    /// minibatch's end, which waits for the decision on it, hence the delay; the list is the one part of an observation that is allocated.
+    /// minibatch's end, which waits for the decision on it, hence the delay; this list and the next are all of an observation that is allocated.
     pub cohort_misses: Vec<u32>,
+    /// By partition, what its owner has sent since the minibatch before; empty unless wants are weighed by owner, and allocated like the list above.
+    pub owners: Vec<OwnerShare>,
 }
 
 /// What does not change while a job runs.
@@ -125,12 +138,14 @@ pub struct JobFacts {
 }
 
 /// What a controller may decide.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// Replace rows at the next minibatch boundary, once.
     pub replace: bool,
     /// For cohorts: rows to pull ahead of each minibatch until the next decision, by [`Cohort::index`]; `None` leaves what stands.
     pub quotas: Option<Vec<u32>>,
+    /// By partition: what a want of its nodes counts from now on, where wants are weighed by owner; `None` leaves what stands.
+    pub owner_weights: Option<Vec<f32>>,
 }
 
 /// How a controller fares.

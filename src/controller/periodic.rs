@@ -40,6 +40,6 @@ impl Controller for Periodic {
     }
 
     fn decide(&mut self) -> Option<Decision> {
-        std::mem::take(&mut self.due).then_some(Decision { replace: true, quotas: None })
+        std::mem::take(&mut self.due).then_some(Decision { replace: true, ..Decision::default() })
     }
 }

@@ -33,6 +33,6 @@ impl Controller for Random {
     }
 
     fn decide(&mut self) -> Option<Decision> {
-        std::mem::take(&mut self.due).then(|| Decision { replace: self.coin.random(), quotas: None })
+        std::mem::take(&mut self.due).then(|| Decision { replace: self.coin.random(), ..Decision::default() })
     }
 }

@@ -226,6 +226,7 @@ impl ControllerRuntime {
                 let merged = decided.get_or_insert_default();
                 merged.replace |= next.replace;
                 merged.quotas = next.quotas.or(merged.quotas.take());
+                merged.owner_weights = next.owner_weights.or(merged.owner_weights.take());
             }
         }
         if decided.is_some() {
@@ -371,7 +372,7 @@ impl Shared {
         let due = self.fallback.is_due(minibatch) && self.fallback_minibatch.swap(minibatch, Relaxed) != minibatch;
         due.then(|| {
             self.fallback_decisions.fetch_add(1, Relaxed);
-            Decision { replace: true, quotas: None }
+            Decision { replace: true, ..Decision::default() }
         })
     }
 

@@ -23,7 +23,7 @@ pub use request::RequestId;
 pub use ticket::Ticket;
 
 use crate::buffer::{BufferCounters, Pin, PrefetchBuffer, Reserve, Residency, WindowPosition};
-use crate::controller::{Decision, Observation};
+use crate::controller::{Decision, Observation, OwnerShare};
 use crate::error::{Error, Result, TransferError};
 use crate::id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};
 use crate::partition::PartitionBook;
@@ -244,6 +244,8 @@ struct Lane {
     gathers: u64,
     /// By partition.
     owners: Vec<OwnerLoad>,
+    /// By partition, what its owner had sent by the last boundary, where a controller is shown that.
+    owners_seen: Vec<OwnerShare>,
 }
 
 /// The state machine. Times are durations since any fixed moment.
@@ -315,6 +317,7 @@ impl Pipeline {
             .enumerate()
             .map(|(at, table)| Lane {
                 owners: vec![OwnerLoad::default(); table.sources.len()],
+                owners_seen: vec![OwnerShare::default(); table.sources.len()],
                 table,
                 flights: FlightIndex::with_capacity(at, 4 * limits.batch_rows + limits.prefetch_rows_in_flight),
                 planning: VecDeque::with_capacity(limits.tickets),
@@ -760,12 +763,19 @@ impl Pipeline {
             bytes: rows * lane.table.row_bytes as u64,
             stall: Duration::ZERO,
             cohort_misses: buffer.cohort_misses().to_vec(),
+            owners: match buffer.weighs_owners() {
+                true => owner::shares_since(&lane.owners, &mut lane.owners_seen),
+                false => Vec::new(),
+            },
         };
         let decision = decide(&observation, true);
         lane.counted = counters;
         lane.observed = stats;
         if decision.quotas.is_some() {
             lane.quotas = decision.quotas;
+        }
+        if let Some(weights) = &decision.owner_weights {
+            buffer.weigh(weights);
         }
         let replaced = buffer.end_minibatch(decision.replace, lane.quotas.as_deref(), &mut lane.fetches);
         (lane.replaced_rows, lane.replace_skipped) = (u64::from(replaced.rows), replaced.skipped);

@@ -1,5 +1,6 @@
 //! What the owners of rows cost, one by one.
 
+use crate::controller::OwnerShare;
 use std::time::Duration;
 
 /// What one owner's rows have cost since the start.
@@ -34,4 +35,14 @@ impl OwnerLoad {
     pub(super) fn lose(&mut self) {
         self.open -= 1;
     }
+}
+
+/// What each owner has sent since it was `seen`, which it is now.
+pub(super) fn shares_since(owners: &[OwnerLoad], seen: &mut [OwnerShare]) -> Vec<OwnerShare> {
+    let since = |(owner, seen): (&OwnerLoad, &mut OwnerShare)| {
+        let now = OwnerShare { rows: owner.rows, busy: owner.busy };
+        let before = std::mem::replace(seen, now);
+        OwnerShare { rows: now.rows - before.rows, busy: now.busy - before.busy }
+    };
+    owners.iter().zip(seen).map(since).collect()
 }

@@ -1,5 +1,6 @@
 //! What a replay is of: a policy, a controller, a buffer and a lookahead. A list of each makes their products.
 
+use super::links::SlowRank;
 use super::traces::RankTrace;
 use crate::cli::ReplayArgs;
 use anyhow::{Result, ensure};
@@ -72,6 +73,8 @@ pub struct Case {
     pub lookahead: usize,
     /// The links.
     pub link: Link,
+    /// A rank that sends more slowly than the others.
+    pub slow: Option<SlowRank>,
     /// Whether what owners send is shaped too.
     pub egress: bool,
     /// What a decision takes.
@@ -144,6 +147,7 @@ fn products<'a>(args: &'a ReplayArgs, config: &'a Config, controller: &'a str) -
             buffer,
             lookahead: lookahead as usize,
             link: args.link,
+            slow: args.slow,
             egress: !args.ingress_only,
             decision_latency: Duration::from_secs_f64(args.decision_latency),
         })

@@ -43,6 +43,9 @@ pub struct Document {
 pub struct Settings {
     /// The links.
     pub link: String,
+    /// A rank that sends at a share of that rate only, as RANK:SHARE.
+    #[serde(default)]
+    pub slow: Option<String>,
     /// Only what ranks receive is shaped.
     pub ingress_only: bool,
     /// Seconds that a decision takes.

@@ -1,21 +1,95 @@
 //! The links of a replayed job: each rank sends over one and receives over another, whoever is at the other end.
 
+use anyhow::{Context, Result, ensure};
 use rudder::transport::hook::Link;
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
+
+/// A rank that sends at a share of its link's rate, as one does that is far, or serves others too.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlowRank {
+    rank: usize,
+    share: f64,
+}
+
+impl SlowRank {
+    /// Of a job of so many ranks.
+    ///
+    /// # Errors
+    /// The job has no such rank.
+    pub fn check(self, ranks: usize) -> Result<()> {
+        ensure!(self.rank < ranks, "rank {} is to be slow, of {ranks} ranks", self.rank);
+        Ok(())
+    }
+}
+
+impl FromStr for SlowRank {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (rank, share) =
+            text.split_once(':').with_context(|| format!("slow rank {text:?}: write RANK:SHARE, such as 0:0.25"))?;
+        let slow =
+            Self { rank: rank.parse().context("the slow rank's number")?, share: share.parse().context("its share")? };
+        ensure!(
+            slow.share > 0.0 && slow.share <= 1.0,
+            "slow rank {text:?}: its share of the rate is above 0 and at most 1"
+        );
+        Ok(slow)
+    }
+}
+
+impl fmt::Display for SlowRank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.rank, self.share)
+    }
+}
 
 /// When each rank's links are free again.
 pub struct Links {
     link: Link,
+    slow: Option<SlowRank>,
     /// Whether owners' links are shared too; else only readers' are.
     egress: bool,
     out: Vec<Duration>,
-    into: Vec<Duration>,
+    into: Vec<Taken>,
+}
+
+/// When a link is taken: spans of time that do not touch, in order.
+#[derive(Clone, Debug, Default)]
+struct Taken(VecDeque<(Duration, Duration)>);
+
+impl Taken {
+    /// Takes the link for so long, from the earliest moment not before `from` at which it is free that long; when that ends. What was over by `now`
+    /// is forgotten.
+    fn take(&mut self, now: Duration, from: Duration, long: Duration) -> Duration {
+        while self.0.front().is_some_and(|(_, ends)| *ends < now) {
+            self.0.pop_front();
+        }
+        let mut begins = from;
+        let mut at = 0;
+        while let Some(&(_, ends)) = self.0.get(at).filter(|(begun, _)| *begun < begins + long) {
+            begins = begins.max(ends);
+            at += 1;
+        }
+        let mut span = (begins, begins + long);
+        if self.0.get(at).is_some_and(|(begun, _)| *begun == span.1) {
+            span.1 = self.0.remove(at).map_or(span.1, |(_, ends)| ends);
+        }
+        match at.checked_sub(1).and_then(|before| self.0.get_mut(before)).filter(|(_, ends)| *ends == span.0) {
+            Some(before) => before.1 = span.1,
+            None => self.0.insert(at, span),
+        }
+        begins + long
+    }
 }
 
 impl Links {
     /// Links of so many ranks, all free. Without `egress` an owner sends to all readers at once, as where only what a rank receives is shaped.
-    pub fn new(link: Link, egress: bool, ranks: usize) -> Self {
-        Self { link, egress, out: vec![Duration::ZERO; ranks], into: vec![Duration::ZERO; ranks] }
+    pub fn new(link: Link, slow: Option<SlowRank>, egress: bool, ranks: usize) -> Self {
+        Self { link, slow, egress, out: vec![Duration::ZERO; ranks], into: vec![Taken::default(); ranks] }
     }
 
     /// Whether rows arrive at the moment at which they are asked for.
@@ -24,19 +98,18 @@ impl Links {
     }
 
     /// When so many bytes have arrived that are asked for now. Both links carry batches one after another; a batch passes through the reader's
-    /// while it leaves the owner's.
+    /// while it leaves the owner's. One that its owner's link holds back does not keep others from the reader's meanwhile.
     pub fn arrival(&mut self, now: Duration, owner: usize, reader: usize, bytes: u64) -> Duration {
         let carrying = self.link.carrying(bytes);
         let mut begins = now + self.link.latency;
-        let mut sent = Duration::ZERO;
         if self.egress {
-            begins = begins.max(self.out[owner]);
-            sent = begins + carrying;
+            let share = self.slow.filter(|slow| slow.rank == owner).map_or(1.0, |slow| slow.share);
+            let sent = begins.max(self.out[owner]) + carrying.div_f64(share);
             self.out[owner] = sent;
+            // It takes the reader's link at full rate, so that the last of it leaves both at once.
+            begins = sent - carrying;
         }
-        let arrived = sent.max(begins.max(self.into[reader]) + carrying);
-        self.into[reader] = arrived;
-        arrived
+        self.into[reader].take(now, begins, carrying)
     }
 }
 
@@ -50,7 +123,32 @@ mod tests {
 
     fn links(egress: bool) -> Links {
         // 1000 bytes take a millisecond.
-        Links::new("8mbit,2ms".parse().unwrap(), egress, 3)
+        Links::new("8mbit,2ms".parse().unwrap(), None, egress, 3)
+    }
+
+    #[test]
+    fn what_an_owner_holds_back_keeps_nobody_from_the_readers_link() {
+        let mut links = Links::new("8mbit,2ms".parse().unwrap(), Some("0:0.1".parse().unwrap()), true, 3);
+        assert_eq!(links.arrival(MS, 0, 2, 1000), 13 * MS);
+        assert_eq!(links.arrival(MS, 1, 2, 1000), 4 * MS);
+        assert_eq!(links.arrival(MS, 1, 2, 8000), 12 * MS, "it fits before");
+        assert_eq!(links.arrival(MS, 1, 2, 1000), 14 * MS, "and this one does not");
+        assert_eq!(links.into[2].0.len(), 1);
+        assert_eq!(links.arrival(20 * MS, 1, 2, 1000), 23 * MS);
+        assert_eq!(links.into[2].0.len(), 1, "what is over is forgotten");
+    }
+
+    #[test]
+    fn a_slow_rank_sends_slowly_and_receives_as_the_others() {
+        let slow: SlowRank = "0:0.25".parse().unwrap();
+        assert_eq!(slow.to_string(), "0:0.25");
+        let mut links = Links::new("8mbit,2ms".parse().unwrap(), Some(slow), true, 3);
+        assert_eq!(links.arrival(MS, 0, 1, 1000), 7 * MS, "four times a millisecond");
+        assert_eq!(links.arrival(10 * MS, 2, 0, 1000), 13 * MS);
+        assert!(slow.check(1).is_ok() && "1:0.5".parse::<SlowRank>().unwrap().check(1).is_err());
+        for wrong in ["0", "0:0", "0:2", "x:0.5"] {
+            assert!(wrong.parse::<SlowRank>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod world;
 
 pub use belady::NextUses;
 pub use case::{Buffer, Case, settled};
+pub use links::SlowRank;
 pub use traces::{Job, RankTrace};
 pub use world::Outcome;
 
@@ -33,6 +34,9 @@ use std::time::{Duration, Instant};
 pub fn run(args: &ReplayArgs) -> Result<()> {
     let cases = Cases::of(args)?;
     let jobs = Job::read_all(&args.traces)?;
+    for (slow, job) in args.slow.iter().flat_map(|slow| jobs.iter().map(move |job| (slow, job))) {
+        slow.check(job.ranks[0].header.ranks as usize).with_context(|| format!("the job {}", job.name))?;
+    }
     let document = document(args, &jobs, &cases)?;
     println!("{}", report::text(&document));
     if let Some(path) = &args.json {
@@ -82,6 +86,7 @@ fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> 
         machine: Machine::detect(),
         settings: Settings {
             link: args.link.to_string(),
+            slow: args.slow.map(|slow| slow.to_string()),
             ingress_only: args.ingress_only,
             decision_latency_s: args.decision_latency,
         },

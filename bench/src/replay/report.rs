@@ -93,7 +93,11 @@ fn recorded(run: &Recorded) -> String {
 
 fn replayed(document: &Document) -> String {
     let settings = &document.settings;
-    let shaped = if settings.ingress_only { ", shaped at the reader only" } else { "" };
+    let shaped = match &settings.slow {
+        Some(slow) => format!(", a slow rank {slow}"),
+        None if settings.ingress_only => ", shaped at the reader only".to_owned(),
+        None => String::new(),
+    };
     let each = document.node_ids as f64 / (document.replay_s * document.threads as f64).max(1e-9);
     format!(
         "Replayed in virtual time with link {}{shaped}: {} node ids in {:.2} s, {:.1} million a second and core.",

@@ -250,7 +250,7 @@ pub fn replay(job: &Job, case: &Case) -> Result<Outcome> {
     let mut world = World {
         job,
         sims,
-        links: Links::new(case.link, case.egress, ranks),
+        links: Links::new(case.link, case.slow, case.egress, ranks),
         happenings: BinaryHeap::new(),
         arranged: 0,
         step: 0,

@@ -34,6 +34,7 @@ fn colour(setup: SetUp) -> &'static str {
         SetUp::Wtinylfu => "#57b894",
         SetUp::Lfu => "#0f8a5f",
         SetUp::Window => "#6d3fa0",
+        SetUp::Analytic => "#1f8a70",
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Contender {
 }
 
 /// All that can compete without asking a language model: the published scoring replaces always, often, now and then, and by chance.
-pub const DEFAULT: &str = "off,degree,presc,lru,sieve,s3fifo,wtinylfu,lfu,window,\
+pub const DEFAULT: &str = "off,degree,presc,lru,sieve,s3fifo,wtinylfu,lfu,window,lfu/analytic,window/analytic,\
     rudder/periodic:1,rudder/periodic:8,rudder/periodic:32,rudder/periodic:128,rudder/random:1:8";
 
 impl Contender {

@@ -82,6 +82,8 @@ pub struct Run {
     pub seed: u64,
     /// The buffer.
     pub buffer: String,
+    /// The rank that sends at a share of its link's rate only, as RANK:SHARE.
+    pub slow: Option<String>,
     /// Minibatches announced ahead.
     pub lookahead: usize,
     /// The contender.

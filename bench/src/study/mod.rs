@@ -14,7 +14,7 @@ use crate::cli::{latency, positive};
 use crate::graph::GraphSpec;
 use crate::progress::Progress;
 use crate::record::Machine;
-use crate::replay::{Buffer, Case, Job, NextUses, Outcome, outcome, parallel, threads};
+use crate::replay::{Buffer, Case, Job, NextUses, Outcome, SlowRank, outcome, parallel, threads};
 use crate::report::write;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -81,6 +81,9 @@ pub struct StudyArgs {
     /// The links of every rank, to send and to receive: RATE[,LATENCY]
     #[arg(long, value_name = "RATE,LATENCY", default_value = "1gbit,50us")]
     pub link: Link,
+    /// Ranks that send at a share of their link's rate, one at a time: `none`, or RANK:SHARE
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "none,0:0.25", value_parser = slow)]
+    pub slow: Vec<Slow>,
     /// What a controller takes for a decision, in seconds of the job's time
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = latency)]
     pub decision_latency: f64,
@@ -93,6 +96,14 @@ pub struct StudyArgs {
     /// Write the HTML report here
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+}
+
+/// A slow rank, or none; a word of its own, since the command line takes a list of options for an option of a list.
+#[derive(Clone, Copy, Debug)]
+pub struct Slow(Option<SlowRank>);
+
+fn slow(text: &str) -> Result<Slow> {
+    if text == "none" { Ok(Slow(None)) } else { text.parse().map(|slow| Slow(Some(slow))) }
 }
 
 /// `rudder study`
@@ -177,10 +188,13 @@ fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<R
         job.ranks.iter().map(rows).sum::<Result<u64>>()
     })?;
     let mut cases = Vec::new();
-    for (&buffer, &fewest) in args.buffer.iter().zip(&fewest) {
-        for &lookahead in &args.lookahead {
-            for contender in &args.contender {
-                cases.push((case(args, contender, buffer, lookahead)?, contender, fewest));
+    for &Slow(slow) in &args.slow {
+        slow.map(|slow| slow.check(job.ranks.len())).transpose()?;
+        for (&buffer, &fewest) in args.buffer.iter().zip(&fewest) {
+            for &lookahead in &args.lookahead {
+                for contender in &args.contender {
+                    cases.push((case(args, contender, buffer, lookahead, slow)?, contender, fewest));
+                }
             }
         }
     }
@@ -195,6 +209,7 @@ fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<R
             scenario: configured.scenario.clone(),
             seed: configured.seed,
             buffer: case.buffer.to_string(),
+            slow: case.slow.map(|slow| slow.to_string()),
             lookahead: case.lookahead,
             contender: contender.to_string(),
             rows_fetched: stats.demand_rows + stats.prefetched_rows + stats.fill_rows,
@@ -211,7 +226,13 @@ fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<R
     Ok(cases.iter().zip(&outcomes).map(run).collect())
 }
 
-fn case(args: &StudyArgs, contender: &Contender, buffer: Buffer, lookahead: u32) -> Result<Case> {
+fn case(
+    args: &StudyArgs,
+    contender: &Contender,
+    buffer: Buffer,
+    lookahead: u32,
+    slow: Option<SlowRank>,
+) -> Result<Case> {
     let config = contender.settle()?;
     Ok(Case {
         policy: config.policy,
@@ -220,6 +241,7 @@ fn case(args: &StudyArgs, contender: &Contender, buffer: Buffer, lookahead: u32)
         buffer,
         lookahead: lookahead as usize,
         link: args.link,
+        slow,
         egress: true,
         decision_latency: Duration::from_secs_f64(args.decision_latency),
     })

@@ -82,7 +82,7 @@ fn cells(standings: &Lookahead) -> Vec<Vec<String>> {
     standings.contenders.iter().map(line).collect()
 }
 
-const CONFIGURATION_HEADS: [&str; 6] = ["graph", "changes", "buffer", "best", "its stall, s", "as good"];
+const CONFIGURATION_HEADS: [&str; 7] = ["graph", "changes", "buffer", "slow rank", "best", "its stall, s", "as good"];
 
 fn configuration(configuration: &Configuration) -> Vec<String> {
     let as_good = if configuration.as_good.is_empty() { "-".to_owned() } else { configuration.as_good.join(", ") };
@@ -90,6 +90,7 @@ fn configuration(configuration: &Configuration) -> Vec<String> {
         configuration.graph.clone(),
         configuration.scenario.clone(),
         configuration.buffer.clone(),
+        configuration.slow.clone().unwrap_or_else(|| "-".to_owned()),
         configuration.best.clone(),
         format!("{:.3}", configuration.stall_s),
         as_good,

@@ -43,6 +43,8 @@ pub struct Configuration {
     pub scenario: String,
     /// The buffer.
     pub buffer: String,
+    /// The slow rank, where there is one.
+    pub slow: Option<String>,
     /// The contender with the least stall.
     pub best: String,
     /// Its mean stall, in seconds.
@@ -114,7 +116,7 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 
 /// The replays of one configuration: by contender, by job.
 struct Cell<'a> {
-    key: (&'a str, &'a str, &'a str),
+    key: (&'a str, &'a str, &'a str, Option<&'a str>),
     runs: Vec<Vec<&'a Run>>,
 }
 
@@ -140,8 +142,9 @@ impl<'a> Cell<'a> {
     }
 
     fn name(&self) -> String {
-        let (graph, scenario, buffer) = self.key;
-        format!("{graph}, {scenario}, buffer {buffer}")
+        let (graph, scenario, buffer, slow) = self.key;
+        let slow = slow.map(|slow| format!(", slow rank {slow}")).unwrap_or_default();
+        format!("{graph}, {scenario}, buffer {buffer}{slow}")
     }
 
     fn configuration(&self, contenders: &[String]) -> Configuration {
@@ -152,11 +155,12 @@ impl<'a> Cell<'a> {
             let logarithms = self.logarithms(contender);
             logarithms.len() > 1 && mean(logarithms.iter().copied()) - half_width(&logarithms) <= 0.0
         });
-        let (graph, scenario, buffer) = self.key;
+        let (graph, scenario, buffer, slow) = self.key;
         Configuration {
             graph: graph.to_owned(),
             scenario: scenario.to_owned(),
             buffer: buffer.to_owned(),
+            slow: slow.map(str::to_owned),
             best: contenders[best].clone(),
             stall_s: stalls[best],
             ratios: stalls.iter().map(|&stall| ratio(stall, stalls[best])).collect(),
@@ -181,7 +185,7 @@ impl Standings {
         let mut cells: BTreeMap<usize, BTreeMap<_, Vec<Vec<&Run>>>> = BTreeMap::new();
         for run in runs {
             let Some(contender) = contenders.iter().position(|name| *name == run.contender) else { continue };
-            let key = (run.graph.as_str(), run.scenario.as_str(), run.buffer.as_str());
+            let key = (run.graph.as_str(), run.scenario.as_str(), run.buffer.as_str(), run.slow.as_deref());
             let cell = cells
                 .entry(run.lookahead)
                 .or_default()
@@ -322,6 +326,7 @@ mod tests {
             scenario: "nodes".to_owned(),
             seed,
             buffer: "5 %".to_owned(),
+            slow: None,
             lookahead: 0,
             contender: contender.to_owned(),
             rows_fetched: 200,

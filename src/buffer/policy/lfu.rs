@@ -14,6 +14,7 @@ use crate::buffer::window::{WINDOW_MAX, WindowPosition};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
 use crate::memory::prefetch;
+use crate::partition::PartitionBook;
 use serde::{Deserialize, Serialize};
 
 /// Most entries that one search for a victim brings up to date or sets aside.
@@ -37,11 +38,13 @@ pub struct LfuConfig {
     pub ahead: f64,
     /// Tracks misses by cohort and obeys quotas.
     pub cohorts: bool,
+    /// Weighs wants by the owner of their node, as a controller says, and shows it how long owners take.
+    pub owners: bool,
 }
 
 impl Default for LfuConfig {
     fn default() -> Self {
-        Self { half_life: 512, remembered: None, warm_up: Vec::new(), ahead: 0.0625, cohorts: false }
+        Self { half_life: 512, remembered: None, warm_up: Vec::new(), ahead: 0.0625, cohorts: false, owners: false }
     }
 }
 
@@ -64,6 +67,20 @@ pub(super) struct Lfu {
     pub(super) queue: SlotQueue,
     missed_scores: Vec<f32>,
     others: FrequencyTable,
+    /// What a want counts, where that depends on the owner.
+    weights: Option<Weights>,
+}
+
+/// What a want of each partition's nodes counts.
+struct Weights {
+    owners: PartitionBook,
+    of: Vec<f32>,
+}
+
+impl Weights {
+    fn want(&self, node: NodeId) -> f32 {
+        self.owners.locate(node).map_or(1.0, |(partition, _)| self.of[partition.index()])
+    }
 }
 
 impl Lfu {
@@ -95,6 +112,9 @@ impl Lfu {
             queue: SlotQueue::new(slots, ASIDE.0 + 1),
             missed_scores: Vec::new(),
             others,
+            weights: config
+                .owners
+                .then(|| Weights { of: vec![1.0; hints.owners.partitions() as usize], owners: hints.owners.clone() }),
         })
     }
 
@@ -158,11 +178,18 @@ impl Lfu {
     }
 
     pub(super) fn count_hits(&mut self, hits: &[(Slot, NodeId)]) {
-        for ((slot, _), coming) in ahead(hits) {
+        for ((slot, node), coming) in ahead(hits) {
             coming.inspect(|(coming, _)| prefetch(&self.counts, coming.index()));
+            let want = self.want(node);
             let count = &mut self.counts[slot.index()];
-            *count = self.decay.touched(*count, self.now);
+            *count = self.decay.touched(*count, self.now, want);
         }
+    }
+
+    /// What a want of the node counts.
+    #[inline]
+    fn want(&self, node: NodeId) -> f32 {
+        self.weights.as_ref().map_or(1.0, |weights| weights.want(node))
     }
 }
 
@@ -193,7 +220,8 @@ impl ReplacementPolicy for Lfu {
         self.missed_scores.clear();
         for (node, coming) in ahead(nodes) {
             coming.inspect(|&coming| self.others.prefetch(coming));
-            self.missed_scores.push(self.others.touch(node, self.now, &self.decay));
+            let want = self.want(node);
+            self.missed_scores.push(self.others.touch(node, self.now, want, &self.decay));
         }
     }
 
@@ -270,8 +298,17 @@ impl ReplacementPolicy for Lfu {
         })
     }
 
+    /// Counts from now on are in the new weights; what was counted before fades with its half-life, so that the order of what is kept changes step by
+    /// step and no minibatch pays for all of it.
+    fn weigh(&mut self, weights: &[f32]) {
+        if let Some(known) = &mut self.weights {
+            known.of.iter_mut().zip(weights).for_each(|(known, weight)| *known = *weight);
+        }
+    }
+
     fn bytes(&self) -> usize {
         self.decay.bytes()
+            + self.weights.as_ref().map_or(0, |weights| weights.of.capacity() * size_of::<f32>())
             + self.counts.capacity() * size_of::<Count>()
             + self.guard.bytes()
             + self.queue.bytes()

@@ -124,6 +124,11 @@ impl PolicyConfig {
         matches!(self, Self::Lfu(config) | Self::Window(config) if config.cohorts)
     }
 
+    /// Whether wants are weighed by owner, and owners' loads reported.
+    pub fn weighs_owners(&self) -> bool {
+        matches!(self, Self::Lfu(config) | Self::Window(config) if config.owners)
+    }
+
     pub(super) fn build(&self, slots: u32, hints: &BufferHints) -> Result<Box<dyn ReplacementPolicy>> {
         Ok(match self {
             Self::Off => Box::new(off::Off::new(slots)),
@@ -255,6 +260,9 @@ pub(super) trait ReplacementPolicy: Send {
     fn brings(&self) -> Option<NodeId> {
         None
     }
+
+    /// A want of each partition's nodes counts so much from now on.
+    fn weigh(&mut self, _weights: &[f32]) {}
 
     /// What it remembers of a node that is not resident.
     fn wanted(&self, _node: NodeId) -> Option<Wanted> {

@@ -174,6 +174,10 @@ impl ReplacementPolicy for WindowBelady {
         }
     }
 
+    fn weigh(&mut self, weights: &[f32]) {
+        self.beyond.weigh(weights);
+    }
+
     fn wanted(&self, node: NodeId) -> Option<Wanted> {
         self.beyond.wanted(node)
     }

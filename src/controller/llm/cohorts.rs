@@ -173,7 +173,7 @@ impl Controller for LlmCohorts {
         asked.truncate(self.config.questions);
         let shares = self.ask(&asked, &classes);
         let decision = match shares {
-            Ok(shares) => Some(Decision { replace: false, quotas: Some(self.quotas(&asked, &shares)) }),
+            Ok(shares) => Some(Decision { quotas: Some(self.quotas(&asked, &shares)), ..Decision::default() }),
             Err(cause) => {
                 self.failure = Some(cause.to_string());
                 None

@@ -251,7 +251,7 @@ impl Controller for LlmReplace {
             }
         };
         self.decided = Some(Decided { minibatch, replace });
-        Some(Decision { replace, quotas: None })
+        Some(Decision { replace, ..Decision::default() })
     }
 
     fn handle_taken(&mut self) {
@@ -374,7 +374,7 @@ mod tests {
         let config = ReplaceConfig { delta: 1, hit_rate: HitRate::Zero, calibrate: false, ..ReplaceConfig::default() };
         let mut controller = LlmReplace::with_scorer(&config, &JobFacts::default(), Box::new(script)).unwrap();
         controller.observe(&observation(1, 80));
-        assert_eq!(controller.decide(), Some(Decision { replace: false, quotas: None }));
+        assert_eq!(controller.decide(), Some(Decision::default()));
         assert!(prompts.lock().unwrap()[0].contains("hits 0%, fetched 20 of 100"));
     }
 
@@ -385,6 +385,6 @@ mod tests {
         let config = ReplaceConfig { delta: 1, ..ReplaceConfig::default() };
         let mut controller = LlmReplace::with_scorer(&config, &JobFacts::default(), Box::new(script)).unwrap();
         controller.observe(&observation(1, 80));
-        assert_eq!(controller.decide(), Some(Decision { replace: true, quotas: None }));
+        assert_eq!(controller.decide(), Some(Decision { replace: true, ..Decision::default() }));
     }
 }
