@@ -37,6 +37,8 @@ pub mod placement;
 pub mod trace;
 pub mod transport;
 
+#[cfg(feature = "capi")]
+pub use capi::RUDDER_ABI_VERSION;
 pub use config::{Bind, BufferSize, Config};
 pub use engine::{Engine, EngineBuilder, Request, Stats, TableSpec};
 pub use error::{Error, Result, TransferError};

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::doctor::DoctorArgs;
 use crate::get::GetArgs;
 use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
@@ -30,6 +31,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure how fast random rows come from another process
     Get(Box<GetArgs>),
+    /// Tell what this machine offers a job, what is missing and what to do about it; exits with 0 where a job can run, with 1 where it cannot
+    Doctor(DoctorArgs),
     /// Draw the HTML report of a JSON document that `train` or `demo` wrote
     Report(ReportArgs),
     /// Look into recorded traces

@@ -63,6 +63,11 @@ impl Drop for PinCharge {
     }
 }
 
+/// How many bytes the system lets this process pin, RLIMIT_MEMLOCK; `None` where it sets no limit.
+pub fn pin_limit() -> Option<u64> {
+    system_limit().map(|limit| limit.bytes_max)
+}
+
 /// Counts bytes as pinned; a transport asks for this before it registers memory whose pages the device keeps in place.
 ///
 /// # Errors
