@@ -236,6 +236,15 @@ pub enum TraceShow {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// What each rank did when, for Perfetto or Chrome's trace viewer
+    Timeline {
+        /// The traces of a job's ranks
+        #[arg(value_name = "TRACE", required = true)]
+        files: Vec<PathBuf>,
+        /// The JSON file to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// The first events
     Head {
         /// The trace

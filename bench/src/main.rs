@@ -14,6 +14,7 @@ mod replay;
 mod report;
 mod sampler;
 mod setup;
+mod timeline;
 mod trace;
 mod train;
 
