@@ -111,6 +111,15 @@ fn ranks_that_this_command_starts_read_from_each_other() {
         assert!(peers["failures"].as_array().unwrap().is_empty() && peers["error"].is_null(), "{peers:#}");
         assert!(peers["slowest_us"].as_u64().unwrap() > 0);
     }
+    // What a job's environment says of policies and files is not theirs.
+    let kept = home.path().join("kept");
+    let mut odd = doctor(home.path(), &["--peers"]);
+    odd.env("RUDDER_STATS_FILE", &kept).env("RUDDER_TRACE", &kept).env("RUDDER_CONTROLLER", "periodic:8");
+    odd.env("RUDDER_POLICY", "rudder").env("OMPI_COMM_WORLD_RANK", "many");
+    let (status, told) = document(&mut odd);
+    assert_eq!((status, row(&told, "launcher")["state"].as_str()), (Some(1), Some("missing")), "{told:#}");
+    assert!(told["peers"]["error"].is_null() && told["peers"]["pairs"] == 2, "{told:#}");
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "nothing is left behind");
     let (status, document) = document(&mut doctor(home.path(), &["--peers", "--transport", "pigeon"]));
     assert_eq!(status, Some(1));
     assert!(document["peers"]["error"].as_str().unwrap().contains("no transport is named 'pigeon'"), "{document:#}");
@@ -140,5 +149,11 @@ fn ranks_of_a_launcher_meet_by_a_file_and_absent_ones_are_named() {
     assert_eq!(alone.status.code(), Some(1));
     let told: Value = serde_json::from_slice(&alone.stdout).unwrap();
     assert!(told["peers"]["error"].as_str().unwrap().contains("rank 1"), "{told:#}");
+    let writes = rank("0", "2", &file).env("RUDDER_TRACE", home.path().join("trace")).output().unwrap();
+    assert_eq!(writes.status.code(), Some(2), "a trace that a job has left stays");
+    let by_hand = doctor(home.path(), &["--peers", "--only-peers", file[0], file[1]]).output().unwrap();
+    assert_eq!(by_hand.status.code(), Some(1), "ranks start no ranks");
+    let member = rank("1", "2", &[&file[..], &["--patience", "1"]].concat()).output().unwrap();
+    assert_eq!(member.status.code(), Some(1), "rank 0 never came");
     assert_eq!(rank("0", "2", &[]).output().unwrap().status.code(), Some(2), "without a file there is no meeting");
 }

@@ -183,7 +183,7 @@ struct Answer {
 
 fn adapter() -> Adapter {
     let Some(python) = program::find("python3") else { return Adapter::NoPython };
-    let said = match program::output(&python, &["-I", "-c", ASK_ADAPTER], PATIENCE) {
+    let said = match program::output(&python, &["-c", ASK_ADAPTER], PATIENCE) {
         Ok(said) => said,
         Err(cause) => return Adapter::Broken(cause),
     };

@@ -14,9 +14,11 @@ mod show;
 mod tests;
 mod variables;
 
+use anyhow::{Result, ensure};
 use clap::Args;
-use rudder::bootstrap;
+use rudder::bootstrap::{self, Environment};
 use show::{Document, HostRow};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -64,28 +66,64 @@ impl DoctorArgs {
 
 /// `rudder doctor`: 0 where a job can run, 1 where it cannot, 2 where the command cannot be meant.
 pub fn run(args: &DoctorArgs) -> ExitCode {
-    let place = bootstrap::environment().ok().flatten();
-    if let (true, Some(place), None) = (args.peers, &place, &args.meeting) {
-        let (launcher, rank, size) = (place.launcher, place.rank, place.size);
-        eprintln!(
-            "rudder: {launcher} has started this as {rank} of {size}: name a file for them to meet with --meeting"
-        );
-        return ExitCode::from(USAGE);
+    match try_run(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("rudder: {error:#}");
+            if error.is::<Usage>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// What cannot be meant, in words.
+#[derive(Debug)]
+struct Usage(String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Whether a job can run, as far as this rank is to say.
+fn try_run(args: &DoctorArgs) -> Result<bool> {
+    let place = bootstrap::environment().ok().flatten().filter(|_| args.peers);
+    if let Some(place) = &place {
+        check_launched(args, place)?;
     }
     if args.only_peers {
+        ensure!(place.is_some(), "this rank is started by `rudder doctor --peers`, not by hand");
         peers::end_with_parent();
     }
     let rows = if args.only_peers { Vec::new() } else { judge::judge(&gather::facts(args)) };
     let host = peers::host();
     let mut document = Document::new(rows.iter().map(|row| HostRow { host: host.clone(), row: row.clone() }).collect());
-    match (args.peers, &place, &args.meeting) {
-        (true, Some(place), Some(meeting)) => match peers::as_rank(args, place, meeting, rows) {
+    match (&place, &args.meeting) {
+        (Some(place), Some(meeting)) => match peers::as_rank(args, place, meeting, rows)? {
             Some(report) => document.add(report),
-            None => return ExitCode::SUCCESS,
+            None => return Ok(true),
         },
-        (true, _, _) => document.add(peers::Report { rows: Vec::new(), peers: peers::launch(args) }),
-        (false, _, _) => {}
+        _ if args.peers => document.add(peers::Report { rows: Vec::new(), peers: peers::launch(args) }),
+        _ => {}
     }
     println!("{}", if args.json { document.json() } else { document.text() });
-    if document.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(document.ready)
+}
+
+fn check_launched(args: &DoctorArgs, place: &Environment) -> Result<(), Usage> {
+    let Environment { launcher, rank, size, .. } = place;
+    if args.meeting.is_none() {
+        return Err(Usage(format!(
+            "{launcher} has started this as {rank} of {size}: name a file for them to meet with --meeting"
+        )));
+    }
+    match peers::WRITING.into_iter().find(|variable| std::env::var_os(variable).is_some()) {
+        Some(variable) => {
+            Err(Usage(format!("{variable} would have the check write over a job's files: unset it here")))
+        }
+        None => Ok(()),
+    }
 }

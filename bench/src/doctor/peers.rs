@@ -8,8 +8,7 @@ use super::{DoctorArgs, program};
 use crate::meeting::meet;
 use anyhow::{Context, Result, ensure};
 use rudder::bootstrap::{Bootstrap, Environment};
-use rudder::buffer::PolicyConfig;
-use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, Rank, TableId, TableSpec};
+use rudder::{Config, Engine, NodeId, PartitionBook, PartitionId, Rank, TableId, TableSpec};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -94,8 +93,14 @@ pub fn end_with_parent() {
     }
 }
 
-/// Takes part as one rank of a launched job; the report, on rank 0. Another rank that fails says so and is nobody's report.
-pub fn as_rank(args: &DoctorArgs, place: &Environment, meeting: &Path, rows: Vec<Row>) -> Option<Report> {
+/// Variables by which the engine would write over what a job has left.
+pub const WRITING: [&str; 2] = ["RUDDER_TRACE", "RUDDER_STATS_FILE"];
+
+/// Takes part as one rank of a launched job; the report, on rank 0.
+///
+/// # Errors
+/// Another rank than 0 fails; that of rank 0 is in its report.
+pub fn as_rank(args: &DoctorArgs, place: &Environment, meeting: &Path, rows: Vec<Row>) -> Result<Option<Report>> {
     let outcome = read_all(args, place, meeting, rows);
     if place.rank == Rank(0) {
         let failed = |cause: anyhow::Error| {
@@ -105,12 +110,9 @@ pub fn as_rank(args: &DoctorArgs, place: &Environment, meeting: &Path, rows: Vec
                 peers: Peers { ranks, hosts, error: Some(format!("{cause:#}")), ..Peers::default() },
             }
         };
-        return Some(outcome.unwrap_or_else(failed));
+        return Ok(Some(outcome.unwrap_or_else(failed)));
     }
-    if let Err(cause) = outcome {
-        eprintln!("rudder: {} on {}: {cause:#}", place.rank, host());
-    }
-    None
+    outcome.map(|_| None).with_context(|| format!("{} on {}", place.rank, host()))
 }
 
 fn read_all(args: &DoctorArgs, place: &Environment, meeting: &Path, rows: Vec<Row>) -> Result<Report> {
@@ -147,9 +149,7 @@ fn start(args: &DoctorArgs, bootstrap: Arc<dyn Bootstrap>) -> Result<Engine> {
     let config = Config {
         transport: args.transport.clone().unwrap_or_else(|| "auto".to_owned()),
         listen: args.listen,
-        // Rows are to come by the transport, every time.
-        buffer: BufferSize::Halo(0.0),
-        policy: PolicyConfig::Off,
+        // Rows are to come by the transport, every time; without a halo there is no buffer.
         map_host_rows: false,
         gather_timeout: GATHER_TIMEOUT,
         transfer_timeout: GATHER_TIMEOUT,
@@ -245,6 +245,10 @@ fn try_launch(args: &DoctorArgs) -> Result<Peers> {
         command.arg("--patience").arg(args.patience.to_string()).arg("--meeting").arg(directory.path().join("meeting"));
         command.args(args.transport.iter().flat_map(|name| ["--transport", name]));
         command.env("PMI_RANK", rank.to_string()).env("PMI_SIZE", args.ranks.to_string());
+        // Theirs is this job, whatever else has started this command, and they leave nothing behind.
+        for variable in WRITING.into_iter().chain(["OMPI_COMM_WORLD_RANK", "RUDDER_METRICS"]) {
+            command.env_remove(variable);
+        }
         let create = |what: &str| std::fs::File::create(file(rank, what)).context("making a file for a rank");
         command.stdin(Stdio::null()).stdout(create("out")?).stderr(create("err")?);
         ranks.0.push(command.spawn().with_context(|| format!("starting rank {rank} ({})", program.display()))?);
