@@ -159,13 +159,17 @@ pub(in crate::transport) fn offers(config: &FabricConfig) -> Result<Vec<Found>> 
     for provider in named.as_ref().map_or(&PREFERRED[..], std::slice::from_ref) {
         let Some((offer, reads)) = find(library, config, provider, config.rma.wants(provider))? else { continue };
         let limits = offer.limits();
+        let messages = match limits.message_bytes_max {
+            // Software providers set no bound.
+            u64::MAX => "any length".to_owned(),
+            bytes => format!("{bytes} bytes"),
+        };
         let detail = format!(
-            "libfabric {}, rows are {}, {} segments a read, {} operations at once, messages of {} bytes",
+            "libfabric {}, rows are {}, {} segments a read, {} operations at once, messages of {messages}",
             version(library),
             if reads { "read" } else { "asked for" },
             limits.local_segments_max.min(limits.remote_segments_max),
             limits.sends_max,
-            limits.message_bytes_max,
         );
         let name = format!("{} on {}", text(&limits.provider), text(&limits.domain));
         offers.push(Found { name, detail, unusable: None });
