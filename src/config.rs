@@ -8,7 +8,7 @@ use crate::controller::{ControllerConfig, RuntimeConfig};
 use crate::error::{Error, Result};
 use crate::transport::hook::Link;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -163,6 +163,29 @@ pub struct Config {
     pub minibatches: u64,
     /// Records what minibatches want, in a file of this name and `.RANK.trace`; see [`crate::trace`].
     pub trace: Option<PathBuf>,
+    /// Where Prometheus may read this rank's counts, by HTTP at `/metrics`; rank 3 listens 3 ports above this one. Nowhere, if not
+    /// given.
+    #[serde(deserialize_with = "spelled::metrics")]
+    pub metrics: Option<MetricsAddress>,
+    /// Leaves this rank's counts as JSON, in a file of this name and `.RANK.json`, when the engine ends.
+    pub stats_file: Option<PathBuf>,
+}
+
+/// An address to listen on: `127.0.0.1:9400`; of a port alone, `9400`, it is the loopback interface's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MetricsAddress(pub SocketAddr);
+
+impl FromStr for MetricsAddress {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let port = text.parse().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let address = port.or_else(|_| text.parse());
+        address
+            .map(Self)
+            .map_err(|_| Error::config(format!("`{text}`: expected an address and a port, such as `127.0.0.1:9400`")))
+    }
 }
 
 impl Default for Config {
@@ -198,13 +221,15 @@ impl Default for Config {
             batch: 0,
             minibatches: 0,
             trace: None,
+            metrics: None,
+            stats_file: None,
         }
     }
 }
 
 impl Config {
     /// The variables that [`Config::override_by`] knows, without their prefix `RUDDER_`.
-    pub const VARIABLES: [&'static str; 15] = [
+    pub const VARIABLES: [&'static str; 17] = [
         "TRANSPORT",
         "LISTEN",
         "NIC",
@@ -220,6 +245,8 @@ impl Config {
         "TRANSFER_TIMEOUT",
         "COLLECTIVE_TIMEOUT",
         "TRACE",
+        "METRICS",
+        "STATS_FILE",
     ];
 
     /// Takes settings from variables; an engine does so from its environment when it starts. Timeouts are in seconds.
@@ -260,6 +287,8 @@ impl Config {
             "TRANSFER_TIMEOUT" => self.transfer_timeout = seconds()?,
             "COLLECTIVE_TIMEOUT" => self.collective_timeout = seconds()?,
             "TRACE" => self.trace = Some(value.into()),
+            "METRICS" => self.metrics = Some(value.parse()?),
+            "STATS_FILE" => self.stats_file = Some(value.into()),
             other => return Err(Error::config(format!("{other} is no setting"))),
         }
         Ok(())
@@ -392,7 +421,7 @@ mod tests {
             let variable = format!("RUDDER_{name}");
             let wrong = config.override_by(|asked| (asked == variable).then(|| "-".into()));
             // Any word may be a host's name, a file's, or a transport's, which the registry refuses later.
-            assert_eq!(wrong.is_ok(), ["TRANSPORT", "HOST", "TRACE"].contains(&name), "{variable}");
+            assert_eq!(wrong.is_ok(), ["TRANSPORT", "HOST", "TRACE", "STATS_FILE"].contains(&name), "{variable}");
             assert!(wrong.err().is_none_or(|error| error.to_string().contains(&variable)));
         }
     }

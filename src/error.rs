@@ -129,16 +129,18 @@ pub enum Error {
         source: TransferError,
     },
     /// A request was not complete by its deadline.
-    #[error("gather of {rows} rows not complete after {after:?}: {missing} rows outstanding, the first from {peer}")]
+    #[error("gather of {rows} rows not complete after {after:?}: {missing} rows outstanding: {waits}")]
     Deadline {
         /// Rows of the request.
         rows: usize,
         /// Rows that had not arrived.
         missing: usize,
-        /// An owner that still owes rows.
+        /// The owner that owes most of them.
         peer: Rank,
         /// The time it was given.
         after: Duration,
+        /// Which owners owe how many, and since when; a [`crate::pipeline::Outstanding`] in words.
+        waits: String,
     },
     /// A bounded queue is full.
     #[error("{queue} is full ({limit}): {remedy}")]

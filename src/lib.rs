@@ -12,6 +12,7 @@
 //! - [`buffer`]: the prefetch buffer's books, and one file a replacement policy. `host` has what ranks of a host share of it.
 //! - [`transport`]: how row batches move: `shm`, `tcp`, `sim` in virtual time, and hooks that slow or disturb any of them.
 //! - [`controller`]: what to pull ahead and when, from `off` to a small language model; it costs hits at worst, never bytes or a wait.
+//! - [`telemetry`]: what an engine counts, for those who watch it.
 //! - [`trace`]: what a rank's minibatches wanted, recorded in a file.
 //! - `capi`: all of this for C, by `native/include/rudder.h`; its types and functions have no other use in Rust.
 //!
@@ -34,10 +35,13 @@ mod mpi;
 mod partition;
 pub mod pipeline;
 pub mod placement;
+pub mod telemetry;
 pub mod trace;
 pub mod transport;
 
-pub use config::{Bind, BufferSize, Config};
+#[cfg(feature = "capi")]
+pub use capi::RUDDER_ABI_VERSION;
+pub use config::{Bind, BufferSize, Config, MetricsAddress};
 pub use engine::{Engine, EngineBuilder, Request, Stats, TableSpec};
 pub use error::{Error, Result, TransferError};
 pub use id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};

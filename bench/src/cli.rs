@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::doctor::DoctorArgs;
 use crate::get::GetArgs;
 use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
@@ -31,6 +32,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure how fast random rows come from another process
     Get(Box<GetArgs>),
+    /// Tell what this machine offers a job, what is missing and what to do about it; exits with 0 where a job can run, with 1 where it cannot
+    Doctor(DoctorArgs),
     /// Draw the HTML report of a JSON document that `train` or `demo` wrote
     Report(ReportArgs),
     /// Look into recorded traces
@@ -238,6 +241,15 @@ pub enum TraceShow {
         /// The traces
         #[arg(required = true)]
         files: Vec<PathBuf>,
+    },
+    /// What each rank did when, for Perfetto or Chrome's trace viewer
+    Timeline {
+        /// The traces of a job's ranks
+        #[arg(value_name = "TRACE", required = true)]
+        files: Vec<PathBuf>,
+        /// The JSON file to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
     },
     /// The first events
     Head {

@@ -2,8 +2,10 @@
 
 mod cli;
 mod demo;
+mod doctor;
 mod get;
 mod graph;
+mod meeting;
 mod model;
 mod partition;
 mod progress;
@@ -13,6 +15,7 @@ mod report;
 mod sampler;
 mod setup;
 mod study;
+mod timeline;
 mod trace;
 mod train;
 
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Doctor(args) => return doctor::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Replay(args) => replay::run(&args),

@@ -3,6 +3,7 @@
 use crate::cli::{TraceArgs, TraceShow};
 use crate::report::plot::tidy;
 use crate::report::tables::percent;
+use crate::timeline;
 use anyhow::{Context, Result, ensure};
 use rudder::trace::{Event, Header, Minibatch, Reader};
 use std::path::Path;
@@ -20,6 +21,7 @@ pub fn run(args: &TraceArgs) -> Result<()> {
             ensure!(damaged == 0, "{damaged} of {} traces are damaged", files.len());
             Ok(())
         }
+        TraceShow::Timeline { files, output } => timeline::write(files, output),
         TraceShow::Head { file, number } => {
             for event in Reader::open(file)?.take(*number) {
                 println!("{}", line(&event?));

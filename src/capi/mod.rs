@@ -30,3 +30,5 @@ mod table;
 mod tests;
 mod unique_id;
 mod version;
+
+pub use version::RUDDER_ABI_VERSION;

@@ -1,6 +1,6 @@
 //! Settings as people write them in a document: the words that the `RUDDER_*` variables take, beside the full form of a type.
 
-use super::{Bind, BufferSize, bytes, quantity};
+use super::{Bind, BufferSize, MetricsAddress, bytes, quantity};
 use crate::buffer::PolicyConfig;
 use crate::controller::ControllerConfig;
 use crate::error::{Error, Result};
@@ -44,6 +44,10 @@ pub(super) fn bytes_max<'de, D: Deserializer<'de>>(document: D) -> Result<Option
         Ok(bytes) => Ok(Some(bytes)),
         Err(_) => bytes_of(words).map(Some),
     })
+}
+
+pub(super) fn metrics<'de, D: Deserializer<'de>>(document: D) -> Result<Option<MetricsAddress>, D::Error> {
+    read(document, |words| words.parse().map(Some))
 }
 
 pub(crate) fn seconds<'de, D: Deserializer<'de>>(document: D) -> Result<Duration, D::Error> {
@@ -90,6 +94,11 @@ mod tests {
         assert_eq!(times, (Duration::from_secs(30), Duration::from_millis(500), Duration::from_secs(7)));
         assert_eq!(config.pinned_bytes_max, Some(2 << 30));
         assert_eq!(config.controller_bounds.decision_deadline, Duration::from_secs(2));
+        let metrics =
+            |words: &str| read(&format!(r#"{{"metrics": {words}}}"#)).unwrap().metrics.map(|at| at.0.to_string());
+        assert_eq!(metrics(r#""0.0.0.0:9400""#).as_deref(), Some("0.0.0.0:9400"));
+        assert_eq!(metrics("9400").as_deref(), Some("127.0.0.1:9400"), "loopback unless an address is given");
+        assert_eq!(metrics("null"), None);
         assert_eq!(read(r#"{"buffer": 0.5}"#).unwrap().buffer, BufferSize::Halo(0.5));
         assert_eq!(read(r#"{"pinned_bytes_max": 4096}"#).unwrap().pinned_bytes_max, Some(4096));
         assert_eq!(read(r#"{"pinned_bytes_max": null}"#).unwrap().pinned_bytes_max, None);
@@ -116,6 +125,7 @@ mod tests {
             (r#"{"gather_timeout": -1}"#, "expected seconds"),
             (r#"{"gather_timeout": "soon"}"#, "`soon`: expected seconds"),
             (r#"{"pinned_bytes_max": "2 apples"}"#, "expected bytes"),
+            (r#"{"metrics": "everywhere"}"#, "`everywhere`: expected an address and a port"),
             (r#"{"tickets": "#, "EOF"),
         ] {
             let cause = read(document).unwrap_err();

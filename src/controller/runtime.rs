@@ -399,7 +399,8 @@ struct Worker {
 impl Worker {
     fn run<F: FnOnce() -> Result<Box<dyn Controller>>>(mut self, build: F) {
         let begin = Instant::now();
-        let built = catch_unwind(AssertUnwindSafe(build));
+        let span = tracing::info_span!("load", controller = self.shared.name);
+        let built = catch_unwind(AssertUnwindSafe(|| span.in_scope(build)));
         self.shared.load_nanos.store(begin.elapsed().as_nanos() as u64, Relaxed);
         self.shared.cpu_nanos.store(thread_cpu().as_nanos() as u64, Relaxed);
         let was_late = self.shared.end();
@@ -450,7 +451,8 @@ impl Worker {
     fn decide(&mut self, controller: &mut dyn Controller) {
         let start = Instant::now();
         self.shared.begin(start);
-        let decision = controller.decide();
+        let span = tracing::info_span!("decide", controller = self.shared.name);
+        let decision = span.in_scope(|| controller.decide());
         let late = self.shared.end();
         let health = controller.health();
         self.shared.cpu_nanos.store((thread_cpu() + health.remote_cpu).as_nanos() as u64, Relaxed);

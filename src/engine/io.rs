@@ -219,7 +219,8 @@ impl Io {
     fn abort(&mut self, shared: &Arc<Shared>) {
         let mut aborts = std::mem::take(&mut self.aborts);
         for peer in aborts.drain(..) {
-            if let Err(error) = self.channel.abort(peer) {
+            let span = tracing::info_span!("abort", peer = peer.0);
+            if let Err(error) = span.in_scope(|| self.channel.abort(peer)) {
                 tracing::error!("gets from {peer} cannot be fenced ({error}); their memory is leaked");
                 if !std::mem::replace(&mut self.leaked, true) {
                     std::mem::forget(Arc::clone(shared));

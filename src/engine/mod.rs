@@ -8,6 +8,7 @@ mod buffers;
 mod driver;
 mod io;
 mod meeting;
+mod observe;
 mod recorder;
 mod request;
 mod spec;
@@ -27,6 +28,7 @@ use crate::id::{NodeId, StreamId, TableId};
 use crate::memory::{FeatureTable, Region, RegisteredRows, Rows, RowsPool, WeakRegisteredRows, copy};
 use crate::pipeline::{CopyPlan, Pipeline, RequestId, StartOptions, TableStats, Ticket};
 use crate::placement::Placement;
+use crate::telemetry::Listener;
 use crate::trace::StepTimes;
 use crate::transport::{Destination, MappedRegion, Transport};
 use driver::{Driver, Turns};
@@ -190,6 +192,8 @@ pub struct Engine {
     bootstrap: Arc<dyn Bootstrap>,
     /// The I/O thread, until the engine is dropped.
     io: Option<JoinHandle<()>>,
+    /// Answers those who watch, where any may.
+    metrics: Option<Listener>,
 }
 
 impl Engine {
@@ -405,6 +409,7 @@ impl Engine {
         keep_alive: Arc<dyn Any + Send + Sync>,
     ) -> Result<RegisteredRows> {
         self.shared.check_process()?;
+        let _span = tracing::info_span!("register", bytes).entered();
         // SAFETY: the caller's promise, passed on.
         let rows = unsafe { RegisteredRows::new(&*self.shared.transport, base, bytes, keep_alive) }?;
         let mut registered = self.shared.registered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -489,16 +494,7 @@ impl Engine {
         self.shared.check_process()?;
         let state = self.shared.lock();
         let at = state.pipeline.table(table)?;
-        let buffer = state.pipeline.tables().nth(at).and_then(|table| table.buffer.as_ref());
-        let slots = buffer.map_or(0, |buffer| buffer.slots());
-        let memory = &self.shared.tables[at];
-        let metadata = buffer.map_or(0, |buffer| buffer.bytes());
-        Ok(Stats {
-            pipeline: state.pipeline.stats(at),
-            buffer: buffer.map(|buffer| buffer.counters()).unwrap_or_default(),
-            slots,
-            buffer_bytes: u64::from(slots) * memory.row_bytes as u64 + metadata as u64 + memory.sharing_bytes,
-        })
+        Ok(self.shared.stats(&state, at))
     }
 
     /// What the controller has decided, and what it cost.
@@ -558,6 +554,7 @@ impl Engine {
             tracing::error!("the I/O thread did not end within {:?}; its memory is leaked", driver::STOP_TIMEOUT);
         }
         self.shared.recorder.iter().for_each(Recorder::finish);
+        self.write_stats();
     }
 }
 
@@ -567,8 +564,11 @@ impl Drop for Engine {
             // The child's copy of the descriptors and mappings belongs to the parent's peers: nothing here is ours to close.
             std::mem::forget(self.shared.clone());
             std::mem::forget(self.io.take());
+            std::mem::forget(self.metrics.take());
             return;
         }
+        // It takes hold of what is shared while it answers, which is to be dropped here.
+        drop(self.metrics.take());
         if !self.shared.io_ended.load(Ordering::Acquire) {
             self.stop();
         }

@@ -4,7 +4,7 @@ use super::Shared;
 use super::driver::Turns;
 use crate::error::{Error, Result};
 use crate::memory::Rows;
-use crate::pipeline::RequestId;
+use crate::pipeline::{Outstanding, RequestId};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -66,7 +66,9 @@ impl Request {
         let began = Instant::now();
         let began_at = self.shared.now();
         let overlapped = self.shared.recorder.as_ref().map(|recorder| recorder.handle_wait(self.started, began_at));
-        let collected = self.finish(self.shared.config.gather_timeout + ABORT_GRACE, turns);
+        let timeout = self.shared.config.gather_timeout;
+        let patience = (self.started + timeout / 2).saturating_sub(began_at);
+        let collected = self.finish(timeout + ABORT_GRACE, Some(began + patience), turns);
         if let Some((recorder, overlapped)) = self.shared.recorder.as_ref().zip(overlapped) {
             recorder.handle_waited(self.minibatch, overlapped, began_at, self.shared.now());
         }
@@ -91,16 +93,30 @@ impl Request {
         self.shared.driver.wake();
         self.shared.changed.notify_all();
         // An aborted gather has nothing to report.
-        self.finish(CANCEL_GRACE + ABORT_GRACE, None).1
+        self.finish(CANCEL_GRACE + ABORT_GRACE, None, None).1
     }
 
-    fn finish(&mut self, timeout: Duration, mut turns: Option<Turns<'_>>) -> (Result<()>, Option<Rows>) {
+    /// Ends the request; from `tell_at` on, one that is not over says what it waits for.
+    fn finish(
+        &mut self,
+        timeout: Duration,
+        mut tell_at: Option<Instant>,
+        mut turns: Option<Turns<'_>>,
+    ) -> (Result<()>, Option<Rows>) {
         let mut deadline = Instant::now() + timeout;
         let mut expired = false;
         self.collected = true;
         let mut state = self.shared.lock();
         while !state.pipeline.is_over(self.id) {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            if tell_at.take_if(|at| *at <= now).is_some() {
+                let outstanding = state.pipeline.outstanding(self.shared.now(), self.id);
+                drop(state);
+                outstanding.iter().for_each(tell);
+                state = self.shared.lock();
+                continue;
+            }
+            let left = deadline.saturating_duration_since(now);
             if left.is_zero() && expired {
                 break;
             }
@@ -112,6 +128,7 @@ impl Request {
                 deadline = Instant::now() + ABORT_GRACE;
                 continue;
             }
+            let left = tell_at.map_or(left, |at| left.min(at.saturating_duration_since(now)));
             state = match turns.as_mut().filter(|turns| !turns.is_over()) {
                 Some(turns) => {
                     drop(state);
@@ -141,6 +158,15 @@ impl Request {
         rows.leak();
         (Err(result.err().unwrap_or(Error::Closed)), None)
     }
+}
+
+/// Half of its time is over: who looks at a job that stands still learns whom it waits for, before the deadline ends it.
+fn tell(outstanding: &Outstanding) {
+    let Outstanding { rows, missing, age, .. } = outstanding;
+    tracing::warn!(
+        "a gather of {rows} rows waits for {missing} of them after {:.1} s: {outstanding}",
+        age.as_secs_f64()
+    );
 }
 
 impl Drop for Request {

@@ -6,7 +6,7 @@ use super::io::Io;
 use super::meeting::{Peers, gather, greet};
 use super::recorder::Recorder;
 use super::spec::TableSpec;
-use super::{Engine, Shared, State, TableMemory};
+use super::{Engine, Shared, State, TableMemory, observe};
 use crate::bootstrap::Bootstrap;
 use crate::buffer::PrefetchBuffer;
 use crate::config::Config;
@@ -117,6 +117,7 @@ impl<'a> EngineBuilder<'a> {
     /// do not come within the deadline.
     pub fn start(self) -> Result<Engine> {
         let Self { mut config, bootstrap, tables, transport } = self;
+        let _span = tracing::info_span!("start", rank = bootstrap.rank().0, ranks = bootstrap.size()).entered();
         config.override_by(|name| std::env::var(name).ok())?;
         config.settle()?;
         config.controller.prepare_process();
@@ -136,18 +137,21 @@ impl<'a> EngineBuilder<'a> {
         let name = transport.as_ref().map_or(config.transport.as_str(), |transport| transport.name());
         let site = Site::read(name, config.nic.as_deref())?;
         let unshared = specs.iter().zip(&origins).any(|(spec, origin)| is_unshared(spec, origin));
-        let (settings, placement, peers) = greet(&config, &*bootstrap, site, &specs, unshared)?;
+        let met = tracing::info_span!("meet").in_scope(|| greet(&config, &*bootstrap, site, &specs, unshared));
+        let (settings, placement, peers) = met?;
         let transport = match transport {
             Some(transport) => transport,
             None => placement.near(|| open(&config.transport, &settings))?,
         };
         let mut locals = Vec::new();
         for ((spec, origin), &served) in specs.iter().zip(origins).zip(&peers.served) {
-            locals.push(export(spec, origin, served, &*transport, &placement)?);
+            let span = tracing::info_span!("export", table = spec.id.0, partition = spec.partition.0);
+            locals.push(span.in_scope(|| export(spec, origin, served, &*transport, &placement))?);
         }
         let exports = exchange(&config, &*bootstrap, &*transport, &specs, &locals)?;
         let addresses: Vec<Vec<u8>> = exports.iter().map(|export| export.address.clone()).collect();
-        let channel = placement.near(|| transport.connect(&addresses).and_then(|()| transport.channel()))?;
+        let connect = || placement.near(|| transport.connect(&addresses).and_then(|()| transport.channel()));
+        let channel = tracing::info_span!("connect", transport = transport.name()).in_scope(connect)?;
         let connected = Connected { transport, placement, waker: channel.waker() };
         let (shared, sharing) = assemble(config, &*bootstrap, connected, &specs, locals, &exports, &peers)?;
         let shared = Arc::new(shared);
@@ -159,7 +163,8 @@ impl<'a> EngineBuilder<'a> {
             transport: shared.transport.name(),
             cause: format!("its I/O thread: {error}"),
         })?;
-        let engine = Engine { shared, bootstrap, io: Some(io) };
+        let metrics = observe::listen(&shared, &*bootstrap);
+        let engine = Engine { shared, bootstrap, io: Some(io), metrics };
         let whole = |table: &TableMemory| table.local.region().memory().check_file();
         engine.shared.tables.iter().try_for_each(whole)?;
         // Nobody asks before everybody serves.

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use rustix::process::{Resource, getrlimit};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -12,7 +13,7 @@ static PINNED: AtomicUsize = AtomicUsize::new(0);
 static PINNED_MAX: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// Bytes that the process owns through [`Memory::allocate`](super::Memory::allocate), or has pinned for a device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Allocated now.
     pub bytes: usize,
@@ -61,6 +62,11 @@ impl Drop for PinCharge {
     fn drop(&mut self) {
         PINNED.fetch_sub(self.bytes, Relaxed);
     }
+}
+
+/// How many bytes the system lets this process pin, RLIMIT_MEMLOCK; `None` where it sets no limit.
+pub fn pin_limit() -> Option<u64> {
+    system_limit().map(|limit| limit.bytes_max)
 }
 
 /// Counts bytes as pinned; a transport asks for this before it registers memory whose pages the device keeps in place.

@@ -21,7 +21,7 @@ mod rows;
 mod table;
 mod version;
 
-pub use account::{PinCharge, Usage, limit_pinned, pin_charge, usage};
+pub use account::{PinCharge, Usage, limit_pinned, pin_charge, pin_limit, usage};
 pub use owned::Pages;
 pub(crate) use prefetch::prefetch;
 pub use region::Region;

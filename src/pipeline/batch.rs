@@ -135,6 +135,11 @@ impl Batches {
         &self.batches[at as usize]
     }
 
+    /// The state of a batch, and when it was posted last; `None` where there is none of that number.
+    pub fn state_of(&self, at: u32) -> Option<(BatchState, Duration)> {
+        self.batches.get(at as usize).map(|batch| (batch.state, batch.posted_at))
+    }
+
     pub fn get_mut(&mut self, at: u32) -> &mut Batch {
         &mut self.batches[at as usize]
     }
@@ -156,9 +161,9 @@ impl Batches {
         self.posted.iter().map(|&at| (at, self.get(at)))
     }
 
-    /// All batches that are not free.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Batch)> {
-        let batches = self.batches.iter().enumerate().filter(|(_, batch)| batch.state != BatchState::Free);
-        batches.map(|(at, batch)| (at as u32, batch))
+    /// Number of batches that are not free.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.batches.len() - self.free.len()
     }
 }

@@ -201,17 +201,22 @@ impl Flights {
         self.get_mut(id).waiters = at;
     }
 
-    /// Whether a request waits beside the landing.
-    pub fn waits(&self, id: FlightId, request: RequestId) -> bool {
-        let mut at = self.get(id).waiters;
-        while at != NONE {
-            let waiter = self.waiters[at as usize];
-            if waiter.request == request {
-                return true;
-            }
+    /// The flights that a request waits for, each with the number of its rows that it brings.
+    pub fn awaited(&self, request: RequestId) -> impl Iterator<Item = (&Flight, usize)> {
+        self.flights.iter().filter(|flight| flight.live).filter_map(move |flight| {
+            let lands = matches!(flight.landing, Landing::Rows(first, _) if first == request);
+            let rows = usize::from(lands) + self.waiters_of(flight).filter(|waiter| waiter.request == request).count();
+            (rows > 0).then_some((flight, rows))
+        })
+    }
+
+    fn waiters_of(&self, flight: &Flight) -> impl Iterator<Item = Waiter> {
+        let mut at = flight.waiters;
+        std::iter::from_fn(move || {
+            let waiter = *self.waiters.get(at as usize)?;
             at = waiter.next;
-        }
-        false
+            Some(waiter)
+        })
     }
 
     /// Takes one of those who wait.

@@ -9,6 +9,7 @@ mod batch;
 mod fill;
 mod flight;
 mod neighbours;
+mod outstanding;
 mod owner;
 mod request;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod transfer;
 
 pub use batch::Area;
 pub use neighbours::{Neighbours, Note, Seen, SeenList, Sighting};
+pub use outstanding::{Debt, Outstanding};
 pub use owner::OwnerLoad;
 pub use request::RequestId;
 pub use ticket::Ticket;
@@ -379,6 +381,11 @@ impl Pipeline {
     /// Counts of a table, by its place.
     pub fn stats(&self, table: usize) -> TableStats {
         self.lanes[table].stats
+    }
+
+    /// Requests that were started and not collected.
+    pub fn open_requests(&self) -> usize {
+        self.requests.iter().count()
     }
 
     /// What each owner of a table's rows has cost, by partition.

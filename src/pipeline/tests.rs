@@ -122,7 +122,7 @@ fn a_huge_fill_is_fetched_once_and_little_by_little() {
         assert!(!completions.is_empty(), "it waits for nothing");
         rows += completions.iter().map(|completion| u64::from(completion.count)).sum::<u64>();
         assert!(pipeline.flights.len() <= 3 * IN_FLIGHT, "{} flights", pipeline.flights.len());
-        assert!(pipeline.batches.iter().count() <= 3 * IN_FLIGHT / 64 + 8);
+        assert!(pipeline.batches.len() <= 3 * IN_FLIGHT / 64 + 8);
         pipeline.handle_completions(NOW, &completions, &mut copies);
         copies.clear();
         pipeline.handle_copied();

@@ -586,13 +586,11 @@ impl Pipeline {
 
     fn fail_late(&mut self, id: RequestId) {
         let Some(request) = self.requests.get(id) else { return };
-        let (rows, missing) = (request.rows, request.missing as usize);
         let after = request.deadline - request.started;
-        let owes = |batch: &super::batch::Batch| {
-            batch.request == Some(id) || batch.flights.iter().any(|&flight| self.flights.waits(flight, id))
-        };
-        let debtor = self.batches.iter().find(|(_, batch)| owes(batch)).map(|(at, _)| self.peer(at));
-        self.fail(id, Error::Deadline { rows, missing, peer: debtor.unwrap_or_default(), after });
+        let Some(outstanding) = self.outstanding(request.deadline, id) else { return };
+        let peer = outstanding.debts.first().map(|debt| debt.peer).unwrap_or_default();
+        let (rows, missing, waits) = (outstanding.rows, outstanding.missing, outstanding.to_string());
+        self.fail(id, Error::Deadline { rows, missing, peer, after, waits });
     }
 
     /// The rows posted to a peer will have no completion. Where the transport has fenced them their memory is free; where it could not, it

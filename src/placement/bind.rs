@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn nothing_is_done_where_there_is_nothing_to_gain() {
         let node = |id| Node { id, cpus: vec![id], distances: vec![10, 20] };
-        let nic = |nodes| Nic { name: "hsn0".into(), kind: NicKind::Net, nodes, up: true, pci: None };
+        let nic = |nodes| Nic { name: "hsn0".into(), kind: NicKind::Net, nodes, up: true, link_mbit: None, pci: None };
         let two = |nodes| Topology { nodes: vec![node(0), node(1)], nics: vec![nic(nodes)] };
         assert!(placed(&two(vec![]), &[0, 1], 0, Bind::Auto).near.is_none(), "nobody knows where the NIC is");
         let between = placed(&two(vec![0, 1]), &[0, 1], 0, Bind::Auto).near.unwrap();

@@ -88,6 +88,7 @@ mod tests {
     fn distances_and_places_are_those_of_hwloc() {
         let mut host = Machine::new("hwloc", SYS).read();
         let nic = |name: &str, pci: Option<&str>| Nic {
+            link_mbit: None,
             name: name.into(),
             kind: NicKind::Infiniband,
             nodes: vec![0],

@@ -40,8 +40,17 @@ pub struct Nic {
     pub nodes: Vec<u32>,
     /// Whether a port is active, as far as the host says.
     pub up: bool,
+    /// What its fastest port moves, in Mbit/s, as far as the host says.
+    pub link_mbit: Option<u32>,
     /// Its PCI address, where it has one.
     pci: Option<String>,
+}
+
+impl Nic {
+    /// A NIC that is up, of which the host says nothing more.
+    pub fn named(name: &str, kind: NicKind) -> Self {
+        Self { name: name.to_owned(), kind, nodes: Vec::new(), up: true, link_mbit: None, pci: None }
+    }
 }
 
 /// A NUMA node.
@@ -105,7 +114,7 @@ impl Topology {
 
     /// The least distance between a node that has one of these cpus and one near the NIC. A NIC of which the host says nothing is as far as the
     /// farthest.
-    fn distance(&self, nic: &Nic, cpus: &[u32]) -> u32 {
+    pub fn distance(&self, nic: &Nic, cpus: &[u32]) -> u32 {
         let farthest = self.nodes.iter().flat_map(|node| &node.distances).copied().max().unwrap_or(LOCAL);
         let own = self.nodes.iter().filter(|node| node.cpus.iter().any(|cpu| cpus.contains(cpu)));
         let between = |node: &Node| {
@@ -190,6 +199,8 @@ pub(crate) mod tests {
     fn four_bound_ranks_take_the_nic_of_their_node() {
         let host = Machine::new("bound", FOUR_NICS).read();
         assert_eq!(host.nodes.iter().map(|node| node.id).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        // Its interface says how fast the device is; that of hsn1 says nothing.
+        assert_eq!(host.nics[..2].iter().map(|nic| nic.link_mbit).collect::<Vec<_>>(), [Some(200_000), None]);
         for (first, nic) in [(0, "cxi3"), (16, "cxi2"), (32, "cxi1"), (48, "cxi0")] {
             let cpus: Vec<u32> = (first..first + 16).chain(first + 64..first + 80).collect();
             assert_eq!(nearest(&host, "fabric", &cpus), (vec![nic.to_owned()], 10));
@@ -207,6 +218,8 @@ pub(crate) mod tests {
     #[test]
     fn a_node_without_a_nic_takes_the_nearest_active_one_of_its_kind() {
         let host = Machine::new("sockets", TWO_SOCKETS).read();
+        let rates: Vec<Option<u32>> = host.nics.iter().map(|nic| nic.link_mbit).collect();
+        assert_eq!(rates, [None, Some(100_000), Some(400_000), None, None], "an idle port's rate and -1 say nothing");
         // Node 0 has mlx5_0, whose port is down, and both of mlx5_1 and mlx5_2 are across the link; the other nodes have memory only or theirs.
         assert_eq!(nearest(&host, "verbs", &[0]), (vec!["mlx5_1".to_owned(), "mlx5_2".to_owned()], 21));
         assert_eq!(nearest(&host, "verbs", &[9]), (vec!["mlx5_1".to_owned(), "mlx5_2".to_owned()], 10));

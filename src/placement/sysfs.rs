@@ -46,7 +46,8 @@ fn nics(class: &Path, kind: NicKind) -> Vec<Nic> {
     homes
         .map(|(home, name)| {
             let (nodes, pci) = locality(&home.join("device"));
-            Nic { name, kind, nodes, up: is_up(&home, kind), pci }
+            let (up, link_mbit) = (is_up(&home, kind), link_mbit(&home, kind));
+            Nic { nodes, up, link_mbit, pci, ..Nic::named(&name, kind) }
         })
         .collect()
 }
@@ -90,6 +91,26 @@ fn is_up(home: &Path, kind: NicKind) -> bool {
             states.peek().is_none() || states.any(|state| state.contains("ACTIVE"))
         }
         NicKind::Net => !word(&home.join("operstate")).ends_with("down"),
+    }
+}
+
+/// What the fastest port moves. A Slingshot device is as fast as the network interface beside it.
+fn link_mbit(home: &Path, kind: NicKind) -> Option<u32> {
+    let entries = |path: PathBuf| read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    // The kernel writes -1 where there is no link.
+    let speed = |interface: &Path| word(&interface.join("speed")).parse().ok().filter(|&mbit| mbit > 0);
+    match kind {
+        NicKind::Net => speed(home),
+        NicKind::Cxi => entries(home.join("device/net")).filter_map(|interface| speed(&interface)).max(),
+        // `100 Gb/sec (4X EDR)`; a port that is down tells the rate that it would begin with.
+        NicKind::Infiniband => {
+            let rate = |port: PathBuf| {
+                let active = word(&port.join("state")).contains("ACTIVE");
+                let gbit = word(&port.join("rate")).split(' ').next()?.parse::<f64>().ok();
+                gbit.filter(|gbit| active && *gbit > 0.0).map(|gbit| (gbit * 1000.0) as u32)
+            };
+            entries(home.join("ports")).filter_map(rate).max()
+        }
     }
 }
 

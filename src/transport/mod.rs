@@ -28,7 +28,7 @@ mod token;
 pub mod verbs;
 mod waker;
 
-pub use registry::{TransportConfig, VerbsSettings, names, open};
+pub use registry::{ALL, Found, TransportConfig, VerbsSettings, find, names, open};
 pub use waker::Waker;
 
 /// What a transport promises and where its limits are.

@@ -101,6 +101,38 @@ const TRANSPORTS: &[(&str, Open)] = &[
     ("fabric", |config| Ok(Arc::new(fabric::FabricTransport::new(fabric::FabricConfig::of(config)?)?))),
 ];
 
+/// Every transport that there is, in this build or not.
+pub const ALL: [&str; 5] = ["shm", "tcp", "verbs", "mpi", "fabric"];
+
+/// A device or provider that a transport finds on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its name.
+    pub name: String,
+    /// Its limits, in words.
+    pub detail: String,
+    /// Why it will not do, where it will not.
+    pub unusable: Option<String>,
+}
+
+/// What a transport would run over on this host, best first; nothing for one that needs no device. Nothing is opened for good.
+///
+/// # Errors
+/// The transport is not in this build, its library cannot be loaded, or a variable cannot be read.
+#[cfg_attr(not(feature = "fabric"), expect(unused_variables, reason = "only libfabric's choice depends on the job"))]
+pub fn find(name: &str, config: &TransportConfig) -> Result<Vec<Found>> {
+    if !TRANSPORTS.iter().any(|(known, _)| *known == name) {
+        return Err(Error::config(format!("transport {name} is not in this build")));
+    }
+    match name {
+        #[cfg(feature = "verbs")]
+        "verbs" => super::verbs::devices(),
+        #[cfg(feature = "fabric")]
+        "fabric" => fabric::offers(&fabric::FabricConfig::of(config)?),
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// The names that [`open`] knows.
 pub fn names() -> impl Iterator<Item = &'static str> {
     TRANSPORTS.iter().map(|(name, _)| *name).chain(["auto"])
@@ -167,6 +199,18 @@ mod tests {
         assert_eq!(choose(&here), "shm");
         assert_eq!(choose(&TransportConfig { ranks_on_host: 3, ..here.clone() }), "tcp");
         assert_eq!(choose(&TransportConfig { unshared_rows: true, ..here }), "tcp");
+    }
+
+    #[test]
+    fn every_transport_is_known_built_or_not() {
+        assert!(names().all(|name| name == "auto" || ALL.contains(&name)));
+        let config = TransportConfig::new(Rank(0), 1);
+        for name in ALL {
+            let built = names().any(|built| built == name);
+            let refused =
+                find(name, &config).err().is_some_and(|cause| cause.to_string().contains("not in this build"));
+            assert_eq!(refused, !built, "{name}");
+        }
     }
 
     #[test]

@@ -607,7 +607,7 @@ static void deadlines(void)
     rudder_request *request = NULL;
     void *data = NULL;
     uint64_t bytes = 0;
-    REFUSED(rudder_gather(sides[0].table, &node, 1, 0, row, WIDTH), RUDDER_DEADLINE, "the first from rank 1");
+    REFUSED(rudder_gather(sides[0].table, &node, 1, 0, row, WIDTH), RUDDER_DEADLINE, " from rank 1 (");
     DONE(rudder_rows_create(sides[0].table, 1, &rows));
     DONE(rudder_request_start(sides[0].table, &node, 1, 0, rows, &request));
     REFUSED(rudder_request_wait(request), RUDDER_DEADLINE, "not complete after 200ms");

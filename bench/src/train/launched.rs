@@ -1,27 +1,21 @@
 //! Ranks that a launcher has started: Slurm or an MPI launcher says which rank each process is.
 //!
-//! Rank 0 leaves the job's unique id in a file that all ranks see, readable by their user alone, and takes it away once they have met. The
-//! set-ups run one after another in the same processes, since a launcher does not start them anew.
+//! The set-ups run one after another in the same processes, since a launcher does not start them anew.
 
 use super::job::Job;
 use super::{Model, Plan, rank};
 use crate::graph::Prepared;
+use crate::meeting::meet;
 use crate::progress::Progress;
 use crate::record::{Document, RankRecord, Run};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rudder::Rank;
-use rudder::bootstrap::{Bootstrap, Environment, TcpBootstrap, UniqueId};
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
+use rudder::bootstrap::{Bootstrap, Environment};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tempfile::TempDir;
-
-/// How often a rank looks for the file.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Runs every set-up as one rank of a launched job; the document, on rank 0.
 ///
@@ -96,44 +90,6 @@ fn set_ups(plan: &Plan, bootstrap: &Arc<dyn Bootstrap>, graph: &Path, model: Opt
         }
     }
     Ok(runs)
-}
-
-fn meet(place: &Environment, file: &Path, listen: IpAddr, patience: Duration) -> Result<Arc<dyn Bootstrap>> {
-    let until = Instant::now() + patience;
-    let id = match place.rank {
-        Rank(0) => {
-            let id = UniqueId::create(Some(SocketAddr::new(listen, 0)))?;
-            leave(file, &id.to_hex())?;
-            id
-        }
-        _ => loop {
-            if let Ok(text) = std::fs::read_to_string(file) {
-                break text.parse()?;
-            }
-            ensure!(
-                Instant::now() < until,
-                "rank 0 left no unique id in {} within {patience:?}; do all ranks see that file?",
-                file.display()
-            );
-            std::thread::sleep(LOOK);
-        },
-    };
-    let joined = TcpBootstrap::join(&id, place.rank, place.size, patience);
-    if place.rank == Rank(0) {
-        std::fs::remove_file(file).with_context(|| format!("removing {}", file.display()))?;
-    }
-    Ok(Arc::new(joined?))
-}
-
-/// Writes the secret under another name first, so that nobody reads half of it.
-fn leave(file: &Path, text: &str) -> Result<()> {
-    let partial = file.with_extension("partial");
-    let write = || -> std::io::Result<()> {
-        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
-        out.write_all(text.as_bytes())?;
-        std::fs::rename(&partial, file)
-    };
-    write().with_context(|| format!("leaving the unique id in {}", file.display()))
 }
 
 /// The model of this host: the lowest of its ranks serves it to the others.

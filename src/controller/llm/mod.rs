@@ -21,7 +21,7 @@ mod window;
 
 pub use cohorts::{CohortsConfig, LlmCohorts};
 pub use replace::{HitRate, LlmReplace, ReplaceConfig};
-pub use scorer::{LocalScorer, Scorer, ScorerLimits};
+pub use scorer::{LocalScorer, Scorer, ScorerLimits, check_model_file};
 pub use service::{LlmService, RemoteScorer, ServiceConfig};
 pub use tokenizer::Tokenizer;
 

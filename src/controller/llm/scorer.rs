@@ -246,14 +246,27 @@ pub(super) fn log_softmax(logits: &[f32]) -> Vec<f32> {
     logits.iter().map(|logit| logit - norm).collect()
 }
 
-fn load(path: &Path, limits: ScorerLimits) -> Outcome<LocalScorer> {
-    let mut gguf = Gguf::open(path)?;
+/// Reads the header of a model file, and so tells in milliseconds what most files that [`LocalScorer::load`] would refuse are not.
+///
+/// # Errors
+/// The file cannot be read, is no GGUF file, or holds a model of another kind.
+pub fn check_model_file(path: &Path) -> Result<()> {
+    open(path).map(|_| ()).map_err(|cause| model_error(path, cause))
+}
+
+fn open(path: &Path) -> Outcome<Gguf> {
+    let gguf = Gguf::open(path)?;
     let architecture = gguf.text("general.architecture")?;
     if architecture != "llama" {
         return Err(format!(
             "it is a model of architecture {architecture:?}; only \"llama\" (SmolLM2, Llama) is supported"
         ));
     }
+    Ok(gguf)
+}
+
+fn load(path: &Path, limits: ScorerLimits) -> Outcome<LocalScorer> {
+    let mut gguf = open(path)?;
     let tokenizer = Tokenizer::from_gguf(&gguf)?;
     let llama = Llama::from_gguf(&mut gguf)?;
     Ok(LocalScorer { path: path.to_owned(), llama, tokenizer, limits, prefixes: Vec::new(), uses: 0 })

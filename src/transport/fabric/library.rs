@@ -130,7 +130,8 @@ fn c_string(what: &str, text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::config(format!("{what} has a zero byte")))
 }
 
-fn text(bytes: &[c_char]) -> String {
+/// A C string in a field of fixed size.
+pub(super) fn text(bytes: &[c_char]) -> String {
     let bytes: Vec<u8> = bytes.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -153,7 +154,7 @@ pub(super) struct Offer<'a> {
 }
 
 impl Offer<'_> {
-    fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> Limits {
         let mut limits = std::mem::MaybeUninit::uninit();
         // SAFETY: the info is the library's own; the function fills all fields.
         unsafe {

@@ -27,6 +27,7 @@ use crate::memory::{Access, Memory, Region, Version};
 use crate::transport::{Capabilities, Channel, RemoteRegion, Transport, TransportConfig};
 use owner::Owner;
 pub use provider::ReadMode;
+pub(super) use provider::offers;
 pub use shared::FabricCounters;
 use shared::Shared;
 use std::fmt;

@@ -1,9 +1,10 @@
 //! Which provider and domain to use, and whether its reads are worth having.
 
-use super::library::{Domain, Library, Offer, SEGMENTS_MAX, Wanted};
+use super::library::{Domain, Library, Offer, SEGMENTS_MAX, Wanted, text};
 use super::wire::{REPLY_HEAD_BYTES, REQUEST_BYTES_MAX, REQUEST_ROWS_MAX};
 use super::{FabricConfig, failed};
 use crate::error::{Error, Result};
+use crate::transport::Found;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -26,6 +27,17 @@ pub enum ReadMode {
     On,
     /// Always asked for.
     Off,
+}
+
+impl ReadMode {
+    /// Whether rows of this provider are to be read.
+    fn wants(self, provider: &str) -> bool {
+        match self {
+            Self::Auto => !is_emulated(provider),
+            Self::On => true,
+            Self::Off => false,
+        }
+    }
 }
 
 impl FromStr for ReadMode {
@@ -122,15 +134,9 @@ pub(super) fn open(config: &FabricConfig) -> Result<(Arc<Domain>, bool)> {
     let named = config.provider.as_deref();
     let candidates = named.as_ref().map_or(&PREFERRED[..], std::slice::from_ref);
     for provider in candidates {
-        let emulated = is_emulated(provider);
-        let reads = match config.rma {
-            ReadMode::Auto => !emulated,
-            ReadMode::On => true,
-            ReadMode::Off => false,
-        };
-        let Some((offer, reads)) = find(library, config, provider, reads)? else { continue };
+        let Some((offer, reads)) = find(library, config, provider, config.rma.wants(provider))? else { continue };
         let domain = Domain::open(library, offer)?;
-        report(library, config, &domain, reads, emulated);
+        report(library, config, &domain, reads, is_emulated(provider));
         return Ok((domain, reads));
     }
     Err(failed(format!(
@@ -140,6 +146,35 @@ pub(super) fn open(config: &FabricConfig) -> Result<(Arc<Domain>, bool)> {
         named.map_or("known provider".into(), |name| format!("provider {name}")),
         config.domain.as_ref().map(|domain| format!(" on domain {domain}")).unwrap_or_default(),
     )))
+}
+
+/// What libfabric offers for this configuration, in the order of preference: a provider's first domain each.
+///
+/// # Errors
+/// libfabric cannot be loaded or asked.
+pub(in crate::transport) fn offers(config: &FabricConfig) -> Result<Vec<Found>> {
+    let library = Library::load(config.library.as_deref())?;
+    let named = config.provider.as_deref();
+    let mut offers = Vec::new();
+    for provider in named.as_ref().map_or(&PREFERRED[..], std::slice::from_ref) {
+        let Some((offer, reads)) = find(library, config, provider, config.rma.wants(provider))? else { continue };
+        let limits = offer.limits();
+        let messages = match limits.message_bytes_max {
+            // Software providers set no bound.
+            u64::MAX => "any length".to_owned(),
+            bytes => format!("{bytes} bytes"),
+        };
+        let detail = format!(
+            "libfabric {}, rows are {}, {} segments a read, {} operations at once, messages of {messages}",
+            version(library),
+            if reads { "read" } else { "asked for" },
+            limits.local_segments_max.min(limits.remote_segments_max),
+            limits.sends_max,
+        );
+        let name = format!("{} on {}", text(&limits.provider), text(&limits.domain));
+        offers.push(Found { name, detail, unusable: None });
+    }
+    Ok(offers)
 }
 
 fn find(

@@ -3,7 +3,7 @@
 use super::counters::Counters;
 use super::{failure, ffi};
 use crate::error::{Error, Result};
-use crate::transport::VerbsSettings;
+use crate::transport::{Found, VerbsSettings};
 use std::ffi::CStr;
 use std::fs;
 use std::net::Ipv6Addr;
@@ -30,6 +30,35 @@ pub struct Limits {
     pub reads_in: u8,
     /// Bytes of one READ.
     pub message_bytes: usize,
+}
+
+/// The RDMA devices of this host, as a job would find them.
+///
+/// # Errors
+/// libibverbs cannot be loaded, or the kernel has no RDMA devices.
+pub fn devices() -> Result<Vec<Found>> {
+    let library = ffi::library().map_err(failure)?;
+    let list = DeviceList::new(library)?;
+    Ok(list.devices().iter().map(|&device| look_at(library, device)).collect())
+}
+
+fn look_at(library: &'static ffi::Library, listed: *mut ffi::Device) -> Found {
+    // SAFETY: a device of the list has a name, a C string that lives as long as the list.
+    let name = unsafe { CStr::from_ptr((library.get_device_name)(listed)) }.to_string_lossy().into_owned();
+    // SAFETY: the device is of the list.
+    let context = unsafe { (library.open_device)(listed) };
+    if context.is_null() {
+        let unusable = Some(format!("cannot be opened: {}", std::io::Error::last_os_error()));
+        return Found { name, detail: String::new(), unusable };
+    }
+    let mut device = Device::new(library, name.clone(), context);
+    if !device.find_active_port() {
+        return Found { name, detail: String::new(), unusable: Some("no active port".into()) };
+    }
+    let unusable = device.take_limits().err().map(|cause| cause.to_string());
+    let Limits { queue_pairs, reads_out, .. } = device.limits;
+    let detail = format!("port {}, {queue_pairs} queue pairs, {reads_out} reads of each at once", device.port);
+    Found { name, detail, unusable }
 }
 
 /// An opened device with its protection domain; registrations and queue pairs hold it.

@@ -30,6 +30,7 @@ mod registration;
 mod wire;
 
 pub use counters::VerbsCounters;
+pub(super) use device::devices;
 
 use super::handshake::{Address, JobSecret, NONCE_BYTES};
 use super::{Capabilities, Channel, RemoteRegion, Transport, TransportConfig, VerbsSettings};
