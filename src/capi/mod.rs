@@ -28,5 +28,6 @@ mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod unique_id;
 mod version;
