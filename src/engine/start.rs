@@ -19,7 +19,7 @@ use crate::pipeline::{Limits, Pipeline, Source, Table};
 use crate::placement::{Placement, Site};
 use crate::trace::{Header, TraceTable, TrafficLimits};
 use crate::transport::shm::ShmTransport;
-use crate::transport::{MappedRegion, Transport, TransportConfig, Waker, open};
+use crate::transport::{MappedRegion, RemoteRegion, Transport, TransportConfig, Waker, open};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -265,7 +265,7 @@ fn exchange(
     Ok(exports)
 }
 
-/// Where the rows of each partition of a table are; of several exporters, ranks take different ones.
+/// Where the rows of each partition of a table are, and where else; of several exporters, ranks take different ones.
 fn sources(
     config: &Config,
     me: Rank,
@@ -274,12 +274,11 @@ fn sources(
     spec: &TableSpec,
     exports: &[Export],
     on_host: &[bool],
-) -> Result<(Vec<Source>, Vec<Option<MappedRegion>>)> {
-    let (mut sources, mut mapped) = (Vec::new(), Vec::new());
+) -> Result<Sources> {
+    let mut found = Sources::default();
     for partition in (0..spec.book.partitions()).map(PartitionId) {
         if partition == spec.partition {
-            sources.push(Source::Local);
-            mapped.push(None);
+            found.push(Source::Local, VecDeque::new(), None);
             continue;
         }
         let serves = |&rank: &usize| exports[rank].tables[at].partition == partition && exports[rank].tables[at].serves;
@@ -287,26 +286,51 @@ fn sources(
         if exporters.is_empty() {
             let range = spec.book.range(partition);
             if range.is_empty() {
-                sources.push(Source::Mapped);
-                mapped.push(None);
+                found.push(Source::Mapped, VecDeque::new(), None);
                 continue;
             }
             return Err(Error::PartitionBook(format!("no rank exports {partition} of {}", spec.id)));
         }
-        let rank = exporters[me.index() % exporters.len()];
-        let peer = Rank(rank as u32);
-        let region = transport.import(peer, &exports[rank].tables[at].token)?;
-        let range = spec.book.range(partition);
-        let bytes = (range.end - range.start).saturating_mul(spec.row_bytes as u64);
-        if region.bytes < bytes {
-            let cause = format!("{} bytes for {partition} of {}, whose rows take {bytes}", region.bytes, spec.id);
-            return Err(Error::Token { peer, cause });
+        let import = |&rank: &usize| {
+            let peer = Rank(rank as u32);
+            let region = transport.import(peer, &exports[rank].tables[at].token)?;
+            let range = spec.book.range(partition);
+            let bytes = (range.end - range.start).saturating_mul(spec.row_bytes as u64);
+            if region.bytes < bytes {
+                let cause = format!("{} bytes for {partition} of {}, whose rows take {bytes}", region.bytes, spec.id);
+                return Err(Error::Token { peer, cause });
+            }
+            Ok(region)
+        };
+        let (later, first) = exporters.split_at(me.index() % exporters.len());
+        let region = import(&first[0])?;
+        let map = if config.map_host_rows && on_host[first[0]] { transport.mapped(region) } else { None };
+        match map {
+            // Memory that is mapped outlives its owner.
+            Some(map) => found.push(Source::Mapped, VecDeque::new(), Some(map)),
+            None => {
+                let spares = first[1..].iter().chain(later).map(import).collect::<Result<_>>()?;
+                found.push(Source::Remote(region), spares, None);
+            }
         }
-        let map = if config.map_host_rows && on_host[rank] { transport.mapped(region) } else { None };
-        sources.push(if map.is_some() { Source::Mapped } else { Source::Remote(region) });
-        mapped.push(map);
     }
-    Ok((sources, mapped))
+    Ok(found)
+}
+
+/// By partition: where its rows are, where else, and the memory if it is mapped.
+#[derive(Default)]
+struct Sources {
+    sources: Vec<Source>,
+    spares: Vec<VecDeque<RemoteRegion>>,
+    mapped: Vec<Option<MappedRegion>>,
+}
+
+impl Sources {
+    fn push(&mut self, source: Source, spares: VecDeque<RemoteRegion>, mapped: Option<MappedRegion>) {
+        self.sources.push(source);
+        self.spares.push(spares);
+        self.mapped.push(mapped);
+    }
 }
 
 /// What moves rows, once it knows every rank.
@@ -342,7 +366,7 @@ fn assemble(
     let mut parts = Vec::new();
     let staging_bytes = staging.as_ref().map_or(0, |staging| staging.memory().bytes()) / specs.len().max(1);
     for (at, (spec, local)) in specs.iter().zip(locals).enumerate() {
-        let (sources, mapped) = sources(&config, me, &*transport, at, spec, exports, &peers.on_host)?;
+        let Sources { sources, spares, mapped } = sources(&config, me, &*transport, at, spec, exports, &peers.on_host)?;
         let shard = sharing.link.as_ref().map(|link| Shard {
             link,
             ranks: peers.sharing.len() as u32,
@@ -355,6 +379,7 @@ fn assemble(
             id: spec.id,
             book: spec.book.clone(),
             sources,
+            spares,
             row_bytes: spec.row_bytes,
             version: spec.version,
             buffer,
