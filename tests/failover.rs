@@ -8,6 +8,8 @@ use rudder::transport::{TransportConfig, open};
 use rudder::{
     BufferSize, Config, Engine, Error, NodeId, PartitionBook, PartitionId, Rank, StreamId, TableId, TableSpec,
 };
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -25,7 +27,8 @@ fn byte(node: u64, at: usize) -> u8 {
     (node + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[at % 8] ^ at as u8
 }
 
-fn engine(bootstrap: local::LocalBootstrap, policy: &str) -> Engine {
+/// Partition 1 is in this file, or in memory of each of its exporters.
+fn engine(bootstrap: local::LocalBootstrap, policy: &str, file: Option<&Path>) -> Engine {
     let rank = bootstrap.rank();
     let book = PartitionBook::from_starts(vec![0, OWN, NODES]).unwrap();
     let partition = PartitionId(rank.0.min(1));
@@ -33,13 +36,17 @@ fn engine(bootstrap: local::LocalBootstrap, policy: &str) -> Engine {
     let halo = (0..NODES).filter(|node| !own.contains(node)).map(NodeId).collect();
     let spec = TableSpec { halo, ..TableSpec::new(TABLE, book, partition, ROW_BYTES) };
     let config = Config { policy, buffer: BufferSize::Halo(0.3), map_host_rows: false, ..Config::default() };
-    let fill = move |rows: &mut [u8]| {
-        for (node, row) in own.zip(rows.chunks_mut(ROW_BYTES)) {
-            row.iter_mut().enumerate().for_each(|(at, to)| *to = byte(node, at));
-        }
-    };
     let transport = open("tcp", &TransportConfig::new(rank, 3)).unwrap();
-    Engine::builder(config, Arc::new(bootstrap)).transport(transport).table(spec, fill).start().unwrap()
+    let builder = Engine::builder(config, Arc::new(bootstrap)).transport(transport);
+    let builder = match file.filter(|_| partition == PartitionId(1)) {
+        Some(file) => builder.table_file(spec, file),
+        None => builder.table(spec, move |rows| rows.copy_from_slice(&rows_of(own))),
+    };
+    builder.start().unwrap()
+}
+
+fn rows_of(nodes: Range<u64>) -> Vec<u8> {
+    nodes.flat_map(|node| (0..ROW_BYTES).map(move |at| byte(node, at))).collect()
 }
 
 /// The nodes of a gather: other ones each time, some again and again.
@@ -65,7 +72,13 @@ fn gather(engine: &Engine, turn: usize) -> Result<(), Error> {
 
 #[test]
 fn another_exporter_gives_what_a_dead_one_cannot() {
-    for policy in ["off", "lfu", "window", "degree"] {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rows");
+    std::fs::write(&file, rows_of(OWN..NODES)).unwrap();
+    // Of one file, one rank serves the rows of both, and the other stands by.
+    for (policy, file) in
+        [("off", None), ("lfu", None), ("window", None), ("degree", None), ("off", Some(&*file)), ("lfu", Some(&*file))]
+    {
         // Exporters that are to be gone.
         let gone = &AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -73,7 +86,7 @@ fn another_exporter_gives_what_a_dead_one_cannot() {
             for bootstrap in ranks.drain(1..) {
                 scope.spawn(move || {
                     let at = bootstrap.rank().index();
-                    let engine = engine(bootstrap, policy);
+                    let engine = engine(bootstrap, policy, file);
                     let began = Instant::now();
                     while gone.load(Ordering::Acquire) < at && began.elapsed() < 2 * PATIENCE {
                         std::thread::sleep(Duration::from_millis(1));
@@ -81,7 +94,7 @@ fn another_exporter_gives_what_a_dead_one_cannot() {
                     drop(engine);
                 });
             }
-            let engine = engine(ranks.remove(0), policy);
+            let engine = engine(ranks.remove(0), policy, file);
             let failovers = || engine.stats(TABLE).unwrap().pipeline.failovers;
             let mut turn = 0;
             let mut some = |count: usize| {

@@ -442,6 +442,10 @@ typedef struct rudder_table_counts {
      * Of these, rows fetched before anyone asked that never served.
      */
     uint64_t buffer_useless;
+    /**
+     * Partitions that are asked of another rank, as the one before is gone.
+     */
+    uint64_t failovers;
 } rudder_table_counts;
 
 #ifdef __cplusplus

@@ -63,8 +63,9 @@ struct TableExport {
     row_bytes: usize,
     version: u64,
     starts: Vec<u64>,
+    /// Empty where peers cannot read its partition from it.
     token: Vec<u8>,
-    /// Whether peers are to read its partition from it.
+    /// Whether peers are to read it from here while others are there too; else it stands by.
     serves: bool,
 }
 
@@ -141,11 +142,13 @@ impl<'a> EngineBuilder<'a> {
             Some(transport) => transport,
             None => placement.near(|| open(&config.transport, &settings))?,
         };
-        let mut locals = Vec::new();
+        let (mut locals, mut serves) = (Vec::new(), Vec::new());
         for ((spec, origin), &served) in specs.iter().zip(origins).zip(&peers.served) {
-            locals.push(export(spec, origin, served, &*transport, &placement)?);
+            let stands_by = served && !matches!(origin, Origin::Fill(_));
+            locals.push(export(spec, origin, stands_by, &*transport, &placement)?);
+            serves.push(!stands_by);
         }
-        let exports = exchange(&config, &*bootstrap, &*transport, &specs, &locals)?;
+        let exports = exchange(&config, &*bootstrap, &*transport, &specs, &locals, &serves)?;
         let addresses: Vec<Vec<u8>> = exports.iter().map(|export| export.address.clone()).collect();
         let channel = placement.near(|| transport.connect(&addresses).and_then(|()| transport.channel()))?;
         let connected = Connected { transport, placement, waker: channel.waker() };
@@ -178,12 +181,12 @@ fn is_unshared(spec: &TableSpec, origin: &Origin<'_>) -> bool {
     matches!(origin, Origin::Memory(memory) if memory.file().is_none()) && !range.is_empty()
 }
 
-/// Makes a partition's rows readable by peers: in memory that the transport allocates and the caller fills, or in place. What is in memory
-/// already is registered once: where it is `served` by another rank, this one only reads it.
+/// Makes a partition's rows readable by peers: in memory that the transport allocates and the caller fills, or in place. A device pins what is
+/// in memory already for one rank of the host only: one that `stands_by`, as another serves the same rows, does so where that costs nothing.
 fn export(
     spec: &TableSpec,
     origin: Origin<'_>,
-    served: bool,
+    stands_by: bool,
     transport: &dyn Transport,
     placement: &Placement,
 ) -> Result<FeatureTable> {
@@ -218,7 +221,7 @@ fn export(
         }
         Origin::Memory(memory) => memory,
     };
-    let region = if served {
+    let region = if stands_by && transport.capabilities().needs_registered_destination {
         Region::new(Box::new(()), Arc::new(memory), Vec::new())
     } else {
         // SAFETY: for memory the caller of `table_memory` has promised it; a file that is rewritten gives rows as they are when they are
@@ -235,8 +238,9 @@ fn exchange(
     transport: &dyn Transport,
     specs: &[TableSpec],
     locals: &[FeatureTable],
+    serves: &[bool],
 ) -> Result<Vec<Export>> {
-    let tables = specs.iter().zip(locals).map(|(spec, local)| TableExport {
+    let tables = specs.iter().zip(locals).zip(serves).map(|((spec, local), &serves)| TableExport {
         id: spec.id,
         partition: spec.partition,
         row_bytes: spec.row_bytes,
@@ -246,7 +250,7 @@ fn exchange(
             .chain([spec.book.nodes()])
             .collect(),
         token: local.region().token().to_vec(),
-        serves: !local.region().token().is_empty(),
+        serves,
     });
     let mine = Export { address: transport.address(), tables: tables.collect() };
     let exports = gather(config, bootstrap, &mine)?;
@@ -281,8 +285,11 @@ fn sources(
             found.push(Source::Local, VecDeque::new(), None);
             continue;
         }
-        let serves = |&rank: &usize| exports[rank].tables[at].partition == partition && exports[rank].tables[at].serves;
-        let exporters: Vec<usize> = (0..exports.len()).filter(serves).collect();
+        let has = |&rank: &usize| {
+            exports[rank].tables[at].partition == partition && !exports[rank].tables[at].token.is_empty()
+        };
+        let (mut exporters, mut standing_by): (Vec<usize>, Vec<usize>) =
+            (0..exports.len()).filter(has).partition(|&rank| exports[rank].tables[at].serves);
         if exporters.is_empty() {
             let range = spec.book.range(partition);
             if range.is_empty() {
@@ -302,14 +309,17 @@ fn sources(
             }
             Ok(region)
         };
-        let (later, first) = exporters.split_at(me.index() % exporters.len());
-        let region = import(&first[0])?;
-        let map = if config.map_host_rows && on_host[first[0]] { transport.mapped(region) } else { None };
+        for ranks in [&mut exporters, &mut standing_by] {
+            let turn = me.index() % ranks.len().max(1);
+            ranks.rotate_left(turn);
+        }
+        let region = import(&exporters[0])?;
+        let map = if config.map_host_rows && on_host[exporters[0]] { transport.mapped(region) } else { None };
         match map {
             // Memory that is mapped outlives its owner.
             Some(map) => found.push(Source::Mapped, VecDeque::new(), Some(map)),
             None => {
-                let spares = first[1..].iter().chain(later).map(import).collect::<Result<_>>()?;
+                let spares = exporters[1..].iter().chain(&standing_by).map(import).collect::<Result<_>>()?;
                 found.push(Source::Remote(region), spares, None);
             }
         }

@@ -245,6 +245,7 @@ static void try_stats(job *job)
     CHECK(strcmp(job->transport, "auto") == 0 ? strcmp(comm.transport, "tcp") == 0 : strcmp(comm.transport, job->transport) == 0);
     rudder_table_counts table = counts(job, 0);
     CHECK(table.minibatches > 20 && table.remote_nodes > 0 && table.demand_rows > 0 && table.local_rows > 0);
+    CHECK(table.failovers == 0);
     CHECK(table.buffer_slots > 0 && table.buffer_bytes >= table.buffer_slots * WIDTH_0 && table.fill_rows > 0 && table.hits > 0);
 }
 

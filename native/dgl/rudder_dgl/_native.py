@@ -18,7 +18,7 @@ FUNCTIONS = """unique_id_create:pp comm_create:puupp comm_start:p comm_shutdown:
 SPEC = """struct_size:n id:u partition:u partitions:u starts:p row_bytes:n version:n rows:p bytes:n path:s halo:p degree:p halo_nodes:n
     edges:n""".split()
 COUNTS = """row_bytes minibatches remote_nodes hits demand_rows prefetched_rows fill_rows retried_rows local_rows buffer_slots
-    buffer_bytes buffer_admissions buffer_replacements buffer_evictions buffer_useless""".split()
+    buffer_bytes buffer_admissions buffer_replacements buffer_evictions buffer_useless failovers""".split()
 
 
 class RudderError(RuntimeError):
