@@ -4,7 +4,7 @@
 use std::path::Path;
 
 /// In the order in which a reader meets them.
-const NOUNS: [&str; 11] = [
+const NOUNS: [&str; 12] = [
     "status",
     "version",
     "unique_id",
@@ -16,6 +16,7 @@ const NOUNS: [&str; 11] = [
     "rows",
     "registration",
     "request",
+    "trace",
 ];
 
 fn generated(root: &Path) -> String {

@@ -190,6 +190,30 @@ fn what_lies_between_waits_is_the_callers_own_time() {
 }
 
 #[test]
+fn an_epoch_ends_after_what_was_waited_for_last() {
+    let directory = tempfile::tempdir().unwrap();
+    let prefix = directory.path().join("ends");
+    let engine = alone(&prefix).unwrap();
+    let start = |count: u64| {
+        let nodes: Vec<_> = (0..count).map(NodeId).collect();
+        engine.start(TABLE, &nodes, None, engine.rows(TABLE, nodes.len()).unwrap()).unwrap()
+    };
+    // One that nobody waits for, the last of the epoch, and the first of the next, started ahead.
+    let dropped = start(1);
+    let last = start(2);
+    let ahead = start(3);
+    last.wait().unwrap();
+    drop(dropped);
+    engine.mark_epoch_end();
+    ahead.wait().unwrap();
+    engine.mark_epoch_end();
+    engine.shutdown().unwrap();
+    let (_, events) = read(&prefix, Rank(0));
+    let epochs: Vec<usize> = events.split(|event| *event == Event::EpochEnd).map(<[Event]>::len).collect();
+    assert_eq!(epochs, [2, 1, 0], "minibatches before, between and after the ends of epochs");
+}
+
+#[test]
 fn a_trace_that_cannot_be_written_is_an_error_at_the_start() {
     let error = alone(Path::new("/nonexistent/job")).map(drop).unwrap_err().to_string();
     assert!(error.contains("/nonexistent/job.0.trace"), "{error}");

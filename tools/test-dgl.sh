@@ -22,4 +22,6 @@ wheel=$(PYTHON=$python tools/wheel.sh "$target/debug/librudder.so" "$folder/whee
 "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder/site" "$wheel"
 
 unset RUDDER_LIBRARY
-PYTHONPATH=$folder/site "$python" tests/dgl/run.py "$folder" "$@"
+export PYTHONPATH=$folder/site
+"$python" tests/dgl/device.py
+"$python" tests/dgl/run.py "$folder" "$@"

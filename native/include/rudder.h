@@ -291,6 +291,28 @@ typedef struct rudder_table_spec {
 typedef uint64_t rudder_ticket;
 
 /**
+ * How a training step was spent beside its wait for rows, in nanoseconds.
+ */
+typedef struct rudder_step_times {
+    /**
+     * sizeof(rudder_step_times); see rudder_config.
+     */
+    uint64_t struct_size;
+    /**
+     * Sampling and announcing.
+     */
+    uint64_t sample_ns;
+    /**
+     * Forward, backward and update; all of the step, where its parts are not known.
+     */
+    uint64_t compute_ns;
+    /**
+     * Averaging gradients, the wait for slower ranks included.
+     */
+    uint64_t allreduce_ns;
+} rudder_step_times;
+
+/**
  * Counts of a comm since it was started.
  */
 typedef struct rudder_comm_counts {
@@ -420,6 +442,10 @@ typedef struct rudder_table_counts {
      * Of these, rows fetched before anyone asked that never served.
      */
     uint64_t buffer_useless;
+    /**
+     * Partitions that are asked of another rank, as the one before is gone.
+     */
+    uint64_t failovers;
 } rudder_table_counts;
 
 #ifdef __cplusplus
@@ -691,6 +717,24 @@ rudder_status rudder_request_wait(struct rudder_request *request);
  * Errors: RUDDER_ARGUMENT while another thread waits for it.
  */
 rudder_status rudder_request_destroy(struct rudder_request *request);
+
+/**
+ * Tells the trace, where the setting `trace` has one recorded, how the step of the minibatch that was waited for last was spent. Once a
+ * minibatch, before the next one is waited for; without it, what lies between a wait and the next counts as computing, but for what came
+ * before a gather that was started ahead, which counts as sampling. Does nothing where no trace is recorded.
+ *
+ * Errors: RUDDER_ABI, RUDDER_NOT_STARTED, RUDDER_CLOSED.
+ */
+rudder_status rudder_comm_mark_step(struct rudder_comm *comm,
+                                    const struct rudder_step_times *times);
+
+/**
+ * Tells the trace, where the setting `trace` has one recorded, that an epoch ends with the minibatch that was waited for last: gathers
+ * that were started after it are of the next. Does nothing where no trace is recorded.
+ *
+ * Errors: RUDDER_NOT_STARTED, RUDDER_CLOSED.
+ */
+rudder_status rudder_comm_mark_epoch_end(struct rudder_comm *comm);
 
 /**
  * Reads the counts of a comm; also of one that has ended. Errors: RUDDER_ABI, RUDDER_NOT_STARTED.

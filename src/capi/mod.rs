@@ -28,6 +28,7 @@ mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod unique_id;
 mod version;
 

@@ -86,6 +86,8 @@ pub struct rudder_table_counts {
     pub buffer_evictions: u64,
     /// Of these, rows fetched before anyone asked that never served.
     pub buffer_useless: u64,
+    /// Partitions that are asked of another rank, as the one before is gone.
+    pub failovers: u64,
 }
 
 // SAFETY: integers only.
@@ -151,6 +153,7 @@ pub unsafe extern "C" fn rudder_table_stats(
             buffer_replacements: found.buffer.replacements,
             buffer_evictions: found.buffer.evictions,
             buffer_useless: found.buffer.useless,
+            failovers: found.pipeline.failovers,
         });
         Ok(())
     })

@@ -69,7 +69,10 @@ enum Message {
         stall: Duration,
         overlapped: bool,
     },
-    EpochEnd,
+    EpochEnd {
+        /// The last minibatch of the epoch, if it is recorded.
+        after: Option<u64>,
+    },
 }
 
 /// The minibatch whose rows were waited for last, until its step ends.
@@ -85,6 +88,8 @@ struct Calls {
     started: u64,
     /// When the last wait ended.
     waited: Option<Duration>,
+    /// What was waited for then, or before where that is left out.
+    last: Option<u64>,
     step: Option<Step>,
 }
 
@@ -197,6 +202,7 @@ impl Recorder {
             self.tell_step(step, StepTimes::default());
         }
         calls.waited = Some(now);
+        calls.last = minibatch.or(calls.last);
         calls.step = Some(Step { minibatch, stall: now.saturating_sub(began), overlapped });
     }
 
@@ -214,7 +220,7 @@ impl Recorder {
             self.tell_step(step, StepTimes { compute: now.saturating_sub(waited), ..StepTimes::default() });
             calls.waited = Some(now);
         }
-        self.queues.tell(Message::EpochEnd);
+        self.queues.tell(Message::EpochEnd { after: calls.last });
     }
 
     fn tell_step(&self, step: Step, times: StepTimes) {
@@ -317,8 +323,7 @@ impl Scribe {
             Message::Started { minibatch, table, announced, observed, stats, list, missing } => {
                 if missing > 0 {
                     // Those before it keep their place before the gap.
-                    self.open.iter_mut().for_each(|open| _ = open.done.get_or_insert_default());
-                    self.write_done();
+                    self.write_until(minibatch);
                     self.note_missing(missing);
                 }
                 self.open.push_back(Open { minibatch, table, announced, observed, stats, list, done: None });
@@ -333,13 +338,24 @@ impl Scribe {
                 }
                 self.write_done();
             }
-            Message::EpochEnd => self.write(|writer| writer.event(&Event::EpochEnd)),
+            Message::EpochEnd { after } => {
+                // What was started before is of this epoch, whether anybody has waited for it or not.
+                after.inspect(|&after| self.write_until(after + 1));
+                self.write(|writer| writer.event(&Event::EpochEnd));
+            }
         }
     }
 
     /// Writes from the first on what is over.
     fn write_done(&mut self) {
         while self.open.front().is_some_and(|open| open.done.is_some()) {
+            self.write_first();
+        }
+    }
+
+    /// Writes what was started before this minibatch, over or not.
+    fn write_until(&mut self, end: u64) {
+        while self.open.front().is_some_and(|open| open.minibatch < end) {
             self.write_first();
         }
     }

@@ -19,7 +19,7 @@ use crate::pipeline::{Limits, Pipeline, Source, Table};
 use crate::placement::{Placement, Site};
 use crate::trace::{Header, TraceTable, TrafficLimits};
 use crate::transport::shm::ShmTransport;
-use crate::transport::{MappedRegion, Transport, TransportConfig, Waker, open};
+use crate::transport::{MappedRegion, RemoteRegion, Transport, TransportConfig, Waker, open};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -63,8 +63,9 @@ struct TableExport {
     row_bytes: usize,
     version: u64,
     starts: Vec<u64>,
+    /// Empty where peers cannot read its partition from it.
     token: Vec<u8>,
-    /// Whether peers are to read its partition from it.
+    /// Whether peers are to read it from here while others are there too; else it stands by.
     serves: bool,
 }
 
@@ -143,12 +144,14 @@ impl<'a> EngineBuilder<'a> {
             Some(transport) => transport,
             None => placement.near(|| open(&config.transport, &settings))?,
         };
-        let mut locals = Vec::new();
+        let (mut locals, mut serves) = (Vec::new(), Vec::new());
         for ((spec, origin), &served) in specs.iter().zip(origins).zip(&peers.served) {
+            let stands_by = served && !matches!(origin, Origin::Fill(_));
             let span = tracing::info_span!("export", table = spec.id.0, partition = spec.partition.0);
-            locals.push(span.in_scope(|| export(spec, origin, served, &*transport, &placement))?);
+            locals.push(span.in_scope(|| export(spec, origin, stands_by, &*transport, &placement))?);
+            serves.push(!stands_by);
         }
-        let exports = exchange(&config, &*bootstrap, &*transport, &specs, &locals)?;
+        let exports = exchange(&config, &*bootstrap, &*transport, &specs, &locals, &serves)?;
         let addresses: Vec<Vec<u8>> = exports.iter().map(|export| export.address.clone()).collect();
         let connect = || placement.near(|| transport.connect(&addresses).and_then(|()| transport.channel()));
         let channel = tracing::info_span!("connect", transport = transport.name()).in_scope(connect)?;
@@ -183,12 +186,12 @@ fn is_unshared(spec: &TableSpec, origin: &Origin<'_>) -> bool {
     matches!(origin, Origin::Memory(memory) if memory.file().is_none()) && !range.is_empty()
 }
 
-/// Makes a partition's rows readable by peers: in memory that the transport allocates and the caller fills, or in place. What is in memory
-/// already is registered once: where it is `served` by another rank, this one only reads it.
+/// Makes a partition's rows readable by peers: in memory that the transport allocates and the caller fills, or in place. A device pins what is
+/// in memory already for one rank of the host only: one that `stands_by`, as another serves the same rows, does so where that costs nothing.
 fn export(
     spec: &TableSpec,
     origin: Origin<'_>,
-    served: bool,
+    stands_by: bool,
     transport: &dyn Transport,
     placement: &Placement,
 ) -> Result<FeatureTable> {
@@ -223,7 +226,7 @@ fn export(
         }
         Origin::Memory(memory) => memory,
     };
-    let region = if served {
+    let region = if stands_by && transport.capabilities().needs_registered_destination {
         Region::new(Box::new(()), Arc::new(memory), Vec::new())
     } else {
         // SAFETY: for memory the caller of `table_memory` has promised it; a file that is rewritten gives rows as they are when they are
@@ -240,8 +243,9 @@ fn exchange(
     transport: &dyn Transport,
     specs: &[TableSpec],
     locals: &[FeatureTable],
+    serves: &[bool],
 ) -> Result<Vec<Export>> {
-    let tables = specs.iter().zip(locals).map(|(spec, local)| TableExport {
+    let tables = specs.iter().zip(locals).zip(serves).map(|((spec, local), &serves)| TableExport {
         id: spec.id,
         partition: spec.partition,
         row_bytes: spec.row_bytes,
@@ -251,7 +255,7 @@ fn exchange(
             .chain([spec.book.nodes()])
             .collect(),
         token: local.region().token().to_vec(),
-        serves: !local.region().token().is_empty(),
+        serves,
     });
     let mine = Export { address: transport.address(), tables: tables.collect() };
     let exports = gather(config, bootstrap, &mine)?;
@@ -270,7 +274,7 @@ fn exchange(
     Ok(exports)
 }
 
-/// Where the rows of each partition of a table are; of several exporters, ranks take different ones.
+/// Where the rows of each partition of a table are, and where else; of several exporters, ranks take different ones.
 fn sources(
     config: &Config,
     me: Rank,
@@ -279,39 +283,69 @@ fn sources(
     spec: &TableSpec,
     exports: &[Export],
     on_host: &[bool],
-) -> Result<(Vec<Source>, Vec<Option<MappedRegion>>)> {
-    let (mut sources, mut mapped) = (Vec::new(), Vec::new());
+) -> Result<Sources> {
+    let mut found = Sources::default();
     for partition in (0..spec.book.partitions()).map(PartitionId) {
         if partition == spec.partition {
-            sources.push(Source::Local);
-            mapped.push(None);
+            found.push(Source::Local, VecDeque::new(), None);
             continue;
         }
-        let serves = |&rank: &usize| exports[rank].tables[at].partition == partition && exports[rank].tables[at].serves;
-        let exporters: Vec<usize> = (0..exports.len()).filter(serves).collect();
+        let has = |&rank: &usize| {
+            exports[rank].tables[at].partition == partition && !exports[rank].tables[at].token.is_empty()
+        };
+        let (mut exporters, mut standing_by): (Vec<usize>, Vec<usize>) =
+            (0..exports.len()).filter(has).partition(|&rank| exports[rank].tables[at].serves);
         if exporters.is_empty() {
             let range = spec.book.range(partition);
             if range.is_empty() {
-                sources.push(Source::Mapped);
-                mapped.push(None);
+                found.push(Source::Mapped, VecDeque::new(), None);
                 continue;
             }
             return Err(Error::PartitionBook(format!("no rank exports {partition} of {}", spec.id)));
         }
-        let rank = exporters[me.index() % exporters.len()];
-        let peer = Rank(rank as u32);
-        let region = transport.import(peer, &exports[rank].tables[at].token)?;
-        let range = spec.book.range(partition);
-        let bytes = (range.end - range.start).saturating_mul(spec.row_bytes as u64);
-        if region.bytes < bytes {
-            let cause = format!("{} bytes for {partition} of {}, whose rows take {bytes}", region.bytes, spec.id);
-            return Err(Error::Token { peer, cause });
+        let import = |&rank: &usize| {
+            let peer = Rank(rank as u32);
+            let region = transport.import(peer, &exports[rank].tables[at].token)?;
+            let range = spec.book.range(partition);
+            let bytes = (range.end - range.start).saturating_mul(spec.row_bytes as u64);
+            if region.bytes < bytes {
+                let cause = format!("{} bytes for {partition} of {}, whose rows take {bytes}", region.bytes, spec.id);
+                return Err(Error::Token { peer, cause });
+            }
+            Ok(region)
+        };
+        for ranks in [&mut exporters, &mut standing_by] {
+            let turn = me.index() % ranks.len().max(1);
+            ranks.rotate_left(turn);
         }
-        let map = if config.map_host_rows && on_host[rank] { transport.mapped(region) } else { None };
-        sources.push(if map.is_some() { Source::Mapped } else { Source::Remote(region) });
-        mapped.push(map);
+        let region = import(&exporters[0])?;
+        let map = if config.map_host_rows && on_host[exporters[0]] { transport.mapped(region) } else { None };
+        match map {
+            // Memory that is mapped outlives its owner.
+            Some(map) => found.push(Source::Mapped, VecDeque::new(), Some(map)),
+            None => {
+                let spares = exporters[1..].iter().chain(&standing_by).map(import).collect::<Result<_>>()?;
+                found.push(Source::Remote(region), spares, None);
+            }
+        }
     }
-    Ok((sources, mapped))
+    Ok(found)
+}
+
+/// By partition: where its rows are, where else, and the memory if it is mapped.
+#[derive(Default)]
+struct Sources {
+    sources: Vec<Source>,
+    spares: Vec<VecDeque<RemoteRegion>>,
+    mapped: Vec<Option<MappedRegion>>,
+}
+
+impl Sources {
+    fn push(&mut self, source: Source, spares: VecDeque<RemoteRegion>, mapped: Option<MappedRegion>) {
+        self.sources.push(source);
+        self.spares.push(spares);
+        self.mapped.push(mapped);
+    }
 }
 
 /// What moves rows, once it knows every rank.
@@ -347,7 +381,7 @@ fn assemble(
     let mut parts = Vec::new();
     let staging_bytes = staging.as_ref().map_or(0, |staging| staging.memory().bytes()) / specs.len().max(1);
     for (at, (spec, local)) in specs.iter().zip(locals).enumerate() {
-        let (sources, mapped) = sources(&config, me, &*transport, at, spec, exports, &peers.on_host)?;
+        let Sources { sources, spares, mapped } = sources(&config, me, &*transport, at, spec, exports, &peers.on_host)?;
         let shard = sharing.link.as_ref().map(|link| Shard {
             link,
             ranks: peers.sharing.len() as u32,
@@ -360,6 +394,7 @@ fn assemble(
             id: spec.id,
             book: spec.book.clone(),
             sources,
+            spares,
             row_bytes: spec.row_bytes,
             version: spec.version,
             buffer,

@@ -2,7 +2,7 @@
 
 use super::RequestId;
 use super::flight::FlightId;
-use crate::id::NodeId;
+use crate::id::{NodeId, Rank};
 use crate::transport::BatchId;
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(super) struct Batch {
     pub flights: Vec<FlightId>,
     pub rows: Vec<u64>,
     pub places: Vec<u32>,
+    /// Whom it is posted to.
+    pub peer: Rank,
     /// Rows posted and not completed.
     pub open: u32,
     pub not_before: Duration,
@@ -80,6 +82,7 @@ impl Batches {
             flights: Vec::with_capacity(rows),
             rows: Vec::with_capacity(rows),
             places: Vec::with_capacity(rows),
+            peer: Rank(0),
             open: 0,
             not_before: Duration::ZERO,
             posted_at: Duration::ZERO,
@@ -107,10 +110,10 @@ impl Batches {
     }
 
     /// Counts a batch among the posted ones.
-    pub fn post(&mut self, at: u32, now: Duration) {
+    pub fn post(&mut self, at: u32, peer: Rank, now: Duration) {
         let index = self.posted.len();
         let batch = self.get_mut(at);
-        (batch.state, batch.posted_at, batch.posted_index) = (BatchState::Posted, now, index);
+        (batch.state, batch.peer, batch.posted_at, batch.posted_index) = (BatchState::Posted, peer, now, index);
         self.posted.push(at);
     }
 

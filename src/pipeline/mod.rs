@@ -27,7 +27,7 @@ pub use ticket::Ticket;
 use crate::buffer::{BufferCounters, Pin, PrefetchBuffer, Reserve, Residency, WindowPosition};
 use crate::controller::{Decision, Observation, OwnerShare};
 use crate::error::{Error, Result, TransferError};
-use crate::id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};
+use crate::id::{NodeId, Rank, Slot, StreamId, TableId};
 use crate::partition::PartitionBook;
 use crate::transport::{BatchId, RemoteRegion};
 use batch::{BatchState, Batches};
@@ -83,6 +83,9 @@ pub struct Table {
     pub book: PartitionBook,
     /// Where each partition's rows are.
     pub sources: Vec<Source>,
+    /// Of each partition that is with a peer, the same rows with further peers, each of which stands in once those before it are gone; empty
+    /// where there are none.
+    pub spares: Vec<VecDeque<RemoteRegion>>,
     /// Bytes of a row.
     pub row_bytes: usize,
     /// The version that was imported.
@@ -193,6 +196,9 @@ pub struct TableStats {
     pub fill_rows: u64,
     /// Rows that were tried again.
     pub retried_rows: u64,
+    /// Partitions that are asked of another peer, as the one before is gone.
+    #[serde(default)]
+    pub failovers: u64,
     /// Rows on this rank or mapped from its host.
     pub local_rows: u64,
     /// Of the hits, those that another rank of the host had.
@@ -282,7 +288,8 @@ pub struct Pipeline {
     own: Vec<NodeId>,
     own_found: Vec<Residency>,
     wanted: Vec<Wanted>,
-    failed: Vec<(FlightId, TransferError)>,
+    /// With the peer that has not given the row.
+    failed: Vec<(FlightId, Rank, TransferError)>,
     /// Flights whose first asker is gone, to be batched for the next.
     rehomed: Vec<(usize, RequestId, FlightId)>,
     segments: Vec<(usize, usize)>,
@@ -952,16 +959,17 @@ impl Pipeline {
         }
     }
 
-    /// The partition and owner's region of a batch.
-    fn region(&self, batch: u32) -> (PartitionId, RemoteRegion) {
-        let batch = self.batches.get(batch);
-        match self.lanes[batch.table].table.sources[batch.owner as usize] {
-            Source::Remote(region) => (PartitionId(batch.owner), region),
-            Source::Local | Source::Mapped => unreachable!("only remote rows are batched"),
+    /// Where the rows of a partition that is with a peer are read now.
+    fn region(&self, table: usize, owner: u32) -> RemoteRegion {
+        match self.lanes[table].table.sources[owner as usize] {
+            Source::Remote(region) => region,
+            Source::Local | Source::Mapped => unreachable!("only remote rows fly"),
         }
     }
 
-    fn peer(&self, batch: u32) -> Rank {
-        self.region(batch).1.peer
+    /// Whom a batch was posted to, or will be.
+    fn peer(&self, at: u32) -> Rank {
+        let batch = self.batches.get(at);
+        if batch.state == BatchState::Posted { batch.peer } else { self.region(batch.table, batch.owner).peer }
     }
 }

@@ -1,10 +1,10 @@
 //! The half of the pipeline that faces the transport: posting, completing, retrying, ending in time.
 
-use super::batch::{Area, BatchState};
+use super::batch::{Area, Batch, BatchState};
 use super::fill::Fill;
 use super::flight::{FlightId, Landing};
 use super::request::Outcome;
-use super::{BLOCKED, Copy, Pipeline, Place, RequestId, Settled, Transmit, Wanted};
+use super::{BLOCKED, Copy, Lane, Pipeline, Place, RequestId, Settled, Source, Transmit, Wanted};
 use crate::error::{Error, Result, TransferError};
 use crate::id::{PartitionId, Rank, Slot};
 use crate::transport::{BatchId, Completion};
@@ -64,9 +64,10 @@ impl Pipeline {
     }
 
     fn transmit(&mut self, at: u32, now: Duration) -> Transmit {
-        let (_, region) = self.region(at);
         let chunk_rows = self.limits.batch_rows as u32;
-        let staged = matches!(self.batches.get(at).area, Area::Rows(request) if !self.lands_directly(request));
+        let batch = self.batches.get(at);
+        let region = self.region(batch.table, batch.owner);
+        let staged = matches!(batch.area, Area::Rows(request) if !self.lands_directly(request));
         let batch = self.batches.get_mut(at);
         if staged {
             let chunk = self.staging.pop().expect("poll_transmit has seen a free chunk");
@@ -86,7 +87,7 @@ impl Pipeline {
             Area::Slots(_) => self.prefetch_rows += batch.rows.len(),
             Area::Staging(_) | Area::Offer(_) => {}
         }
-        self.batches.post(at, now);
+        self.batches.post(at, region.peer, now);
         let batch = self.batches.get_mut(at);
         self.lanes[batch.table].owners[batch.owner as usize].post(now);
         let transmit = Transmit {
@@ -191,7 +192,11 @@ impl Pipeline {
     fn complete(&mut self, now: Duration, completion: &Completion, copies: &mut Vec<Copy>) {
         let Some(at) = self.batches.find(completion.batch) else { return };
         let count = completion.count;
-        let area = self.batches.get(at).area;
+        let (area, peer) = (self.batches.get(at).area, self.peer(at));
+        // A rank that ends takes its rows back before it falls silent.
+        if let Err(TransferError::PeerGone(_) | TransferError::StaleRegion { .. }) = completion.status {
+            self.leave(peer);
+        }
         // The memory of a request that was collected early is somebody else's by now: its rows are had again by those who joined.
         let gone = matches!(area, Area::Rows(request) if self.requests.get(request).is_none());
         if let (Err(_), Area::Rows(request)) = (&completion.status, area) {
@@ -202,9 +207,9 @@ impl Pipeline {
             let flight = batch.flights[i as usize];
             let from = Place { area, index: batch.places[i as usize] };
             match &completion.status {
-                Ok(()) if gone => self.failed.push((flight, TransferError::Aborted)),
+                Ok(()) if gone => self.failed.push((flight, peer, TransferError::Aborted)),
                 Ok(()) => self.land(flight, from, copies),
-                Err(error) => self.failed.push((flight, error.clone())),
+                Err(error) => self.failed.push((flight, peer, error.clone())),
             }
         }
         let batch = self.batches.get_mut(at);
@@ -311,21 +316,21 @@ impl Pipeline {
     fn retry_failed(&mut self, now: Duration) {
         let mut failed = std::mem::take(&mut self.failed);
         // Rows that fail together, and alike, go again together.
-        failed.sort_by_key(|&(id, _)| {
+        failed.sort_by_key(|&(id, peer, _)| {
             let flight = self.flights.get(id);
             let request = match flight.landing {
                 Landing::Rows(request, _) => request.index + 1,
                 Landing::Slot(_) => 0,
             };
-            (flight.table, request, flight.attempts, flight.owner, flight.row)
+            (flight.table, request, flight.attempts, flight.owner, peer, flight.row)
         });
-        let key = |pipeline: &Self, (id, error): &(FlightId, TransferError)| {
+        let key = |pipeline: &Self, (id, peer, error): &(FlightId, Rank, TransferError)| {
             let flight = pipeline.flights.get(*id);
             let request = match flight.landing {
                 Landing::Rows(request, _) => Some(request),
                 Landing::Slot(_) => None,
             };
-            (flight.table, request, flight.attempts, flight.owner, std::mem::discriminant(error))
+            (flight.table, request, flight.attempts, flight.owner, *peer, std::mem::discriminant(error))
         };
         let mut from = 0;
         while from < failed.len() {
@@ -338,9 +343,27 @@ impl Pipeline {
         self.failed = failed;
     }
 
-    fn retry_group(&mut self, now: Duration, group: &[(FlightId, TransferError)]) {
-        let (first, error) = &group[0];
+    /// Has all that a peer was to give asked of the next one that has the same rows, where there is one: the peer is gone.
+    fn leave(&mut self, peer: Rank) {
+        for Lane { table, stats, .. } in &mut self.lanes {
+            for (source, spares) in table.sources.iter_mut().zip(&mut table.spares) {
+                spares.retain(|spare| spare.peer != peer);
+                if let Source::Remote(region) = source
+                    && region.peer == peer
+                    && let Some(next) = spares.pop_front()
+                {
+                    *region = next;
+                    stats.failovers += 1;
+                }
+            }
+        }
+    }
+
+    fn retry_group(&mut self, now: Duration, group: &[(FlightId, Rank, TransferError)]) {
+        let (first, peer, error) = &group[0];
         let flight = *self.flights.get(*first);
+        // Another peer is asked from now on, for which this is the first try.
+        let moved = self.region(flight.table as usize, flight.owner).peer != *peer;
         // An abort is no fault of these rows: another request's deadline may have caused it. A request has a deadline of its own; a prefetch has not,
         // so for it every try counts.
         let aborted = matches!((error, flight.landing), (TransferError::Aborted, Landing::Rows(..)));
@@ -348,19 +371,19 @@ impl Pipeline {
             error,
             TransferError::OutOfRegion { .. } | TransferError::StaleRegion { .. } | TransferError::Protocol(_)
         );
-        let attempts = flight.attempts + u8::from(!aborted);
+        let attempts = if moved { 0 } else { flight.attempts + u8::from(!aborted) };
         let wanted = match flight.landing {
             Landing::Rows(request, _) => self.requests.get(request).is_some_and(|request| request.is_live()),
             Landing::Slot(_) => true,
         };
-        if hopeless || attempts >= self.limits.attempts || !wanted {
+        if (hopeless && !moved) || attempts >= self.limits.attempts || !wanted {
             self.give_up(group);
             return;
         }
-        let wait = if aborted { Duration::ZERO } else { self.limits.backoff * (1 << (attempts - 1).min(16)) };
+        let wait = if aborted || moved { Duration::ZERO } else { self.limits.backoff * (1 << (attempts - 1).min(16)) };
         self.lanes[flight.table as usize].stats.retried_rows += group.len() as u64;
         self.wanted.clear();
-        for &(id, _) in group {
+        for &(id, ..) in group {
             let flight = self.flights.get_mut(id);
             flight.attempts = attempts;
             self.wanted.push(Wanted { owner: flight.owner, row: flight.row, flight: id });
@@ -376,17 +399,13 @@ impl Pipeline {
         }
     }
 
-    fn give_up(&mut self, group: &[(FlightId, TransferError)]) {
-        let (first, error) = &group[0];
+    fn give_up(&mut self, group: &[(FlightId, Rank, TransferError)]) {
+        let (first, peer, error) = &group[0];
         let (flight, last) = (*self.flights.get(*first), *self.flights.get(group[group.len() - 1].0));
-        let table = &self.lanes[flight.table as usize].table;
-        let (table_id, sources) = (table.id, &table.sources);
-        let super::Source::Remote(region) = sources[flight.owner as usize] else {
-            unreachable!("only remote rows fly")
-        };
+        let table = self.lanes[flight.table as usize].table.id;
         let cause = || Error::Get {
-            peer: region.peer,
-            table: table_id,
+            peer: *peer,
+            table,
             partition: PartitionId(flight.owner),
             rows: flight.row..last.row + 1,
             source: error.clone(),
@@ -394,7 +413,7 @@ impl Pipeline {
         if let Landing::Rows(request, _) = flight.landing {
             self.fail(request, cause());
         }
-        for &(id, _) in group {
+        for &(id, ..) in group {
             match self.flights.get(id).landing {
                 // Those who joined a prefetch that cannot be had ask for themselves.
                 Landing::Slot(_) if matches!(error, TransferError::Aborted) => self.rehome(id),
@@ -555,13 +574,17 @@ impl Pipeline {
             self.fail_late(id);
             failed = true;
         }
-        for (at, batch) in self.batches.posted() {
+        let (known, silent) = (aborts.len(), |batch: &Batch| batch.posted_at + self.limits.transfer_timeout <= now);
+        aborts.extend(self.batches.posted().filter(|(_, batch)| silent(batch)).map(|(_, batch)| batch.peer));
+        // Who is given up for its silence is as good as gone.
+        aborts[known..].iter().for_each(|&peer| self.leave(peer));
+        for (_, batch) in self.batches.posted() {
             let unwanted = batch
                 .request
                 .and_then(|id| self.requests.get(id))
                 .is_some_and(|request| !request.is_live() && request.deadline <= now);
-            if unwanted || batch.posted_at + self.limits.transfer_timeout <= now {
-                aborts.push(self.peer(at));
+            if unwanted {
+                aborts.push(batch.peer);
             }
         }
         aborts.sort_unstable();

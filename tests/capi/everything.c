@@ -210,6 +210,17 @@ static void try_pause(job *job)
     CHECK(counts(job, 0).minibatches == before + 1);
 }
 
+/* How a step was spent, and where an epoch ends. */
+static void try_marks(job *job)
+{
+    rudder_step_times times = {.struct_size = sizeof times, .sample_ns = 1000, .compute_ns = 5000, .allreduce_ns = 200};
+    for (uint64_t turn = 0; turn < 4; turn++) {
+        gather(job, 0, turn, 0);
+        DONE(rudder_comm_mark_step(job->comm, &times));
+    }
+    DONE(rudder_comm_mark_epoch_end(job->comm));
+}
+
 static void *gather_often(void *argument)
 {
     for (uint64_t turn = 0; turn < 20; turn++)
@@ -234,6 +245,7 @@ static void try_stats(job *job)
     CHECK(strcmp(job->transport, "auto") == 0 ? strcmp(comm.transport, "tcp") == 0 : strcmp(comm.transport, job->transport) == 0);
     rudder_table_counts table = counts(job, 0);
     CHECK(table.minibatches > 20 && table.remote_nodes > 0 && table.demand_rows > 0 && table.local_rows > 0);
+    CHECK(table.failovers == 0);
     CHECK(table.buffer_slots > 0 && table.buffer_bytes >= table.buffer_slots * WIDTH_0 && table.fill_rows > 0 && table.hits > 0);
 }
 
@@ -251,6 +263,7 @@ static void try_after_the_end(job *job, const char *why)
     REFUSED(rudder_rows_create(job->tables[0], 1, &rows), RUDDER_CLOSED, why);
     REFUSED(rudder_registration_create(job->comm, row, sizeof row, &registration), RUDDER_CLOSED, why);
     REFUSED(rudder_comm_pause(job->comm, 1), RUDDER_CLOSED, why);
+    REFUSED(rudder_comm_mark_epoch_end(job->comm), RUDDER_CLOSED, why);
     REFUSED(rudder_forget(job->comm, 1), RUDDER_CLOSED, why);
     REFUSED(rudder_comm_shutdown(job->comm), RUDDER_CLOSED, why);
     REFUSED(rudder_comm_start(job->comm), RUDDER_CLOSED, why);
@@ -298,12 +311,14 @@ int main(int argc, char **argv)
     CHECK(argc == 5);
     CHECK(RUDDER_ABI_MATCHES() && strlen(rudder_version()) >= 5 && strcmp(rudder_last_error(), "") == 0);
     job job = {.rank = (uint32_t)atoi(argv[1]), .ranks = (uint32_t)atoi(argv[2]), .folder = argv[3], .transport = argv[4]};
-    char settings[512];
+    char settings[1024], trace[512];
     CHECK(job.ranks <= RANKS_MAX);
+    CHECK(snprintf(trace, sizeof trace, "%s/of-c", job.folder) < (int)sizeof trace);
     CHECK(snprintf(settings, sizeof settings,
                    "{\"transport\": \"%s\", \"buffer\": \"50%%\", \"policy\": \"rudder\", \"controller\": \"periodic:2\","
-                   " \"map_host_rows\": false, \"rows_max\": %d, \"gather_timeout\": %d, \"collective_timeout\": %d, \"backoff\": 0.01}",
-                   job.transport, COUNT, PATIENCE, PATIENCE) < (int)sizeof settings);
+                   " \"map_host_rows\": false, \"rows_max\": %d, \"gather_timeout\": %d, \"collective_timeout\": %d, \"backoff\": 0.01,"
+                   " \"trace\": \"%s\"}",
+                   job.transport, COUNT, PATIENCE, PATIENCE, trace) < (int)sizeof settings);
     create(&job, "id", settings);
     gather(&job, 0, 0, 0);
     gather(&job, 1, 0, 0);
@@ -313,8 +328,10 @@ int main(int argc, char **argv)
     try_registration(&job);
     try_pause(&job);
     try_threads(&job);
+    try_marks(&job);
     try_stats(&job);
     DONE(rudder_comm_shutdown(job.comm));
+    CHECK(has_trace(trace, job.rank));
     try_after_the_end(&job, "shut down");
     destroy(&job);
 

@@ -193,8 +193,10 @@ void check_counts(rudder_comm *comm, rudder_table *table)
 void run(uint32_t rank, uint32_t ranks, const std::string &folder, const std::string &transport)
 {
     Part part = part_of(rank, ranks, folder);
+    std::string trace = folder + "/of-c++";
     std::string settings = R"({"policy": {"name": "window"}, "controller": "off", "buffer": "1MiB", "map_host_rows": false,)"
-                           R"( "collective_timeout": )" + std::to_string(PATIENCE) + R"(, "transport": ")" + transport + R"("})";
+                           R"( "collective_timeout": )" + std::to_string(PATIENCE) + R"(, "transport": ")" + transport +
+                           R"(", "trace": ")" + trace + R"("})";
     Comm comm = create(rank, ranks, folder + "/id-of-c++", settings);
     Table table = add_table(comm.get(), part, rank, transport == "shm");
     done(rudder_comm_start(comm.get()));
@@ -205,10 +207,16 @@ void run(uint32_t rank, uint32_t ranks, const std::string &folder, const std::st
     gather(table.get(), 1);
     done(rudder_comm_pause(comm.get(), 0));
     check_counts(comm.get(), table.get());
+    rudder_step_times times{};
+    times.struct_size = sizeof times;
+    times.compute_ns = 5000;
+    done(rudder_comm_mark_step(comm.get(), &times));
+    done(rudder_comm_mark_epoch_end(comm.get()));
     rudder_status error = RUDDER_CLOSED;
     done(rudder_comm_async_error(comm.get(), &error));
     CHECK(error == RUDDER_DONE);
     done(rudder_comm_shutdown(comm.get()));
+    CHECK(has_trace(trace.c_str(), rank));
     done(rudder_comm_abort(comm.get()));
     try {
         gather(table.get(), 1);

@@ -63,6 +63,18 @@ static inline rudder_unique_id spread_id(const char *file, uint32_t rank)
     return id;
 }
 
+/* Whether the trace that a rank has recorded, in PREFIX.RANK.trace, is there. Its bytes are the business of the Rust tests. */
+static inline int has_trace(const char *prefix, uint32_t rank)
+{
+    char path[600], magic[8];
+    CHECK(snprintf(path, sizeof path, "%s.%" PRIu32 ".trace", prefix, rank) < (int)sizeof path);
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        return 0;
+    CHECK(fread(magic, 1, sizeof magic, file) == sizeof magic && fclose(file) == 0);
+    return memcmp(magic, "rudtrace", sizeof magic) == 0;
+}
+
 enum { NODES = 600 };
 
 static inline uint8_t byte_of(uint32_t table, int64_t node, uint64_t at)

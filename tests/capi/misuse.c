@@ -89,6 +89,7 @@ static void nulls(void)
     void *data = UNTOUCHED;
     rudder_comm_counts of_comm = {.struct_size = sizeof of_comm};
     rudder_table_counts of_table = {.struct_size = sizeof of_table};
+    rudder_step_times times = {.struct_size = sizeof times};
     DONE(rudder_unique_id_create(NULL, &id));
     DONE(rudder_rows_create(table, 1, &rows));
     DONE(rudder_registration_create(comm, row, sizeof row, &registration));
@@ -104,6 +105,9 @@ static void nulls(void)
     NULLED(rudder_comm_shutdown(NULL), "comm");
     NULLED(rudder_comm_pause(NULL, 1), "comm");
     NULLED(rudder_comm_wait_idle(NULL, 1), "comm");
+    NULLED(rudder_comm_mark_step(NULL, &times), "comm");
+    NULLED(rudder_comm_mark_step(comm, NULL), "rudder_step_times");
+    NULLED(rudder_comm_mark_epoch_end(NULL), "comm");
     NULLED(rudder_comm_stats(NULL, &of_comm), "comm");
     NULLED(rudder_comm_stats(comm, NULL), "rudder_comm_counts");
     NULLED(rudder_table_create(NULL, &spec, &table), "comm");
@@ -144,6 +148,7 @@ static void nulls(void)
     char before[512];
     CHECK(snprintf(before, sizeof before, "%s", rudder_last_error()) > 0);
     DONE(rudder_gather(table, &node, 1, 0, row, WIDTH));
+    DONE(rudder_comm_mark_step(comm, &times));
     DONE(rudder_comm_destroy(NULL));
     DONE(rudder_table_destroy(NULL));
     DONE(rudder_rows_destroy(NULL));
@@ -193,6 +198,8 @@ static void structs_of_other_versions(void)
     CHECK(counts.later == 0 && counts.counts.struct_size == sizeof counts && strcmp(counts.counts.transport, "tcp") == 0);
     rudder_table_counts of_table = {.struct_size = 0};
     REFUSED(rudder_table_stats(table, &of_table), RUDDER_ABI, "struct_size 0");
+    rudder_step_times times = {.struct_size = sizeof times - 8};
+    REFUSED(rudder_comm_mark_step(comm, &times), RUDDER_ABI, "sizeof(rudder_step_times)");
     destroy(comm);
 }
 
@@ -287,10 +294,13 @@ static void tables(void)
     rudder_ticket ticket = 0;
     rudder_comm_counts of_comm = {.struct_size = sizeof of_comm};
     rudder_table_counts of_table = {.struct_size = sizeof of_table};
+    rudder_step_times times = {.struct_size = sizeof times};
     REFUSED(rudder_gather(table, &node, 1, 0, row, WIDTH), RUDDER_NOT_STARTED, "call rudder_comm_start");
     REFUSED(rudder_rows_create(table, 1, &rows), RUDDER_NOT_STARTED, "call rudder_comm_start");
     REFUSED(rudder_announce(comm, 0, &table, 1, &node, 1, &ticket), RUDDER_NOT_STARTED, "call rudder_comm_start");
     REFUSED(rudder_comm_shutdown(comm), RUDDER_NOT_STARTED, "call rudder_comm_start");
+    REFUSED(rudder_comm_mark_step(comm, &times), RUDDER_NOT_STARTED, "call rudder_comm_start");
+    REFUSED(rudder_comm_mark_epoch_end(comm), RUDDER_NOT_STARTED, "call rudder_comm_start");
     REFUSED(rudder_comm_stats(comm, &of_comm), RUDDER_NOT_STARTED, "not started");
     REFUSED(rudder_table_stats(table, &of_table), RUDDER_NOT_STARTED, "not started");
     DONE(rudder_comm_start(comm));
@@ -455,10 +465,12 @@ static int try_in_child(void)
     void *data = NULL;
     rudder_comm_counts of_comm = {.struct_size = sizeof of_comm};
     rudder_table_counts of_table = {.struct_size = sizeof of_table};
+    rudder_step_times times = {.struct_size = sizeof times};
     const rudder_status found[] = {
         rudder_unique_id_create(NULL, &id), rudder_comm_create(&id, 1, 0, NULL, &comm), rudder_comm_start(comm),
         rudder_comm_abort(comm), rudder_comm_async_error(comm, &error), rudder_comm_shutdown(comm), rudder_comm_pause(comm, 1),
-        rudder_comm_wait_idle(comm, 1), rudder_comm_stats(comm, &of_comm), rudder_table_create(comm, &spec, &table),
+        rudder_comm_wait_idle(comm, 1), rudder_comm_stats(comm, &of_comm), rudder_comm_mark_step(comm, &times),
+        rudder_comm_mark_epoch_end(comm), rudder_table_create(comm, &spec, &table),
         rudder_table_stats(table, &of_table), rudder_announce(comm, 0, &table, 1, &node, 1, &ticket), rudder_forget(comm, 1),
         rudder_forget_stream(comm, 1), rudder_gather(table, &node, 1, 0, row, WIDTH), rudder_rows_create(table, 1, &rows),
         rudder_rows_data(rows, &data, &bytes), rudder_rows_destroy(rows),

@@ -145,6 +145,7 @@ impl<'a> Sim<'a> {
             id: table.id,
             book: table.book()?,
             sources: table.peers.iter().map(source).collect(),
+            spares: Vec::new(),
             row_bytes: table.row_bytes as usize,
             version: 0,
             buffer,

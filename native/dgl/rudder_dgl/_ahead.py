@@ -1,14 +1,14 @@
 """Minibatches sampled ahead of those that train, so that the library knows what they will want."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from ._attach import Announced, current
+import torch as th
+
+from ._attach import Minibatch, current
 
 # The library's window has 64 places, which all loops share.
 DEPTH_MAX = 62
@@ -21,42 +21,42 @@ STREAMS = itertools.count(1)
 class ahead:  # noqa: N801, it reads as a function where it is used
     """Iterates over `epochs` epochs of a dataloader as one, with up to `depth` minibatches after the one handed out sampled and announced.
 
-    dataloader: yields tuples of input nodes (a tensor, or one by node type), ..., blocks; each minibatch comes out as it went in.
-    A minibatch's features are to be pulled before the next is asked for. A loop that is left early forgets what it has announced when
-    it is dropped, or by `close()`.
+    dataloader: yields tuples of input nodes (a tensor, or one by node type), ..., blocks; each minibatch comes out as it went in. Its
+    features, to be pulled before the next is asked for, come as tensors on `device`. A loop that is left early ends when it is dropped.
 
     epoch: of the minibatch handed out, from 0. depth, depth_max: minibatches ahead, now and at most so far. sampling_s: seconds spent on
-    them. block_bytes, block_bytes_max: about what their blocks take. not_announced: minibatches for which there was no place.
+    them. block_bytes, block_bytes_max: about what their blocks take. not_announced: sets of nodes for which there was no place.
 
     Raises RuntimeError where no graph is attached, ValueError for a depth outside 1 to 62 or less than one epoch.
     """
 
-    def __init__(self, dataloader: Iterable[tuple[Any, ...]], depth: int, epochs: int = 1) -> None:
+    def __init__(self, dataloader: Iterable[tuple[Any, ...]], depth: int, epochs: int = 1, device: str | th.device = "cpu") -> None:
         if not 1 <= depth <= DEPTH_MAX or epochs < 1:
             raise ValueError(f"depth = {depth}, epochs = {epochs}: expected 1 to {DEPTH_MAX} minibatches, and at least one epoch")
         self.epoch = self.depth = self.depth_max = self.block_bytes = self.block_bytes_max = self.not_announced = 0
         self.sampling_s, self._sampled_epoch, self._handed_out = 0.0, 0, 0
-        self._attachment, self._stream = current(), next(STREAMS)
+        self._attachment, self._stream, self._device = current(), next(STREAMS), th.device(device)
         self._dataloader, self._wanted, self._epochs, self._iterator = dataloader, depth, epochs, iter(dataloader)
-        self._queue: deque[tuple[Any, list[Announced], int, int]] = deque()
-        self._current: list[Announced] = []
+        self._queue: deque[tuple[Any, list[Minibatch], int, int]] = deque()
+        self._current: list[Minibatch] = []
 
-    def __iter__(self) -> ahead:
+    def __iter__(self) -> "ahead":
         return self
 
     def __next__(self) -> tuple[Any, ...]:
-        self._forget(self._current)
+        self._attachment.forget(self._current)
         while len(self._queue) <= min(self._wanted, CATCH_UP * self._handed_out + 1) and self._iterator is not None:
             self._sample()
+        ends = self._handed_out > 0 and (not self._queue or self._queue[0][3] > self.epoch)
         if not self._queue:
+            self._attachment.hand_out([], [], ends)
             self.close()
             raise StopIteration
         batch, self._current, held, self.epoch = self._queue.popleft()
         self.block_bytes, self.depth = self.block_bytes - held, len(self._queue)
         self.depth_max = max(self.depth_max, self.depth)
         self._handed_out += 1
-        if self._attachment.names:
-            self._attachment.hand_out(self._current, self._queue[0][1] if self._queue else [])
+        self._attachment.hand_out(self._current, self._queue[0][1] if self._queue else [], ends)
         return batch
 
     def _sample(self) -> None:
@@ -71,21 +71,16 @@ class ahead:  # noqa: N801, it reads as a function where it is used
             self.sampling_s += time.perf_counter() - began
         by_type = batch[0] if isinstance(batch[0], dict) else {self._attachment.only_type: batch[0]}
         wanted = ((kind, nodes) for kind, nodes in by_type.items() if kind in self._attachment.names and len(nodes))
-        announced = [self._attachment.announce(self._stream, kind, nodes) for kind, nodes in wanted]
-        self.not_announced += announced.count(None)
+        announced = [self._attachment.announce(self._stream, kind, nodes, self._device) for kind, nodes in wanted]
+        self.not_announced += sum(one.ticket == 0 for one in announced)
         held = sum(8 * (3 * block.num_edges() + block.num_src_nodes() + block.num_dst_nodes()) for block in batch[-1])
         self.block_bytes += held
         self.block_bytes_max = max(self.block_bytes_max, self.block_bytes)
-        self._queue.append((batch, [one for one in announced if one is not None], held, self._sampled_epoch))
-
-    def _forget(self, announced: list[Announced]) -> None:
-        while announced:
-            self._attachment.forget(announced.pop())
+        self._queue.append((batch, announced, held, self._sampled_epoch))
 
     def close(self) -> None:
         """Forgets what is announced and drops what is sampled; the loop is at its end."""
-        for announced in (self._current, *(queued[1] for queued in self._queue)):
-            self._forget(announced)
+        self._attachment.forget([*self._current, *(one for queued in self._queue for one in queued[1])])
         self._queue.clear()
         if self._iterator is not None:
             self._iterator = None

@@ -1,13 +1,11 @@
-"""What `attach` puts before DGL's KVStore, and `detach` takes away again: the client of a trainer gets a `pull` that asks the library for
-names that are attached, and DGL for all others, and a `push` that refuses these names. No class is changed: only trainers notice.
-"""
-
-from __future__ import annotations
+"""What `attach` puts before DGL's KVStore, and `detach` takes away: a trainer's client gets a `pull` that asks the library for names that
+are attached, and DGL for all others, and a `push` that refuses these names. No class is changed: only trainers notice."""
 
 import atexit
 import contextlib
 import ctypes
 import datetime
+import functools
 import json
 import os
 import warnings
@@ -22,43 +20,42 @@ from dgl.distributed.kvstore import KVClient
 
 from . import _graph
 from ._dry_run import DryRun
-from ._native import ARGUMENTS_END, FULL, TICKET, UNIQUE_ID_BYTES, Config, RudderError, call, counts_of, made
+from ._native import ARGUMENTS_END, FULL, UNIQUE_ID_BYTES, Config, RudderError, call, counts_of, made
 from ._rows import Pool, Request, let_go
 
 # Failures in a row after which the library is not asked again: each may have cost a timeout.
 FAILURES_MAX = 3
-COLLECTIVE_TIMEOUT_S = 60.0
 # Fewer rows are not worth a registered buffer.
 POOLED_ROWS_MIN = 256
 
 
 @dataclass
-class Announced:
-    """Input nodes that a loop has announced for features of these names, and the gathers of them that are under way."""
+class Minibatch:
+    """Input nodes of a loop, of one type, and its ticket (0 where there was no place); by feature, that while it is good, and the gathers
+    under way. device: where its rows go."""
 
     nodes: th.Tensor
-    names: list[str]
-    ticket: int
+    kind: str
+    device: th.device
+    ticket: int = 0
+    unredeemed: dict[str, int] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
 
 
 class Attachment:
-    """Features that come by way of the library until `detach`; made by `attach`. counts: those that docs/dgl.md tells of."""
+    """Features that come by way of the library until `detach`. counts: those of docs/dgl.md. names: of features, by node type."""
 
     def __init__(self, g: DistGraph, tensors: list[DistTensor], settings: dict[str, Any], job: str) -> None:
-        self.counts: Counter[str] = Counter()
-        self.only_type, self.pauses = g.ntypes[0], 0
-        self.timeout_s = float(settings.get("collective_timeout", COLLECTIVE_TIMEOUT_S))
+        self.counts, self.names, self.only_type, self.pauses = Counter[str](), dict[str, list[str]](), g.ntypes[0], 0
+        self.timeout_s = float(settings.get("collective_timeout", 60))
         self._client, self._job, self._process = g._client, job, os.getpid()
         # Kept: the process group may be gone when a trainer ends.
         self._store = th.distributed.distributed_c10d._get_default_store()
         self._rank, self._ranks = th.distributed.get_rank(), th.distributed.get_world_size()
-        self._handed_out, self._read = list[Announced](), set[str]()
-        self._announces, self._paused, self._failures = False, False, 0
+        self._handed_out, self._read, self._announces, self._failures = list[Minibatch](), set[str](), False, 0
         self._tensors, self._tables = {tensor.kvstore_key: tensor for tensor in tensors}, {}
-        # By node type, the names of its features.
-        self.names: dict[str, list[str]] = {}
         self._comm = self._join(settings)
+        self._pool = functools.cache(functools.partial(Pool, self._comm))
         try:
             halo = _graph.halo_of(g)
             for number, (name, tensor) in enumerate(self._tensors.items()):
@@ -71,9 +68,7 @@ class Attachment:
         except BaseException:
             call("comm_destroy", self._comm)
             raise
-        self._pool = Pool(self._comm)
         self._client.pull, self._client.push = self._pull, self._push
-        atexit.register(self._leave)
 
     def _join(self, settings: dict[str, Any]) -> ctypes.c_void_p:
         key, made_id = f"{self._job}/id", ctypes.create_string_buffer(UNIQUE_ID_BYTES)
@@ -81,18 +76,22 @@ class Attachment:
             call("unique_id_create", settings["listen"].encode(), made_id)
             self._store.set(key, made_id.raw)
         self._store.wait([key], datetime.timedelta(seconds=self.timeout_s))
-        config = Config(ctypes.sizeof(Config), json.dumps(settings).encode())
-        return made("comm_create", self._store.get(key), self._ranks, self._rank, ctypes.byref(config))
+        config = ctypes.byref(Config(ctypes.sizeof(Config), json.dumps(settings).encode()))
+        return made("comm_create", self._store.get(key), self._ranks, self._rank, config)
 
     def _pull(self, name: str, id_tensor: th.Tensor) -> th.Tensor:
-        nodes, ours = id_tensor, name in self._tables and os.getpid() == self._process
-        ours = ours and id_tensor.dtype == th.int64 and id_tensor.dim() == 1 and id_tensor.device.type == "cpu"
-        if ours and self._failures < FAILURES_MAX:
+        known = (id_tensor.dtype, id_tensor.dim(), id_tensor.device.type) == (th.int64, 1, "cpu")
+        if not known or name not in self._tables or os.getpid() != self._process:
+            self.counts["passed_through"] += 1
+            return KVClient.pull(self._client, name, id_tensor)
+        nodes, kind, rows = id_tensor.contiguous(), self._tensors[name].part_policy.type_name, None
+        # By their ids: whoever has changed or copied the tensor since gets what it asks for now.
+        minibatch = next((one for one in self._handed_out if one.kind == kind and th.equal(one.nodes, nodes)), None)
+        if self._failures < FAILURES_MAX:
             try:
-                rows = self._gather(name, nodes.contiguous())
+                rows = self._gather(name, nodes, minibatch)
                 self._failures = 0
                 self.counts.update(served=1, rows=len(nodes))
-                return rows
             except RudderError as error:
                 if error.status >= ARGUMENTS_END and error.status != FULL:
                     raise
@@ -100,46 +99,35 @@ class Attachment:
                 self._failures += error.status != FULL
                 last = " and is not asked again" if self._failures == FAILURES_MAX else ""
                 warnings.warn(f"rudder could not gather {name}{last}; DGL fetches it: {error}", RuntimeWarning, stacklevel=3)
-        self.counts["fallbacks" if ours else "passed_through"] += 1
-        return KVClient.pull(self._client, name, nodes)
+        if rows is None:
+            self.counts["fallbacks"] += 1
+            rows = KVClient.pull(self._client, name, nodes)
+        return self._pool(minibatch.device).device.copy(rows) if minibatch else rows
 
-    def _gather(self, name: str, nodes: th.Tensor) -> th.Tensor:
+    def _gather(self, name: str, nodes: th.Tensor, minibatch: Minibatch | None) -> th.Tensor:
         self._read.add(name)
-        # By their ids: whoever has changed or copied the tensor since gets what it asks for now.
-        announced = next((one for one in self._handed_out if name in one.names and th.equal(one.nodes, nodes)), None)
-        self.counts["unannounced"] += announced is None
-        if announced and name in announced.requests:
-            return announced.requests.pop(name).wait()
-        # What no loop has announced, once one announces, is evaluation: the buffer is not for it.
-        self._pause(self.pauses > 0 or (self._announces and announced is None))
-        tensor, table = self._tensors[name], self._tables[name]
+        ticket = minibatch.unredeemed.pop(name, 0) if minibatch else 0
+        self.counts["unannounced"] += ticket == 0
+        if minibatch and name in minibatch.requests:
+            return minibatch.requests.pop(name).wait()
+        # What no loop has handed out, once one announces, is evaluation: the buffer is not for it.
+        call("comm_pause", self._comm, self.pauses > 0 or (self._announces and minibatch is None))
+        tensor = self._tensors[name]
         rows = th.empty((len(nodes), *tensor.shape[1:]), dtype=tensor.dtype)
         if len(nodes) >= POOLED_ROWS_MIN:
             with self._noting("not_registered"):
-                rows, _ = self._pool.take(len(nodes), tensor)
-        to = rows.data_ptr(), rows.numel() * rows.element_size()
-        try:
-            call("gather", table, nodes.data_ptr(), len(nodes), announced.ticket if announced else 0, *to)
-        except RudderError as error:
-            if error.status != TICKET:
-                raise
-            # Asked for a second time.
-            call("gather", table, nodes.data_ptr(), len(nodes), 0, *to)
+                rows, _ = self._pool(minibatch.device if minibatch else th.device("cpu")).take(len(nodes), tensor)
+        call("gather", self._tables[name], nodes.data_ptr(), len(nodes), ticket, rows.data_ptr(), rows.numel() * rows.element_size())
         return rows
 
     @contextlib.contextmanager
     def _noting(self, what: str) -> Iterator[None]:
         try:
             yield
-        except RudderError as error:
+        except RuntimeError as error:
             self.counts[what] += 1
             if self.counts[what] == 1:
                 warnings.warn(f"rudder goes on, but slower ({what}): {error}", RuntimeWarning, stacklevel=5)
-
-    def _pause(self, paused: bool) -> None:
-        if paused != self._paused:
-            call("comm_pause", self._comm, paused)
-            self._paused = paused
 
     def _push(self, name: str, id_tensor: th.Tensor, data_tensor: th.Tensor) -> None:
         if name in self._tables:
@@ -147,36 +135,40 @@ class Attachment:
             raise RuntimeError(f"{name} is attached, and so read-only on every rank: detach() before it is written to")
         KVClient.push(self._client, name, id_tensor, data_tensor)
 
-    def announce(self, stream: int, kind: str, nodes: th.Tensor) -> Announced | None:
-        """Announces input nodes for features of their type, once some are read only those; None if there is no place. stream: of a loop."""
+    def announce(self, stream: int, kind: str, nodes: th.Tensor, device: th.device) -> Minibatch:
+        """Announces input nodes for features of their type, once some are read only those, if there is a place. stream: of a loop."""
         self._announces = True
         names = [name for name in self.names[kind] if name in self._read] or self.names[kind]
-        nodes, ticket = nodes.to("cpu", th.int64, copy=True), ctypes.c_uint64()
+        minibatch, ticket = Minibatch(nodes.to("cpu", th.int64, copy=True), kind, device), ctypes.c_uint64()
         tables = (ctypes.c_void_p * len(names))(*(self._tables[name] for name in names))
         # Nobody needs to announce; if more than the window's bound is wrong, the gather tells.
         with contextlib.suppress(RudderError):
             if self._failures < FAILURES_MAX:
-                call("announce", self._comm, stream, tables, len(names), nodes.data_ptr(), len(nodes), ctypes.byref(ticket))
-                return Announced(nodes, names, ticket.value)
-        return None
+                call("announce", self._comm, stream, tables, len(names), minibatch.nodes.data_ptr(), len(nodes), ctypes.byref(ticket))
+                minibatch.ticket, minibatch.unredeemed = ticket.value, dict.fromkeys(names, ticket.value)
+        return minibatch
 
-    def hand_out(self, given: list[Announced], coming: list[Announced]) -> None:
-        """Lets pulls find what is given to the trainer, and gathers what comes next while the trainer computes."""
+    def hand_out(self, given: list[Minibatch], coming: list[Minibatch], epoch_ends: bool) -> None:
+        """Lets pulls find what is given to the trainer, and gathers what comes next meanwhile. epoch_ends: with what was before."""
+        if epoch_ends and not self.pauses:
+            with contextlib.suppress(RudderError):
+                call("comm_mark_epoch_end", self._comm)
         self._handed_out += given
-        for announced, name in ((announced, name) for announced in coming for name in announced.names):
+        for minibatch, name, ticket in ((one, *announced) for one in coming for announced in one.unredeemed.items()):
             with self._noting("not_started"):
                 if self._failures < FAILURES_MAX:
-                    self._pause(self.pauses > 0)
-                    pooled = self._pool.take(len(announced.nodes), self._tensors[name])
-                    announced.requests[name] = Request(self._tables[name], announced.nodes, announced.ticket, *pooled)
+                    call("comm_pause", self._comm, self.pauses > 0)
+                    pooled = self._pool(minibatch.device).take(len(minibatch.nodes), self._tensors[name])
+                    minibatch.requests[name] = Request(self._tables[name], minibatch.nodes, ticket, *pooled)
 
-    def forget(self, announced: Announced) -> None:
-        """Takes an announcement back, or drops one that was gathered."""
-        self._handed_out = [other for other in self._handed_out if other is not announced]
-        while announced.requests:
-            announced.requests.popitem()[1].end()
-        with contextlib.suppress(RudderError):
-            call("forget", self._comm, announced.ticket)
+    def forget(self, minibatches: list[Minibatch]) -> None:
+        """Takes announcements back, or drops those that were gathered."""
+        self._handed_out = [one for one in self._handed_out if not any(one is other for other in minibatches)]
+        for minibatch in minibatches:
+            while minibatch.requests:
+                minibatch.requests.popitem()[1].end()
+            with contextlib.suppress(RudderError):
+                call("forget", self._comm, minibatch.ticket)
 
     def stats(self) -> dict[str, Any]:
         """Counts of this trainer, and those of the library by feature."""
@@ -184,7 +176,6 @@ class Attachment:
 
     def detach(self, timeout_s: float | None) -> None:
         """See `detach`."""
-        atexit.unregister(self._leave)
         del self._client.pull, self._client.push
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         marks = [f"{self._job}/done/{rank}" for rank in range(self._ranks)]
@@ -197,11 +188,6 @@ class Attachment:
             raise RuntimeError(f"not all trainers came to detach() within {timeout_s:g} s; this one is detached ({error})") from error
         finally:
             let_go(self, "comm_destroy", self._comm)
-
-    def _leave(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            if os.getpid() == self._process:
-                detach()
 
 
 _attached: Attachment | DryRun | None = None
@@ -220,14 +206,13 @@ def attach(
 ) -> Attachment | DryRun:
     """Has the library fetch features of `g` from now on. Collective: every trainer calls it, after DistGraph, with the same arguments.
 
-    buffer: what each trainer brings for a feature, a share of the halo nodes (float, 0 to 1) or bytes (int); share_buffer tells the rest.
-    features: names of node features, or DistTensors of nodes or edges; None for all node features of floats.
-    dry_run: changes nothing and counts until `detach()`, which prints what would have been saved; not collective.
-    settings: further settings of the library, as docs/c.md lists them; times are in seconds.
+    buffer: for a feature, a share of the halo nodes (float, 0 to 1) or bytes (int). features: names of node features, or DistTensors of
+    nodes or edges; None for all node features of floats. dry_run: only counts until `detach()`; not collective. settings: as in docs/c.md.
 
-    Raises RuntimeError for a DGL that is not known, outside a trainer, and where trainers do not come; ValueError for wrong features.
-    """
+    Raises RuntimeError for a DGL that is not known, outside a trainer, and where trainers do not come; ValueError for wrong features."""
     global _attached, _jobs
+    # What is registered last is called first: before DGL's own way out.
+    atexit.register(_leave, os.getpid())
     # Before anything can fail, so that an attach that fails on some ranks does not put them out of step.
     _jobs += not dry_run
     if _attached is not None:
@@ -244,14 +229,18 @@ def attach(
 
 
 def detach(timeout_s: float | None = None) -> None:
-    """Undoes `attach`, if anything is attached. Collective: waits for all trainers, `timeout_s` seconds at most (if None, the setting
-    collective_timeout), and as long again for the library's end of the job. A trainer that ends without it does it then. Raises
-    RuntimeError where trainers did not come in time; this one is detached all the same.
-    """
+    """Undoes `attach`, if anything is attached. Collective: waits `timeout_s` seconds at most for all trainers (if None, the setting
+    collective_timeout), and as long again for the library's end. RuntimeError where some do not come; this one is detached all the same."""
     global _attached
     attached, _attached = _attached, None
     if attached is not None:
         attached.detach(timeout_s)
+
+
+def _leave(process: int) -> None:
+    with contextlib.suppress(RuntimeError):
+        if os.getpid() == process:
+            detach()
 
 
 @contextlib.contextmanager

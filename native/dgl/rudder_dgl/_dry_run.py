@@ -1,11 +1,6 @@
 """Counts what a job fetches, and tells what a buffer would save."""
 
-from __future__ import annotations
-
-import atexit
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import torch as th
 from dgl.distributed import DistGraph, DistTensor
@@ -22,25 +17,23 @@ class DryRun:
         self._client, self._buffer, self._halo = g._client, buffer, halo_of(g)
         self._tensors = {tensor.kvstore_key: tensor for tensor in tensors}
         self._wanted = {name: th.zeros(len(tensor), dtype=th.int32) for name, tensor in self._tensors.items()}
-        self._seconds = dict.fromkeys(self._tensors, 0.0)
         self._client.pull = self._pull
-        atexit.register(self.detach)
+
+    # Nothing is announced.
+    hand_out = forget = lambda *_: None
 
     def _pull(self, name: str, id_tensor: th.Tensor) -> th.Tensor:
-        began = time.perf_counter()
         rows = KVClient.pull(self._client, name, id_tensor)
         if name in self._tensors and not self.pauses:
-            self._seconds[name] += time.perf_counter() - began
             self._wanted[name].index_add_(0, id_tensor, th.ones(len(id_tensor), dtype=th.int32))
         return rows
 
     def detach(self, _: float | None = None) -> None:
         """Ends the counting, and prints a line for each feature."""
-        atexit.unregister(self.detach)
         del self._client.pull
         print("\n".join(self.report()), flush=True)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, dict[str, dict[str, int]]]:
         """By feature: remote rows fetched, slots of a buffer for rows of `row_bytes`, and about how many rows these would save."""
         features = {}
         for name, tensor in self._tensors.items():
@@ -58,8 +51,7 @@ class DryRun:
         """A line for each feature: what was fetched so far, how much less it might have been, and what memory that takes."""
         for name, of in self.stats()["features"].items():
             rows, slots, megabytes = of["remote_rows"], of["slots"], of["row_bytes"] / 1e6
-            yield (
-                f"rudder_dgl: {name}: {rows} remote rows ({rows * megabytes:.1f} MB) were fetched, {self._seconds[name]:.2f} s in pulls;"
-                f" a buffer of {slots} rows ({slots * megabytes:.1f} MB, which this trainer brings) would save about"
-                f" {100 * of['saved_rows'] / max(rows, 1):.0f} % of them; trainers that hold the same partition share theirs"
-            )
+            fetched = f"{rows} remote rows ({rows * megabytes:.1f} MB) were fetched"
+            buffer = f"a buffer of {slots} rows ({slots * megabytes:.1f} MB, which this trainer brings)"
+            saved = f"would save about {100 * of['saved_rows'] / max(rows, 1):.0f} % of them"
+            yield f"rudder_dgl: {name}: {fetched}; {buffer} {saved}; trainers that hold the same partition share theirs"

@@ -1,10 +1,10 @@
 """What the adapter must know of a DistGraph: which features, who owns what, where the rows lie. All that touches DGL's inner workings."""
 
-from __future__ import annotations
-
 import ctypes
 import inspect
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import dgl
 import numpy as np
@@ -15,7 +15,6 @@ from dgl.distributed.kvstore import KVClient, default_pull_handler
 
 from ._native import TableSpec
 
-KNOWN_VERSIONS = ("2.1.0",)
 SIGNATURES = {"pull": ["self", "name", "id_tensor"], "push": ["self", "name", "id_tensor", "data_tensor"]}
 
 
@@ -24,7 +23,7 @@ def check(g: DistGraph) -> None:
     version, book, own_role = dgl.__version__.split("+")[0], g.get_partition_book(), role.get_role()
     takes = {name: list(inspect.signature(getattr(KVClient, name)).parameters) for name in SIGNATURES}
     for wrong, cause in (
-        (version not in KNOWN_VERSIONS, f"DGL {version} is not known here, only {', '.join(KNOWN_VERSIONS)}"),
+        (version != "2.1.0", f"DGL {version} is not known here, only 2.1.0"),
         (takes != SIGNATURES, f"KVClient's methods take {takes}, not {SIGNATURES}: is it patched?"),
         (own_role != "default", f"attach() is for trainers, and this process is a {own_role}"),
         (type(g._client) is not KVClient, "DGL runs standalone, with nothing to fetch from other machines"),
@@ -37,9 +36,7 @@ def check(g: DistGraph) -> None:
 
 
 def chosen(g: DistGraph, features: Sequence[str | DistTensor] | None) -> list[DistTensor]:
-    """The features to attach, in the same order in every process: names of node features, or DistTensors of nodes or edges; None for all
-    node features of floats. Raises ValueError for those that are not there or may not be attached.
-    """
+    """What `attach` is to attach, in the same order in every process. Raises ValueError for features that are not there or may not be."""
     there = [(name, tensor) for ntype in g.ntypes for name, tensor in g.nodes[ntype].data.items()]
     # Those that trainers have made (DistEmbedding makes one) carry a group's number; anyone may write to them.
     if features is None:
@@ -89,12 +86,8 @@ def row_bytes_of(tensor: DistTensor) -> int:
 
 def file_of(rows: th.Tensor) -> bytes | None:
     """The file that the tensor's memory is mapped from, if it begins where the tensor does."""
-    with open("/proc/self/maps", "rb") as maps:
-        for line in maps:
-            bounds, _, offset, _, _, *path = line.rstrip(b"\n").split(maxsplit=5)
-            if int(bounds.split(b"-")[0], 16) == rows.data_ptr() and int(offset, 16) == 0 and path:
-                return path[0] if path[0].startswith(b"/") and not path[0].endswith(b"(deleted)") else None
-    return None
+    mapped = re.search(rb"^0*%x-\S+ \S+ 0+ \S+ \d+ +(/.*)$" % rows.data_ptr(), Path("/proc/self/maps").read_bytes(), re.MULTILINE)
+    return mapped[1] if mapped and not mapped[1].endswith(b"(deleted)") else None
 
 
 def spec_of(tensor: DistTensor, number: int, halo: tuple[np.ndarray, np.ndarray] | None) -> tuple[TableSpec, list[object]]:
