@@ -66,7 +66,7 @@ test-demo: ## Train on a small graph with two ranks, and check the document that
 	tools/smoke.sh
 
 .PHONY: test-verbs
-test-verbs: ## Test reads by RDMA devices, in a virtual machine with Soft-RoCE (no root, no device)
+test-verbs: ## Test reads by RDMA devices, also through libfabric, in a virtual machine with Soft-RoCE (no root, no device)
 	@tools/setup.sh --check verbs
 	tools/test-verbs.sh
 

@@ -112,6 +112,14 @@ impl OwnerProcess {
             .find_map(|line| Some(line.strip_prefix('@')?.to_owned()));
         from_hex(&line.expect("the owner's process works"))
     }
+
+    /// The processor time that it has used so far, in clock ticks.
+    fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the process is there");
+        // The name, which is in parentheses, may hold spaces; user and system time are the 12th and 13th field behind it.
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+    }
 }
 
 impl Drop for OwnerProcess {
@@ -135,17 +143,37 @@ fn get(channel: &mut dyn Channel, region: RemoteRegion, landing: &Landing) -> (R
     (result, began.elapsed())
 }
 
+/// An owner in a process of its own, this process's rank, and the owner's region.
+fn meet(provider: &str, rma: ReadMode) -> (OwnerProcess, FabricTransport, RemoteRegion) {
+    let mut owner = OwnerProcess::start(provider, rma);
+    let transport = two_ranks(provider, rma);
+    let addresses = [owner.told(), transport.address()];
+    transport.connect(&addresses).unwrap();
+    writeln!(owner.input, "{}", to_hex(&addresses[1])).unwrap();
+    let region = transport.import(OWNER, &owner.told()).unwrap();
+    (owner, transport, region)
+}
+
+#[test]
+fn an_owner_that_has_served_sleeps() {
+    for (provider, rma) in [("tcp;ofi_rxm", ReadMode::Off), ("net", ReadMode::Off)] {
+        let (owner, transport, region) = meet(provider, rma);
+        let landing = Landing::new(&transport, ROWS, ROW_BYTES, ROW_BYTES);
+        let mut channel = transport.channel().unwrap();
+        get(&mut *channel, region, &landing).0.expect("the owner lives");
+        let before = owner.ticks();
+        std::thread::sleep(Duration::from_secs(1));
+        let spent = owner.ticks() - before;
+        assert!(spent <= 10, "{provider}: a second of nothing cost the owner {spent} ticks of 10 ms");
+    }
+}
+
 #[test]
 fn a_killed_owner_is_an_error_in_time() {
     for (provider, rma) in
         [("tcp;ofi_rxm", ReadMode::On), ("tcp;ofi_rxm", ReadMode::Off), ("net", ReadMode::On), ("net", ReadMode::Off)]
     {
-        let mut owner = OwnerProcess::start(provider, rma);
-        let transport = two_ranks(provider, rma);
-        let addresses = [owner.told(), transport.address()];
-        transport.connect(&addresses).unwrap();
-        writeln!(owner.input, "{}", to_hex(&addresses[1])).unwrap();
-        let region = transport.import(OWNER, &owner.told()).unwrap();
+        let (mut owner, transport, region) = meet(provider, rma);
         let own = transport.allocate(ROWS * ROW_BYTES, Access::RemoteRead).unwrap();
         fill(&own, ASKER, ROW_BYTES);
         let own_region = transport.import(ASKER, own.token()).unwrap();

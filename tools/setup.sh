@@ -152,7 +152,7 @@ case $purpose in
     build) needed=(cc) ;;
     test) needed=(cc shellcheck) ;;
     capi) needed=(cc cxx pkg_config valgrind) ;;
-    verbs) needed=(cc verbs) ;;
+    verbs) needed=(cc verbs libfabric) ;;
     fabric) needed=(cc libfabric hwloc) ;;
     mpi) needed=(cc mpich openmpi clang) ;;
     slurm) needed=(cc slurm) ;;

@@ -14,8 +14,8 @@ use rudder::{Rank, TransferError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long anything in a test may take before it counts as a hang.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything in a test may take before it counts as a hang: long, because emulated devices take seconds to connect.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes what a job of so many ranks is of, not yet connected.
 #[derive(Clone, Copy)]

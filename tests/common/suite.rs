@@ -415,10 +415,13 @@ pub fn owners_that_compute_keep_nobody_waiting(make: Make) {
     job(make, 2, |me| {
         let (_region, regions) = me.share(ROWS, ROW_BYTES);
         let mut channel = me.channel();
+        let mut get = || check_get(&me, &mut *channel, regions[1 - me.rank.index()], &[0, 17, ROWS - 1]);
+        // The first makes the connection, which emulated devices take seconds for.
+        get();
         me.barrier();
         if me.rank == Rank(0) || me.transport.capabilities().needs_target_progress {
             let began = Instant::now();
-            (0..10).for_each(|_| check_get(&me, &mut *channel, regions[1 - me.rank.index()], &[0, 17, ROWS - 1]));
+            (0..10).for_each(|_| get());
             assert!(began.elapsed() < COMPUTES * 3 / 4, "ten gets took {:?}", began.elapsed());
         } else {
             std::thread::sleep(COMPUTES);

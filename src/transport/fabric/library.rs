@@ -2,7 +2,7 @@
 //!
 //! A forked child owns none of it: there, drops do nothing.
 
-use super::failed;
+use super::{environment, failed};
 use crate::error::{Error, Result, TransferError};
 use crate::memory::{PinCharge, pin_charge};
 use rudder_native::fabric as sys;
@@ -58,7 +58,7 @@ impl Library {
     }
 
     fn open(path: &str) -> Result<Self> {
-        forbid_hooked_cache()?;
+        environment::prepare()?;
         let c_path = c_string("the library's path", path)?;
         let (mut raw, mut why) = (null_mut(), [0 as c_char; 256]);
         // SAFETY: the path ends with 0, and the function fills no more of `why` than it is told, with a 0 at the end.
@@ -104,25 +104,6 @@ impl Library {
             Err(Code(libc::ENODATA | libc::ENODEV | libc::EINVAL | libc::ENOSYS)) => Ok(None),
             Err(code) => Err(failed(format!("provider {}: {}", wanted.provider, self.words(code)))),
         }
-    }
-}
-
-/// Keeps libfabric from caching registrations by their addresses. Its default is to learn from hooks in the C library's `munmap` which
-/// addresses have new pages: ours are unmapped by system calls, and a stale registration would bring rows to pages that nobody sees.
-fn forbid_hooked_cache() -> Result<()> {
-    const MONITOR: &str = "FI_MR_CACHE_MONITOR";
-    match std::env::var(MONITOR).as_deref() {
-        Err(_) => {
-            tracing::info!("transport fabric: {MONITOR}=disabled, because registrations are made once and explicitly");
-            // SAFETY: this is once a process, before libfabric is loaded and reads it; Rust's own readers are locked out meanwhile, and C
-            // code that reads its environment while other threads start is as wrong with anybody's change.
-            unsafe { std::env::set_var(MONITOR, "disabled") };
-            Ok(())
-        }
-        Ok("memhooks") => Err(failed(format!(
-            "{MONITOR}=memhooks caches registrations of memory that is gone: unset it, or set it to disabled, kdreg2 or userfaultfd"
-        ))),
-        Ok(_) => Ok(()),
     }
 }
 
@@ -195,6 +176,10 @@ impl Domain {
             .map_err(|code| failed(format!("cannot open domain {}: {}", text(&limits.domain), library.words(code))))?;
         let raw = NonNull::new(raw).ok_or_else(|| failed("libfabric opened no domain"))?;
         Ok(Arc::new(Self { library, raw, limits, process: std::process::id() }))
+    }
+
+    pub(super) fn library(&self) -> &'static Library {
+        self.library
     }
 
     pub(super) fn limits(&self) -> &Limits {

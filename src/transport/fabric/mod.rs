@@ -12,6 +12,7 @@
 //! carry a secret that the bootstrap spread; it travels in the clear.
 
 mod channel;
+mod environment;
 mod library;
 mod operation;
 mod owner;

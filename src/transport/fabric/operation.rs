@@ -212,6 +212,28 @@ impl Posted {
         self.destination.base.wrapping_add(place as usize * self.destination.stride + offset)
     }
 
+    /// Copies packed rows, or packed pieces of them, to their places.
+    ///
+    /// # Safety
+    /// The places of the part are lent to the caller, and not part of `packed`.
+    pub(super) unsafe fn land(&self, part: Part, packed: &[u8]) {
+        let mut places = &self.places[part.first..part.first + part.rows];
+        let mut packed = packed;
+        while let Some(&place) = places.first() {
+            // Rows that lie one after another here are one copy.
+            let follows = |&(i, &next): &(usize, &u32)| next as usize == place as usize + i;
+            let run = if part.bytes == self.destination.stride {
+                places.iter().enumerate().take_while(follows).count()
+            } else {
+                1
+            };
+            let (rows, rest) = packed.split_at(run * part.bytes);
+            // SAFETY: this function's contract; the batch was found to lie within its destination.
+            unsafe { std::ptr::copy_nonoverlapping(rows.as_ptr(), self.landing(place, part.offset), rows.len()) };
+            (places, packed) = (&places[run..], rest);
+        }
+    }
+
     /// The end of some rows.
     pub(super) fn completion(&self, rows: Range<usize>, status: Result<(), TransferError>) -> Option<Completion> {
         let (first, count) = (rows.start as u32, rows.len() as u32);

@@ -287,11 +287,14 @@ impl Service {
 
     /// Takes in what has come and answers what can be answered; whether there was something.
     fn turn(&mut self, space: &mut [Completion]) -> Result<bool> {
-        let done = self.take_completions(space)?;
+        let mut done = false;
+        while self.take_completions(space)? > 0 {
+            done = true;
+        }
         self.send_packed();
-        self.answer_requests();
+        let answered = self.answer_one();
         self.offer_buffers()?;
-        Ok(done > 0)
+        Ok(done || answered)
     }
 
     fn take_completions(&mut self, space: &mut [Completion]) -> Result<usize> {
@@ -378,10 +381,12 @@ impl Service {
         }
     }
 
-    fn answer_requests(&mut self) {
+    /// Answers the first request whose asker takes replies; whether there was one. Not all at once, so that the next reply is packed into
+    /// the buffer of one that has just gone, which the cache still holds.
+    fn answer_one(&mut self) -> bool {
         for _ in 0..self.requests.len() {
-            let Some(&slot) = self.free_replies.last() else { return };
-            let Some((buffer, bytes)) = self.requests.pop_front() else { return };
+            let Some(&slot) = self.free_replies.last() else { return false };
+            let Some((buffer, bytes)) = self.requests.pop_front() else { return false };
             let at = self.staging.at(buffer * REQUEST_BYTES_MAX);
             // SAFETY: the buffer was received into and is offered again only below; the provider wrote so many bytes of it.
             let message = unsafe { std::slice::from_raw_parts(at, bytes.min(REQUEST_BYTES_MAX)) };
@@ -407,7 +412,9 @@ impl Service {
                 self.send(Packed { slot, bytes, asker, since: Instant::now() });
             }
             self.unoffered.push(buffer);
+            return true;
         }
+        false
     }
 
     /// Makes an asker addressable; None where it has to wait.

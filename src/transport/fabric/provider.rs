@@ -2,7 +2,7 @@
 
 use super::library::{Domain, Library, Offer, SEGMENTS_MAX, Wanted, text};
 use super::wire::{REPLY_HEAD_BYTES, REQUEST_BYTES_MAX, REQUEST_ROWS_MAX};
-use super::{FabricConfig, failed};
+use super::{FabricConfig, environment, failed};
 use crate::error::{Error, Result};
 use crate::transport::Found;
 use std::fmt;
@@ -76,12 +76,13 @@ fn is_emulated(provider: &str) -> bool {
 const READS_MAX: usize = 1024;
 const ASKS_MIN: usize = 16;
 const ASKS_MAX: usize = 48;
-/// Most bytes of replies that a channel has room for, and so has asked for.
-const REPLIES_BYTES: usize = 4 << 20;
-/// Most bytes of rows in a reply. This measured best for `net`: it stays in the second-level cache.
+/// Most bytes of replies that a channel has room for, and so has asked for: what the second-level cache of a processor holds.
+const REPLIES_BYTES: usize = 2 << 20;
+/// Most bytes of rows in a reply. This measured best for `net` and for `tcp;ofi_rxm`: it stays in the second-level cache.
 const REPLY_ROWS_BYTES: usize = 120 << 10;
-/// `ofi_rxm` copies what is up to 128 KiB through buffers of its own and lets the receiver fetch what is longer, which is the faster.
-const REPLY_ROWS_BYTES_RXM: usize = 256 << 10;
+/// Where `ofi_rxm` cannot send in place it copies what is up to 128 KiB through buffers of its own and lets the receiver fetch what is
+/// longer, which is the faster.
+const REPLY_ROWS_BYTES_FETCHED: usize = 256 << 10;
 
 /// How much of what goes into one operation, by the provider's own limits and by what serves it best.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +114,8 @@ pub(super) fn limits(domain: &Domain) -> Limits {
     let (limits, provider) = (domain.limits(), domain.provider());
     let segments = limits.local_segments_max.min(limits.remote_segments_max) as usize;
     let message_bytes = usize::try_from(limits.message_bytes_max).unwrap_or(usize::MAX);
-    let reply_rows_bytes = if provider.ends_with("ofi_rxm") { REPLY_ROWS_BYTES_RXM } else { REPLY_ROWS_BYTES }
+    let fetched = provider.ends_with("ofi_rxm") && !environment::sends_in_place(&provider, domain.library().version());
+    let reply_rows_bytes = if fetched { REPLY_ROWS_BYTES_FETCHED } else { REPLY_ROWS_BYTES }
         .min(message_bytes.saturating_sub(REPLY_HEAD_BYTES))
         .max(1);
     Limits {

@@ -50,11 +50,8 @@ impl FabricChannel {
         self.peers[operation.peer].refused_since = None;
         let result = match reply.status {
             Status::Rows if packed.len() == part.rows * part.bytes => {
-                for (i, row) in packed.chunks_exact(part.bytes).enumerate() {
-                    let place = batch.landing(batch.places[part.first + i], part.offset);
-                    // SAFETY: the batch is live, so that its places are lent to this channel.
-                    unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), place, row.len()) };
-                }
+                // SAFETY: the batch is live, so that its places are lent to this channel.
+                unsafe { batch.land(part, packed) };
                 Ok(())
             }
             Status::Rows => {
