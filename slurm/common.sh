@@ -79,12 +79,20 @@ step() {
     running=
 }
 
-# train NODES NAME: the training that the variables say, on so many nodes: NAME.json and NAME.html.
+# alone ARGUMENT...: the rudder command by itself, on the job's first node.
+alone() {
+    "$RUDDER" "$@" &
+    running=$!
+    wait "$running"
+    running=
+}
+
+# train NODES NAME [OPTION...]: the training that the variables say, on so many nodes: NAME.json and NAME.html.
 train() {
     step "$1" "$RANKS_PER_NODE" train --meeting "$PWD/meeting" --graph "${GRAPH:-debian}" --controller "${CONTROLLERS:-off,lfu}" \
         --lookahead "${LOOKAHEAD:-0}" --batch "${BATCH:-256}" --fanout "${FANOUT:-10,25}" --buffer "${BUFFER:-0.10}" \
         --epochs "${EPOCHS:-5}" --transport "${TRANSPORT:-tcp}" --patience "${PATIENCE_S:-300}" \
-        --json "$PWD/$2.json" --report "$PWD/$2.html"
+        --json "$PWD/$2.json" --report "$PWD/$2.html" "${@:3}"
 }
 
 # The job is through: put into the queue again, it would end at once.

@@ -59,7 +59,7 @@ tests/slurm/cluster.sh up "$folder/slurm" 4
 export SLURM_CONF=$folder/slurm/slurm.conf
 
 for config in slurm/config/*.conf; do
-    for template in train scaling; do
+    for template in train scaling doctor trace study; do
         command=$(slurm/submit --dry-run --config "$config" "$template" RUDDER=/bin/true)
         [[ $command == "sbatch --nodes="*"/slurm/$template.sbatch " ]] || fail "$config, $template: $command"
     done
@@ -77,6 +77,23 @@ for task in 0 1 2 3; do
     tools/check-runs.sh "$results/rudder-scaling-$scaling.$task"/scaling.{json,html}
 done
 grep -qx 'nodes=2 ranks_per_node=2 batch=128' "$results/rudder-scaling-$scaling.3/combination.txt" || fail "the last task is another combination"
+
+doctor=$(submit doctor RANKS_PER_NODE=2)
+quiet "$doctor"
+grep -qx 'ready' "$results/rudder-doctor-$doctor/doctor.txt" || fail "a job on virtual nodes is not ready"
+
+trace=$(submit trace)
+quiet "$trace"
+traced=$results/rudder-trace-$trace
+[[ $(cat "$traced"/trace.*.trace | wc -c) -gt 1000 && $(compgen -G "$traced/trace.*.trace" | wc -l) == 4 ]] || fail "four ranks left no four traces"
+for document in replay study; do
+    grep -qE '"(policy|contender)":"lfu"' "$traced/$document.json" || fail "no $document of the trace"
+    grep -q '<svg' "$traced/$document.html" || fail "the report of the $document has no picture"
+done
+
+study=$(submit study NODES=1)
+quiet "$study"
+grep -q 'headroom' "$results/rudder-study-$study/study.html" || fail "the study says nothing of headroom"
 
 # A job of many epochs, cancelled: what it made for its ranks goes with it.
 cancelled=$(submit train EPOCHS=10000)
