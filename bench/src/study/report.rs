@@ -85,7 +85,11 @@ fn cells(standings: &Lookahead) -> Vec<Vec<String>> {
 const CONFIGURATION_HEADS: [&str; 7] = ["graph", "changes", "buffer", "slow rank", "best", "its stall, s", "as good"];
 
 fn configuration(configuration: &Configuration) -> Vec<String> {
-    let as_good = if configuration.as_good.is_empty() { "-".to_owned() } else { configuration.as_good.join(", ") };
+    let as_good = match &configuration.as_good[..] {
+        [] => "-".to_owned(),
+        few @ [_] | few @ [_, _] | few @ [_, _, _] => few.join(", "),
+        [first, second, more @ ..] => format!("{first}, {second} and {} more", more.len()),
+    };
     vec![
         configuration.graph.clone(),
         configuration.scenario.clone(),
