@@ -4,14 +4,13 @@ use crate::doctor::DoctorArgs;
 use crate::get::GetArgs;
 use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
-use crate::replay::{Buffer, SlowRank};
+use crate::replay::{Buffer, ReplayRun, SlowRank};
 use crate::setup::{Controls, HitRateShown, SetUp, Start};
 use crate::study::StudyArgs;
 use clap::{Args, Parser, Subcommand};
 use rudder::BufferSize;
 use rudder::transport::hook::Link;
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZero;
 use std::path::PathBuf;
 
 /// Distributed GNN training over rudder: train, demonstrate, measure
@@ -211,18 +210,9 @@ pub struct ReplayArgs {
     /// A rank that sends at a share of its link's rate: RANK:SHARE, such as `0:0.25`
     #[arg(long, value_name = "RANK:SHARE", conflicts_with = "ingress_only")]
     pub slow: Option<SlowRank>,
-    /// What a controller takes for a decision, in seconds of the job's time
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = latency)]
-    pub decision_latency: f64,
-    /// Replays at a time; as many as there are cores, if not given
-    #[arg(long, value_name = "N")]
-    pub threads: Option<NonZero<usize>>,
-    /// Write the document here
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Write the HTML report here
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
+    /// How it is gone about.
+    #[command(flatten)]
+    pub run: ReplayRun,
 }
 
 /// `rudder trace`

@@ -149,7 +149,7 @@ fn products<'a>(args: &'a ReplayArgs, config: &'a Config, controller: &'a str) -
             link: args.link,
             slow: args.slow,
             egress: !args.ingress_only,
-            decision_latency: Duration::from_secs_f64(args.decision_latency),
+            decision_latency: args.run.decision_latency(),
         })
     })
 }

@@ -15,17 +15,63 @@ pub use links::SlowRank;
 pub use traces::{Job, RankTrace};
 pub use world::Outcome;
 
-use crate::cli::ReplayArgs;
+use crate::cli::{ReplayArgs, latency};
 use crate::progress::{Event, Progress, Stage};
 use crate::record::Machine;
 use crate::report::write;
 use anyhow::{Context, Result};
 use case::Cases;
+use clap::Args;
 use document::{Document, FORMAT, Recorded, Row, Settings};
+use serde::Serialize;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+/// How replays are gone about, and where what came of them is left.
+#[derive(Args, Clone, Debug)]
+pub struct ReplayRun {
+    /// What a controller takes for a decision, in seconds of the job's time
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = latency)]
+    decision_latency: f64,
+    /// Replays at a time; as many as there are cores, if not given
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZero<usize>>,
+    /// Write the document here
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the HTML report here
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+impl ReplayRun {
+    /// What a controller takes for a decision.
+    pub fn decision_latency(&self) -> Duration {
+        Duration::from_secs_f64(self.decision_latency)
+    }
+
+    /// Replays at a time.
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
+    /// Leaves the document and its report where they were asked for.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn leave(&self, document: &impl Serialize, report: impl FnOnce() -> String) -> Result<()> {
+        if let Some(path) = &self.json {
+            write(path, &(serde_json::to_string(document)? + "\n"))?;
+        }
+        if let Some(path) = &self.report {
+            write(path, &report())?;
+        }
+        Ok(())
+    }
+}
 
 /// `rudder replay`
 ///
@@ -39,19 +85,13 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     }
     let document = document(args, &jobs, &cases)?;
     println!("{}", report::text(&document));
-    if let Some(path) = &args.json {
-        write(path, &(serde_json::to_string(&document)? + "\n"))?;
-    }
-    if let Some(path) = &args.report {
-        write(path, &report::html(&document))?;
-    }
-    Ok(())
+    args.run.leave(&document, || report::html(&document))
 }
 
 /// Replays everything.
 fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> {
     let began = Instant::now();
-    let threads = threads(args.threads);
+    let threads = args.run.threads();
     let buffers: Vec<(usize, Buffer)> =
         (0..jobs.len()).flat_map(|job| args.buffer.iter().map(move |&buffer| (job, buffer))).collect();
     let uses = parallel("next uses", threads, jobs, |job| {
@@ -88,7 +128,7 @@ fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> 
             link: args.link.to_string(),
             slow: args.slow.map(|slow| slow.to_string()),
             ingress_only: args.ingress_only,
-            decision_latency_s: args.decision_latency,
+            decision_latency_s: args.run.decision_latency().as_secs_f64(),
         },
         recorded: jobs.iter().map(Recorded::of).collect(),
         rows,
@@ -98,11 +138,6 @@ fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> 
         replay_s,
         wall_s: began.elapsed().as_secs_f64(),
     })
-}
-
-/// Replays at a time: as many as there are cores, if nobody says how many.
-pub fn threads(asked: Option<NonZero<usize>>) -> usize {
-    asked.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 
 /// Replays a job under a case.

@@ -66,7 +66,7 @@ impl Settings {
             sample_s: args.sample,
             compute_s: args.compute,
             link: args.link.to_string(),
-            decision_latency_s: args.decision_latency,
+            decision_latency_s: args.run.decision_latency().as_secs_f64(),
         }
     }
 }

@@ -14,15 +14,13 @@ use crate::cli::{latency, positive};
 use crate::graph::GraphSpec;
 use crate::progress::Progress;
 use crate::record::Machine;
-use crate::replay::{Buffer, Case, Job, NextUses, Outcome, SlowRank, outcome, parallel, threads};
-use crate::report::write;
+use crate::replay::{Buffer, Case, Job, NextUses, Outcome, ReplayRun, SlowRank, outcome, parallel};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use contender::Contender;
 use document::{Document, FORMAT, Run, Settings};
 use rudder::transport::hook::Link;
 use standing::Standings;
-use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use workload::{Scenario, Workload};
@@ -84,18 +82,9 @@ pub struct StudyArgs {
     /// Ranks that send at a share of their link's rate, one at a time: `none`, or RANK:SHARE
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "none,0:0.25", value_parser = slow)]
     pub slow: Vec<Slow>,
-    /// What a controller takes for a decision, in seconds of the job's time
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = latency)]
-    pub decision_latency: f64,
-    /// Replays at a time; as many as there are cores, if not given
-    #[arg(long, value_name = "N")]
-    pub threads: Option<NonZero<usize>>,
-    /// Write the document here
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Write the HTML report here
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
+    /// How it is gone about.
+    #[command(flatten)]
+    pub run: ReplayRun,
 }
 
 /// A slow rank, or none; a word of its own, since the command line takes a list of options for an option of a list.
@@ -142,13 +131,7 @@ pub fn run(args: &StudyArgs) -> Result<()> {
         wall_s: began.elapsed().as_secs_f64(),
     };
     println!("{}", report::text(&document));
-    if let Some(path) = &args.json {
-        write(path, &(serde_json::to_string(&document)? + "\n"))?;
-    }
-    if let Some(path) = &args.report {
-        write(path, &report::html(&document))?;
-    }
-    Ok(())
+    args.run.leave(&document, || report::html(&document))
 }
 
 /// Makes a graph's partitions, and says so.
@@ -182,7 +165,7 @@ impl Configured {
 
 /// Replays a job under every contender, buffer and lookahead.
 fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<Run>> {
-    let threads = threads(args.threads);
+    let threads = args.run.threads();
     let fewest = parallel(&format!("{}: Belady", configured.scenario), threads, &args.buffer, |buffer| {
         let rows = |trace| Ok(NextUses::of(trace, job.steps).rows(buffer.slots(trace)?));
         job.ranks.iter().map(rows).sum::<Result<u64>>()
@@ -243,6 +226,6 @@ fn case(
         link: args.link,
         slow,
         egress: true,
-        decision_latency: Duration::from_secs_f64(args.decision_latency),
+        decision_latency: args.run.decision_latency(),
     })
 }
