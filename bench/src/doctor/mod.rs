@@ -9,6 +9,7 @@ mod gather;
 mod judge;
 mod peers;
 mod program;
+mod row;
 mod show;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Every wait has a deadline, and each pair is tried by itself, so that the one that fails is named.
 
-use super::judge::{Row, State};
+use super::row::{Row, State};
 use super::show::{Document, HostRow};
 use super::{DoctorArgs, program};
 use crate::meeting::meet;

@@ -1,7 +1,7 @@
 //! What is shown: a table for people, a document for programs.
 
-use super::judge::{Row, State};
 use super::peers::{Peers, Report};
+use super::row::{Row, State};
 use crate::record::Machine;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;

@@ -2,7 +2,8 @@
 //! made-up machines, each a laptop with one thing changed.
 
 use super::facts::{Adapter, Carrier, Facts, HugePages, ModelFile, Settings};
-use super::judge::{Row, State, judge, size};
+use super::judge::{judge, size};
+use super::row::{Row, State};
 use rudder::bootstrap::Environment;
 use rudder::placement::{Nic, NicKind, Node, Topology};
 use rudder::transport::Found;

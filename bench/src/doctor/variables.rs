@@ -3,7 +3,7 @@
 //! What the variables mean is from sbatch(1), srun(1) and fi_cxi(7).
 
 use super::facts::Facts;
-use super::judge::Row;
+use super::row::Row;
 use rudder::placement::NicKind;
 
 /// Rows of what the variables say.

@@ -3,7 +3,7 @@
 #[cfg(feature = "fabric")]
 use super::fi_read::FiRead;
 use super::floor::{Floor, Kernel, Memcpy, Streams, Twin};
-use super::owner::{from_hex, to_hex};
+use super::hex::{from_hex, to_hex};
 use super::{ASKER, BATCH_TIMEOUT, OWNER, Opened, STREAMS, open};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rudder::memory::Memory;

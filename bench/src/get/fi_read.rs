@@ -5,7 +5,7 @@
 
 use super::BATCH_TIMEOUT;
 use super::floor::Floor;
-use super::owner::{from_hex, to_hex};
+use super::hex::{from_hex, to_hex};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rudder::memory::Memory;
 use rudder_native::fabric as sys;

@@ -9,6 +9,7 @@ mod crew;
 #[cfg(feature = "fabric")]
 mod fi_read;
 mod floor;
+mod hex;
 mod owner;
 mod result;
 mod rows;

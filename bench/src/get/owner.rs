@@ -1,28 +1,16 @@
 //! The process whose rows are read: this program once more, told what to do over its standard input.
 
+use super::hex::{from_hex, to_hex};
 use super::{BATCH_BYTES_MAX, OWNER, STREAMS, open, rows};
 #[cfg(feature = "fabric")]
 use anyhow::Context;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use rudder::memory::{Access, Region};
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 /// Pieces that the plain stream is written in: larger ones measured no faster.
 const STREAM_PIECE_BYTES: usize = 1 << 20;
-
-pub(super) fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
-}
-
-pub(super) fn from_hex(hex: &str) -> Result<Vec<u8>> {
-    ensure!(hex.is_ascii() && hex.len().is_multiple_of(2), "not hexadecimal: {hex:?}");
-    (0..hex.len()).step_by(2).map(|at| Ok(u8::from_str_radix(&hex[at..at + 2], 16)?)).collect()
-}
 
 /// Answers lines on its standard input until that ends.
 pub(super) fn serve(name: &str) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What a study leaves behind: one JSON document, with each replay and what follows from all of them.
 
 use super::StudyArgs;
+use super::replayed::Run;
 use super::standing::Standings;
 use crate::record::Machine;
 use serde::{Deserialize, Serialize};
@@ -69,41 +70,4 @@ impl Settings {
             decision_latency_s: args.run.decision_latency().as_secs_f64(),
         }
     }
-}
-
-/// One replay.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Run {
-    /// The graph, or the recorded job.
-    pub graph: String,
-    /// What changes in it.
-    pub scenario: String,
-    /// What it was drawn from; 0 of a recorded job.
-    pub seed: u64,
-    /// The buffer.
-    pub buffer: String,
-    /// The rank that sends at a share of its link's rate only, as RANK:SHARE.
-    pub slow: Option<String>,
-    /// Minibatches announced ahead.
-    pub lookahead: usize,
-    /// The contender.
-    pub contender: String,
-    /// Rows fetched in all.
-    pub rows_fetched: u64,
-    /// The fewest possible with this buffer.
-    pub fewest_rows: u64,
-    /// Share of the wanted rows that were in the buffer or on their way there.
-    pub hit_rate: f64,
-    /// The time of the initial fill, which a job waits for, and the stall of each step's slowest rank, summed, in seconds.
-    pub stall_s: f64,
-    /// Of this, the fill and the first 32 minibatches.
-    pub stall_start_s: f64,
-    /// Of this, that of the 32 minibatches after the change, where there is one.
-    pub stall_change_s: Option<f64>,
-    /// The job's time, the fill included, in seconds.
-    pub time_s: f64,
-    /// Decisions of all ranks that took effect.
-    pub decisions: u64,
-    /// Processor seconds of all controllers: the one figure that is measured, and differs from run to run.
-    pub decision_cpu_s: f64,
 }

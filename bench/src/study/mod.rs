@@ -6,6 +6,7 @@
 
 mod contender;
 mod document;
+mod replayed;
 mod report;
 mod standing;
 mod workload;
@@ -18,7 +19,8 @@ use crate::replay::{Buffer, Case, Job, NextUses, Outcome, ReplayRun, SlowRank, o
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use contender::Contender;
-use document::{Document, FORMAT, Run, Settings};
+use document::{Document, FORMAT, Settings};
+use replayed::Run;
 use rudder::transport::hook::Link;
 use standing::Standings;
 use std::path::PathBuf;

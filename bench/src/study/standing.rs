@@ -3,7 +3,7 @@
 //! Stalls are compared as ratios to those of the configuration's best contender on the same job. A configuration's best is the one with the
 //! least mean stall over its jobs; ratios are averaged as logarithms over configurations, and the interval is that of the seeds' averages.
 
-use super::document::Run;
+use super::replayed::Run;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 use std::collections::BTreeMap;
