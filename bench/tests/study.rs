@@ -14,16 +14,14 @@ fn said(output: &Output) -> String {
 }
 
 /// A job whose rows are waited for.
-const SMALL: [&str; 16] = [
+const SMALL: [&str; 14] = [
     "study",
     "--graph",
     "sbm:nodes=4000,degree=12,communities=8,dim=1",
     "--ranks",
-    "2",
+    "4",
     "--seeds",
     "2",
-    "--minibatches",
-    "64",
     "--batch",
     "32",
     "--buffer",
@@ -57,7 +55,16 @@ fn without_measures(mut document: Value) -> Value {
 fn contenders_are_compared_on_the_same_jobs() {
     let directory = tempfile::tempdir().unwrap();
     let (file, page) = (directory.path().join("study.json"), directory.path().join("study.html"));
-    let list = ["--contender", "off,lfu,window,rudder/periodic:8", "--lookahead", "0,4"];
+    let list = [
+        "--contender",
+        "off,lfu,window,rudder/periodic:8",
+        "--lookahead",
+        "0,4",
+        "--slow",
+        "none",
+        "--minibatches",
+        "64",
+    ];
     let (document, text) = study(&file, &[&list[..], &["--report", page.to_str().unwrap()]].concat());
     let runs = document["runs"].as_array().unwrap();
     // Scenarios, seeds, lookaheads, contenders.
@@ -132,7 +139,7 @@ fn a_recorded_job_is_studied_alone() {
     assert!(train.status.success(), "{}", said(&train));
     let (document, _) = study(
         &directory.path().join("study.json"),
-        &[prefix, "--traces-only", "--contender", "off,lfu", "--lookahead", "0"],
+        &[prefix, "--traces-only", "--contender", "off,lfu", "--lookahead", "0", "--slow", "none"],
     );
     let runs = document["runs"].as_array().unwrap();
     assert_eq!(runs.len(), 2);

@@ -22,6 +22,7 @@ const TABLE: &[OfTable] = &[
     ("prefetched_rows_total", COUNTER, "Rows fetched ahead", |t| t.stats.pipeline.prefetched_rows),
     ("fill_rows_total", COUNTER, "Rows fetched for the initial fill", |t| t.stats.pipeline.fill_rows),
     ("retried_rows_total", COUNTER, "Rows that were tried again", |t| t.stats.pipeline.retried_rows),
+    ("failovers_total", COUNTER, "Partitions that are asked of another exporter", |t| t.stats.pipeline.failovers),
     ("local_rows_total", COUNTER, "Rows on this rank or mapped from its host", |t| t.stats.pipeline.local_rows),
     ("neighbour_hits_total", COUNTER, "Hits in another rank's slots", |t| t.stats.pipeline.neighbour_hits),
     ("neighbour_losses_total", COUNTER, "Of these, rows gone before the copy", |t| t.stats.pipeline.neighbour_losses),
