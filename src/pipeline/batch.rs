@@ -138,9 +138,10 @@ impl Batches {
         &self.batches[at as usize]
     }
 
-    /// The state of a batch, and when it was posted last; `None` where there is none of that number.
-    pub fn state_of(&self, at: u32) -> Option<(BatchState, Duration)> {
-        self.batches.get(at as usize).map(|batch| (batch.state, batch.posted_at))
+    /// Whom a batch is posted to, and since when; `None` where it is not, or there is none of that number.
+    pub fn posted_to(&self, at: u32) -> Option<(Rank, Duration)> {
+        let posted = self.batches.get(at as usize).filter(|batch| batch.state == BatchState::Posted);
+        posted.map(|batch| (batch.peer, batch.posted_at))
     }
 
     pub fn get_mut(&mut self, at: u32) -> &mut Batch {

@@ -1,7 +1,6 @@
 //! What a request waits for, by owner: for people who look for the rank that holds their job up.
 
-use super::batch::BatchState;
-use super::{Pipeline, RequestId, Source};
+use super::{Pipeline, RequestId};
 use crate::id::{PartitionId, Rank, TableId};
 use std::fmt;
 use std::time::Duration;
@@ -15,7 +14,7 @@ pub struct Outstanding {
     pub missing: usize,
     /// Time since it was started.
     pub age: Duration,
-    /// Who owes rows, by partition; nobody where all that is missing is the copying of rows that are here.
+    /// Who owes rows, by partition and peer; nobody where all that is missing is the copying of rows that are here.
     pub debts: Vec<Debt>,
 }
 
@@ -42,21 +41,22 @@ impl Pipeline {
         let request = self.requests.get(id)?;
         let mut debts: Vec<Debt> = Vec::new();
         for (flight, rows) in self.flights.awaited(id) {
-            let lane = &self.lanes[flight.table as usize];
-            let (table, partition) = (lane.table.id, PartitionId(flight.owner));
-            let Source::Remote(region) = lane.table.sources[partition.index()] else { continue };
-            let known = debts.iter().position(|debt| (debt.table, debt.partition) == (table, partition));
-            let at = known.unwrap_or_else(|| {
-                debts.push(Debt { table, partition, peer: region.peer, rows: 0, queued: 0, oldest: None });
+            let at = flight.table as usize;
+            let (table, partition) = (self.lanes[at].table.id, PartitionId(flight.owner));
+            let posted = self.batches.posted_to(flight.batch);
+            // The peer that has the rows by now may be another than the one that was asked.
+            let peer = posted.map_or_else(|| self.region(at, flight.owner).peer, |(peer, _)| peer);
+            let of = (table, partition, peer);
+            let known = debts.iter().position(|debt| (debt.table, debt.partition, debt.peer) == of);
+            let known = known.unwrap_or_else(|| {
+                debts.push(Debt { table, partition, peer, rows: 0, queued: 0, oldest: None });
                 debts.len() - 1
             });
-            let debt = &mut debts[at];
+            let debt = &mut debts[known];
             debt.rows += rows;
-            match self.batches.state_of(flight.batch) {
-                Some((BatchState::Posted, posted_at)) => {
-                    debt.oldest = debt.oldest.max(Some(now.saturating_sub(posted_at)));
-                }
-                _ => debt.queued += rows,
+            match posted {
+                Some((_, since)) => debt.oldest = debt.oldest.max(Some(now.saturating_sub(since))),
+                None => debt.queued += rows,
             }
         }
         debts.sort_unstable_by_key(|debt| std::cmp::Reverse(debt.rows));

@@ -238,6 +238,27 @@ fn a_peer_that_is_given_up_for_its_silence_is_as_good_as_gone() {
     assert_eq!(pipeline.stats(0).failovers, 1);
 }
 
+#[test]
+fn a_deadline_names_the_peer_that_was_asked_though_another_has_the_rows_by_now() {
+    let (first, next) = (Rank(1), Rank(3));
+    let mut pipeline = exported_by(&[first, next]);
+    let mut plan = pipeline.plan();
+    let (given_up, late) = (limits().transfer_timeout, 2 * limits().transfer_timeout);
+    let options = StartOptions { ticket: None, observed: true, timeout: late, direct: true };
+    let id = pipeline.start(NOW, 0, &[NodeId(LOCAL)], options, &mut plan, &mut |_, _| Decision::default()).unwrap();
+    pipeline.handle_plan_done(&plan);
+    let transmit = pipeline.poll_transmit(NOW).expect("a row to get");
+    pipeline.handle_posted(NOW, transmit, 1);
+    let mut aborts = Vec::new();
+    pipeline.handle_timeout(NOW + given_up, &mut aborts);
+    assert_eq!((&aborts[..], pipeline.stats(0).failovers), (&[first][..], 1));
+    // The transport has not said yet that the row will not come.
+    pipeline.handle_timeout(NOW + late, &mut aborts);
+    pipeline.handle_lost(first, true);
+    let (result, _) = pipeline.collect(id);
+    assert!(matches!(&result, Err(Error::Deadline { peer, .. }) if *peer == first), "{result:?}");
+}
+
 proptest! {
     /// Peers that die one by one, or all at once, between gathers.
     #[test]
