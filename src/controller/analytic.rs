@@ -25,7 +25,7 @@ pub struct Analytic {
     minibatches: u32,
     /// By partition, since the last decision.
     sent: Vec<OwnerShare>,
-    /// By partition: how much more than 1 its wants count, before all are brought to 1 on average.
+    /// By partition: what its wants count, 1 at least, before all are brought to 1 on average.
     weights: Vec<f64>,
 }
 
@@ -142,6 +142,16 @@ mod tests {
             None,
             "nor one that takes long for a row, and is rarely asked"
         );
+    }
+
+    #[test]
+    fn an_owner_is_suspected_later_than_it_is_let_go() {
+        let mut controller = Analytic::new();
+        let behind = [(10, 6), (10, 6), (10, 12)];
+        assert_eq!(decide(&mut controller, &behind), None, "one and a half times the mean");
+        let raised = decide(&mut controller, &[(10, 6), (10, 6), (10, 36)]).unwrap();
+        let further = decide(&mut controller, &behind).unwrap();
+        assert!(further[2] / further[0] > raised[2] / raised[0], "it is not let go yet: {further:?}");
     }
 
     #[test]
