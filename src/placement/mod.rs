@@ -13,6 +13,7 @@ mod bind;
 mod hwloc;
 mod sysfs;
 
+pub use bind::allowed_cpus;
 pub(crate) use bind::{Placement, Site};
 
 use crate::error::{Error, Result};

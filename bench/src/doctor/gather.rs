@@ -4,7 +4,7 @@ use super::facts::{Adapter, Carrier, Facts, HugePages, ModelFile, Settings};
 use super::{DoctorArgs, program};
 use rudder::bootstrap;
 use rudder::controller::llm::{check_model_file, default_model_path};
-use rudder::placement::Topology;
+use rudder::placement::{Topology, allowed_cpus};
 use rudder::transport::{self, TransportConfig};
 use rudder::{Config, Rank};
 use serde::Deserialize;
@@ -29,7 +29,7 @@ pub fn facts(args: &DoctorArgs) -> Facts {
         pin_limit: rudder::memory::pin_limit(),
         huge: huge_pages(),
         dev_shm: dev_shm(),
-        cpus: cpus(),
+        cpus: allowed_cpus(),
         cpu_quota: cpu_quota(),
         mpiexec: mpiexec(),
         model: model(),
@@ -111,11 +111,6 @@ fn huge_pages() -> HugePages {
 fn dev_shm() -> Option<(u64, u64)> {
     let stat = rustix::fs::statvfs("/dev/shm").ok()?;
     Some((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
-}
-
-fn cpus() -> Vec<u32> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).map(|cpu| cpu as u32).collect()
 }
 
 /// Of version 2 control groups, that of this process's namespace: `200000 100000` is two processors, `max` is no limit.
