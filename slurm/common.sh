@@ -66,25 +66,21 @@ interrupted() {
     exit "$2"
 }
 
-# step NODES RANKS_PER_NODE ARGUMENT...: the rudder command as so many ranks on each of so many nodes, each listening on its own node's address.
-step() {
-    local nodes=$1 each=$2
-    shift 2
-    # In the background, because bash looks at signals only between commands, and while it waits.
-    # shellcheck disable=SC2086  # a list of options
-    srun --nodes="$nodes" --ntasks=$((nodes * each)) --ntasks-per-node="$each" --kill-on-bad-exit=1 ${SRUN_OPTIONS:-} \
-        "$RUDDER_SLURM/rank" "$RUDDER" "$@" &
+# run COMMAND...: in the background, because bash looks at signals only between commands, and while it waits.
+run() {
+    "$@" &
     running=$!
     wait "$running"
     running=
 }
 
-# alone ARGUMENT...: the rudder command by itself, on the job's first node.
-alone() {
-    "$RUDDER" "$@" &
-    running=$!
-    wait "$running"
-    running=
+# step NODES RANKS_PER_NODE ARGUMENT...: the rudder command as so many ranks on each of so many nodes, each listening on its own node's address.
+step() {
+    local nodes=$1 each=$2
+    shift 2
+    # shellcheck disable=SC2086  # a list of options
+    run srun --nodes="$nodes" --ntasks=$((nodes * each)) --ntasks-per-node="$each" --kill-on-bad-exit=1 ${SRUN_OPTIONS:-} \
+        "$RUDDER_SLURM/rank" "$RUDDER" "$@"
 }
 
 # train NODES NAME [OPTION...]: the training that the variables say, on so many nodes: NAME.json and NAME.html.
