@@ -2,12 +2,12 @@
 //!
 //! METIS gets two constraints a node, its presence and its being trained on, so that partitions are alike in memory and in steps.
 
-use crate::graph::{Graph, Split, Topology, mix_all};
+use crate::graph::{Graph, Split, Topology, mix_all, nodes_of};
 use anyhow::{Context, Result, ensure};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_xoshiro::Xoshiro256PlusPlus;
-use rudder::{PartitionBook, PartitionId};
+use rudder::{NodeId, PartitionBook, PartitionId};
 use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, PoisonError};
 
@@ -44,6 +44,13 @@ pub struct Partitioned {
     pub edge_cut: u64,
     /// How it was done.
     pub partitioner: Partitioner,
+}
+
+impl Partitioned {
+    /// A partition's nodes of a split, ascending.
+    pub fn nodes(&self, partition: PartitionId, split: Split) -> Vec<NodeId> {
+        nodes_of(&self.book, &self.graph.splits, partition, split)
+    }
 }
 
 /// Cut the graph into `partitions`.

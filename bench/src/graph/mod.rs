@@ -20,6 +20,7 @@ pub use prepared::Prepared;
 pub use spec::GraphSpec;
 
 use anyhow::{Result, ensure};
+use rudder::{NodeId, PartitionBook, PartitionId};
 
 /// Most classes of a graph: labels are 16 bits.
 pub const CLASSES_MAX: usize = 1 << 16;
@@ -215,6 +216,11 @@ impl Graph {
     pub fn is_in(&self, node: u32, split: Split) -> bool {
         self.splits[node as usize] == split as u8
     }
+}
+
+/// A partition's nodes of a split, ascending; `splits` has the byte of each node's [`Split`].
+pub fn nodes_of(book: &PartitionBook, splits: &[u8], partition: PartitionId, split: Split) -> Vec<NodeId> {
+    book.range(partition).filter(|&node| splits[node as usize] == split as u8).map(NodeId).collect()
 }
 
 #[cfg(test)]

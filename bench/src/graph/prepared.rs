@@ -10,7 +10,7 @@
 //! leave a `checksum` out, and only lengths are verified then. The files must not change while they are mapped.
 
 use super::hash::checksum;
-use super::{Array, CLASSES_MAX, Features, Graph, Split, Topology};
+use super::{Array, CLASSES_MAX, Features, Graph, Split, Topology, nodes_of};
 use crate::partition::{Partitioned, Partitioner};
 use anyhow::{Context, Result, ensure};
 use bytemuck::Pod;
@@ -243,7 +243,7 @@ impl Prepared {
     /// # Panics
     /// When there is no such partition.
     pub fn nodes(&self, partition: PartitionId, split: Split) -> Vec<NodeId> {
-        self.book.range(partition).filter(|&node| self.splits[node as usize] == split as u8).map(NodeId).collect()
+        nodes_of(&self.book, &self.splits, partition, split)
     }
 
     /// The graph, under the ids of this directory, to be partitioned anew.

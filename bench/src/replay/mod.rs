@@ -9,7 +9,6 @@ mod rows;
 mod traces;
 mod world;
 
-pub use belady::NextUses;
 pub use case::{Buffer, Case, settled};
 pub use links::SlowRank;
 pub use traces::{Job, RankTrace};
@@ -20,6 +19,7 @@ use crate::progress::{Event, Progress, Stage};
 use crate::record::Machine;
 use crate::report::write;
 use anyhow::{Context, Result};
+use belady::NextUses;
 use case::Cases;
 use clap::Args;
 use document::{Document, FORMAT, Recorded, Row, Settings};
@@ -92,18 +92,10 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
 fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> {
     let began = Instant::now();
     let threads = args.run.threads();
-    let buffers: Vec<(usize, Buffer)> =
-        (0..jobs.len()).flat_map(|job| args.buffer.iter().map(move |&buffer| (job, buffer))).collect();
-    let uses = parallel("next uses", threads, jobs, |job| {
-        Ok(job.ranks.iter().map(|trace| NextUses::of(trace, job.steps)).collect::<Vec<_>>())
-    })?;
-    let bounds = parallel("Belady's bound", threads, &buffers, |&(job, buffer)| {
-        let rows = |(trace, uses): (_, &NextUses)| Ok(uses.rows(buffer.slots(trace)?));
-        jobs[job].ranks.iter().zip(&uses[job]).map(rows).sum::<Result<u64>>()
-    })?;
+    let bounds = fewest_rows(threads, jobs, &args.buffer)?;
     let bound = |job: usize, buffer: Buffer| {
-        let at = buffers.iter().position(|known| *known == (job, buffer));
-        at.map_or(0, |at| bounds[at])
+        let at = args.buffer.iter().position(|known| *known == buffer);
+        at.map_or(0, |at| bounds[job][at])
     };
     let replays: Vec<(usize, &Case)> =
         (0..jobs.len()).flat_map(|job| cases.cases.iter().map(move |case| (job, case))).collect();
@@ -138,6 +130,23 @@ fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> 
         replay_s,
         wall_s: began.elapsed().as_secs_f64(),
     })
+}
+
+/// By job and buffer, the fewest rows that the buffers of a job's ranks can do with.
+///
+/// # Errors
+/// The partitions of a trace do not hold together.
+pub fn fewest_rows(threads: usize, jobs: &[Job], buffers: &[Buffer]) -> Result<Vec<Vec<u64>>> {
+    let uses = parallel("next uses", threads, jobs, |job| {
+        Ok(job.ranks.iter().map(|trace| NextUses::of(trace, job.steps)).collect::<Vec<_>>())
+    })?;
+    let pairs: Vec<(usize, Buffer)> =
+        (0..jobs.len()).flat_map(|job| buffers.iter().map(move |&buffer| (job, buffer))).collect();
+    let bounds = parallel("Belady's bound", threads, &pairs, |&(job, buffer)| {
+        let rows = |(trace, uses): (_, &NextUses)| Ok(uses.rows(buffer.slots(trace)?));
+        jobs[job].ranks.iter().zip(&uses[job]).map(rows).sum::<Result<u64>>()
+    })?;
+    Ok(bounds.chunks(buffers.len().max(1)).map(<[u64]>::to_vec).collect())
 }
 
 /// Replays a job under a case.

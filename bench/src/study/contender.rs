@@ -2,40 +2,26 @@
 
 use crate::replay::settled;
 use anyhow::{Result, ensure};
-use rudder::Config;
-use rudder::controller::JobFacts;
+use rudder::buffer::PolicyConfig;
+use rudder::controller::{ControllerConfig, JobFacts};
 use std::fmt;
 use std::str::FromStr;
 
 /// A policy with a controller, written POLICY or POLICY/CONTROLLER.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contender {
-    /// The policy's name.
-    pub policy: String,
-    /// The controller in words.
-    pub controller: String,
+    policy_words: String,
+    /// The controller as it was written.
+    pub controller_words: String,
+    /// The policy, as the controller needs it.
+    pub policy: PolicyConfig,
+    /// The controller.
+    pub controller: ControllerConfig,
 }
 
 /// All that can compete without asking a language model: the published scoring replaces always, often, now and then, and by chance.
 pub const DEFAULT: &str = "off,degree,presc,lru,sieve,s3fifo,wtinylfu,lfu,window,lfu/analytic,window/analytic,\
     rudder/periodic:1,rudder/periodic:8,rudder/periodic:32,rudder/periodic:128,rudder/random:1:8";
-
-impl Contender {
-    /// Whether something decides while the job runs.
-    pub fn is_steered(&self) -> bool {
-        self.controller != "off"
-    }
-
-    /// Its settings.
-    ///
-    /// # Errors
-    /// There is no such policy or controller, they do not go together, or the controller asks a model.
-    pub fn settle(&self) -> Result<Config> {
-        let config = settled(&self.policy, &self.controller)??;
-        config.controller.build(&JobFacts::default())?;
-        Ok(config)
-    }
-}
 
 impl FromStr for Contender {
     type Err = anyhow::Error;
@@ -43,16 +29,22 @@ impl FromStr for Contender {
     fn from_str(text: &str) -> Result<Self> {
         let (policy, controller) = text.split_once('/').unwrap_or((text, "off"));
         ensure!(!policy.is_empty() && !controller.is_empty(), "contender {text:?}: write POLICY or POLICY/CONTROLLER");
-        let contender = Self { policy: policy.to_owned(), controller: controller.to_owned() };
-        contender.settle()?;
-        Ok(contender)
+        let config = settled(policy, controller)??;
+        // A setting that is out of its bounds shows here, and not in the middle of a study.
+        config.controller.build(&JobFacts::default())?;
+        Ok(Self {
+            policy_words: policy.to_owned(),
+            controller_words: controller.to_owned(),
+            policy: config.policy,
+            controller: config.controller,
+        })
     }
 }
 
 impl fmt::Display for Contender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.policy)?;
-        if self.is_steered() { write!(f, "/{}", self.controller) } else { Ok(()) }
+        f.write_str(&self.policy_words)?;
+        if self.controller == ControllerConfig::Off { Ok(()) } else { write!(f, "/{}", self.controller_words) }
     }
 }
 

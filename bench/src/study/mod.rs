@@ -15,7 +15,7 @@ use crate::cli::{latency, positive};
 use crate::graph::GraphSpec;
 use crate::progress::Progress;
 use crate::record::Machine;
-use crate::replay::{Buffer, Case, Job, NextUses, Outcome, ReplayRun, SlowRank, outcome, parallel};
+use crate::replay::{Buffer, Case, Job, Outcome, ReplayRun, SlowRank, fewest_rows, outcome, parallel};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use contender::Contender;
@@ -168,17 +168,14 @@ impl Configured {
 /// Replays a job under every contender, buffer and lookahead.
 fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<Run>> {
     let threads = args.run.threads();
-    let fewest = parallel(&format!("{}: Belady", configured.scenario), threads, &args.buffer, |buffer| {
-        let rows = |trace| Ok(NextUses::of(trace, job.steps).rows(buffer.slots(trace)?));
-        job.ranks.iter().map(rows).sum::<Result<u64>>()
-    })?;
+    let fewest = fewest_rows(threads, std::slice::from_ref(job), &args.buffer)?.remove(0);
     let mut cases = Vec::new();
     for &Slow(slow) in &args.slow {
         slow.map(|slow| slow.check(job.ranks.len())).transpose()?;
         for (&buffer, &fewest) in args.buffer.iter().zip(&fewest) {
             for &lookahead in &args.lookahead {
                 for contender in &args.contender {
-                    cases.push((case(args, contender, buffer, lookahead, slow)?, contender, fewest));
+                    cases.push((case(args, contender, buffer, lookahead, slow), contender, fewest));
                 }
             }
         }
@@ -211,23 +208,16 @@ fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<R
     Ok(cases.iter().zip(&outcomes).map(run).collect())
 }
 
-fn case(
-    args: &StudyArgs,
-    contender: &Contender,
-    buffer: Buffer,
-    lookahead: u32,
-    slow: Option<SlowRank>,
-) -> Result<Case> {
-    let config = contender.settle()?;
-    Ok(Case {
-        policy: config.policy,
-        controller_words: contender.controller.clone(),
-        controller: config.controller,
+fn case(args: &StudyArgs, contender: &Contender, buffer: Buffer, lookahead: u32, slow: Option<SlowRank>) -> Case {
+    Case {
+        policy: contender.policy.clone(),
+        controller_words: contender.controller_words.clone(),
+        controller: contender.controller.clone(),
         buffer,
         lookahead: lookahead as usize,
         link: args.link,
         slow,
         egress: true,
         decision_latency: args.run.decision_latency(),
-    })
+    }
 }

@@ -114,30 +114,37 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     if count == 0 { 0.0 } else { sum / f64::from(count) }
 }
 
-/// The replays of one configuration: by contender, by job.
+/// A configuration's graph, what changes in it, its buffer and its slow rank.
+type Key<'a> = (&'a str, &'a str, &'a str, Option<&'a str>);
+
+/// The replays of one configuration.
 struct Cell<'a> {
-    key: (&'a str, &'a str, &'a str, Option<&'a str>),
+    key: Key<'a>,
+    /// By contender, by job.
     runs: Vec<Vec<&'a Run>>,
+    /// The contender with the least mean stall.
+    best: usize,
 }
 
 impl<'a> Cell<'a> {
+    fn new(key: Key<'a>, runs: Vec<Vec<&'a Run>>) -> Self {
+        let mut cell = Self { key, runs, best: 0 };
+        cell.best = least(&cell.means(|run| run.stall_s));
+        cell
+    }
+
     /// By contender, the mean of a figure over the jobs.
     fn means(&self, figure: impl Fn(&Run) -> f64) -> Vec<f64> {
         self.runs.iter().map(|runs| mean(runs.iter().map(|run| figure(run)))).collect()
     }
 
-    fn best(&self) -> usize {
-        least(&self.means(|run| run.stall_s))
-    }
-
     fn is_idle(&self) -> bool {
-        let best = self.best();
-        self.means(|run| run.stall_s)[best] < IDLE * self.means(|run| run.time_s)[best]
+        self.means(|run| run.stall_s)[self.best] < IDLE * self.means(|run| run.time_s)[self.best]
     }
 
     /// By job, the logarithm of a contender's stall over the best one's.
     fn logarithms(&self, contender: usize) -> Vec<f64> {
-        let pairs = self.runs[contender].iter().zip(&self.runs[self.best()]);
+        let pairs = self.runs[contender].iter().zip(&self.runs[self.best]);
         pairs.map(|(run, best)| ratio(run.stall_s, best.stall_s).ln()).collect()
     }
 
@@ -148,7 +155,7 @@ impl<'a> Cell<'a> {
     }
 
     fn configuration(&self, contenders: &[String]) -> Configuration {
-        let best = self.best();
+        let best = self.best;
         let stalls = self.means(|run| run.stall_s);
         let others = (0..contenders.len()).filter(|&contender| contender != best);
         let as_good = others.filter(|&contender| {
@@ -194,7 +201,7 @@ impl Standings {
             cell[contender].push(run);
         }
         let of = |(lookahead, cells): (usize, BTreeMap<_, _>)| {
-            let cells: Vec<Cell> = cells.into_iter().map(|(key, runs)| Cell { key, runs }).collect();
+            let cells: Vec<Cell> = cells.into_iter().map(|(key, runs)| Cell::new(key, runs)).collect();
             Lookahead::of(lookahead, &cells, contenders)
         };
         Self { lookaheads: cells.into_iter().map(of).collect() }
@@ -235,7 +242,7 @@ impl Standing {
             stall: Estimate::of_logarithms(&by_seed(contender, cells)),
             worst: worst.map_or(1.0, |cell| mean(cell.logarithms(contender).into_iter()).exp()),
             worst_at: worst.map(|cell| cell.name()).unwrap_or_default(),
-            wins: cells.iter().filter(|cell| cell.best() == contender).count(),
+            wins: cells.iter().filter(|cell| cell.best == contender).count(),
             start: over_least(contender, cells, |run| Some(run.stall_start_s)).unwrap_or(1.0),
             change: over_least(contender, cells, |run| run.stall_change_s),
             x_belady: mean(runs().map(|run| (run.rows_fetched as f64 / run.fewest_rows.max(1) as f64).ln())).exp(),
@@ -289,18 +296,17 @@ fn sentences(standings: &Lookahead) -> Vec<String> {
         single.worst_at,
         headroom * 100.0
     )];
-    let learns = |standing: &Standing| (standing.start, standing.change);
     let quickest = |of: fn(&Standing) -> Option<f64>| {
         let known = standings.contenders.iter().filter_map(|standing| of(standing).map(|ratio| (ratio, standing)));
         known.min_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, standing)| standing)
     };
     if let Some(first) = quickest(|standing| Some(standing.start)) {
-        let (start, change) = learns(single);
+        let Standing { start, change, .. } = single;
         let mut sentence = format!(
             "{ahead}, {} stalls least in the first 32 minibatches ({:.2} x each configuration's least; {} {start:.2})",
             first.contender, first.start, single.contender
         );
-        if let (Some(first), Some(change)) = (quickest(|standing| standing.change), change) {
+        if let (Some(first), Some(change)) = (quickest(|standing| standing.change), *change) {
             let own = first.change.unwrap_or(1.0);
             sentence += &format!(
                 " and {} in the 32 after a change ({own:.2}; {} {change:.2})",

@@ -77,6 +77,8 @@ pub struct Workload<'a> {
     name: String,
     seed: u64,
     cut: Partitioned,
+    /// By rank.
+    training: Vec<Vec<NodeId>>,
 }
 
 impl<'a> Workload<'a> {
@@ -86,7 +88,8 @@ impl<'a> Workload<'a> {
     /// The graph cannot be made or cut.
     pub fn new(args: &'a StudyArgs, spec: &GraphSpec, seed: u64) -> Result<Self> {
         let cut = partition(&spec.load(seed)?, args.ranks, Partitioner::Metis, seed)?;
-        Ok(Self { args, name: spec.to_string(), seed, cut })
+        let training = (0..args.ranks).map(|rank| cut.nodes(PartitionId(rank), Split::Train)).collect();
+        Ok(Self { args, name: spec.to_string(), seed, cut, training })
     }
 
     /// Samples a job.
@@ -98,16 +101,11 @@ impl<'a> Workload<'a> {
         Job::of(&format!("{}, {scenario}, seed {}", self.name, self.seed), ranks)
     }
 
-    fn training_nodes(&self, rank: Rank) -> Vec<NodeId> {
-        let own = self.cut.book.range(PartitionId(rank.0));
-        own.filter(|&node| self.cut.graph.is_in(node as u32, Split::Train)).map(NodeId).collect()
-    }
-
     fn rank(&self, scenario: Scenario, rank: Rank) -> Result<RankTrace> {
         let args = self.args;
         let mut trace = RankTrace::new(self.header(rank)?)?;
         let fanouts = scenario.fanouts(&args.fanout);
-        let own = self.training_nodes(rank);
+        let own = &self.training[rank.index()];
         let half = args.minibatches / 2;
         let mut sampled =
             Sampled { minibatch: Minibatch::default(), seeds: Vec::new(), remote: trace::Minibatch::default() };
@@ -121,9 +119,9 @@ impl<'a> Workload<'a> {
         };
         let lengths = [half, args.minibatches - half];
         for (phase, ((nodes, fanout), minibatches)) in
-            scenario.nodes(&own).into_iter().zip(&fanouts).zip(lengths).enumerate()
+            scenario.nodes(own).into_iter().zip(&fanouts).zip(lengths).enumerate()
         {
-            let most = (0..args.ranks).map(|rank| scenario.nodes(&self.training_nodes(Rank(rank)))[phase].len());
+            let most = self.training.iter().map(|nodes| scenario.nodes(nodes)[phase].len());
             let steps = steps_per_epoch(most, args.batch);
             let order = EpochOrder::new(nodes.to_vec(), args.batch, steps, self.seed, rank)?;
             let sampler = Sampler::new(self.cut.graph.topology.clone(), fanout, self.seed, rank)?;
