@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 rudder := $(CARGO_TARGET_DIR)/release/rudder
-scripts := .ci/run slurm/submit slurm/rank $(wildcard tools/*.sh tests/vm/*.sh tests/slurm/*.sh slurm/*.sbatch slurm/*.sh)
+scripts := .ci/run slurm/submit slurm/rank slurm/address slurm/dgl_process slurm/paper/submit $(wildcard tools/*.sh tests/vm/*.sh tests/slurm/*.sh slurm/*.sbatch slurm/*.sh)
 # Transports whose libraries are loaded at run time. That over libfabric is built where its headers are.
 fabric := $(shell echo '\#include <rdma/fabric.h>' | cc -E - >/dev/null 2>&1 && echo ,rudder/fabric)
 transports := rudder/verbs$(fabric)
@@ -81,8 +81,9 @@ test-mpi: ## Check the MPI transport with MPICH and with Open MPI, 2 to 4 ranks 
 	tools/mpi.sh mpich openmpi
 
 .PHONY: test-slurm
-test-slurm: ## Submit the job templates to a real Slurm of four virtual nodes; `tools/setup.sh slurm` installs it
+test-slurm: ## Submit the job templates to a real Slurm of four virtual nodes, as root; `tools/setup.sh slurm` and `dgl` install what it takes
 	@tools/setup.sh --check slurm
+	@tools/setup.sh --check dgl
 	tools/test-slurm.sh
 
 .PHONY: test-dgl

@@ -54,24 +54,46 @@ record() {
     env | grep -E '^(SLURM|RUDDER|FI_|MPICH_|OMPI_|UCX_|LOADEDMODULES|[A-Z_]*RANKS)' | sort
 }
 
-# interrupted SIGNAL STATUS: ends the step that runs, which has the ranks end, and leaves nothing behind but what was measured.
+# interrupted SIGNAL STATUS: ends the steps that run, which have their ranks end, and leaves nothing behind but what was measured.
 interrupted() {
     say "ends on SIG$1"
     trap - TERM INT
-    if [[ -n ${running:-} ]]; then
-        kill -TERM "$running" 2>/dev/null || true
-        wait "$running" 2>/dev/null || true
-    fi
+    stop
     rm -rf meeting meeting.partial rudder-graph-*
     exit "$2"
 }
 
-# run COMMAND...: in the background, because bash looks at signals only between commands, and while it waits.
-run() {
+running=()
+
+# start COMMAND...: in the background, because bash looks at signals only between commands, and while it waits.
+start() {
     "$@" &
-    running=$!
-    wait "$running"
-    running=
+    running+=($!)
+}
+
+# ended: waits until all that was started has ended. Where one fails it stops the others, and returns a failure.
+ended() {
+    local left
+    for ((left = ${#running[@]}; left > 0; --left)); do
+        wait -n || {
+            stop
+            return 1
+        }
+    done
+    running=()
+}
+
+# stop: has all that was started end.
+stop() {
+    [[ ${#running[@]} == 0 ]] || kill -TERM "${running[@]}" 2>/dev/null || true
+    wait
+    running=()
+}
+
+# run COMMAND...: to its end.
+run() {
+    start "$@"
+    ended
 }
 
 # step NODES RANKS_PER_NODE ARGUMENT...: the rudder command as so many ranks on each of so many nodes, each listening on its own node's address.

@@ -1,26 +1,41 @@
 #!/usr/bin/env bash
-# A private Slurm of virtual nodes on this machine, for tests: real daemons, with keys, sockets and ports of their own.
+# A private Slurm of virtual nodes on this machine, for tests: real daemons, with keys, sockets and a network of their own.
 #
-#   tests/slurm/cluster.sh up FOLDER NODES     starts it; then export SLURM_CONF=FOLDER/slurm.conf
-#   tests/slurm/cluster.sh down FOLDER         ends its jobs and its daemons
+#   tests/slurm/cluster.sh NODES COMMAND [ARGUMENT]...
 #
-#   PORT_BASE   the controller's port; those after it are the nodes' (17000)
+# starts it, runs the command with SLURM_CONF set, and ends it with all that runs on it; the status is the command's. The nodes n1, n2, …
+# are namespaces, joined by a bridge: each has a host name, a network card and a /dev/shm of its own, so that nothing that works only within
+# one machine works between them. Nothing of the host's network is touched. It needs root.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
-# Longest wait for a daemon, in tenths of a second.
-wait_limit=200
+network=10.78.0
+controller=$network.254
+port=17000
+shm_bytes=2g
+# Longest wait for the nodes, in tenths of a second.
+wait_limit=300
 
 say() { echo "cluster: $*" >&2; }
 
+# enter ARGUMENT...: this script again, in namespaces of its own, where all processes are killed when it ends.
+enter() {
+    # In a user namespace slurmd could not take the groups of who runs a job.
+    [[ $(id -u) == 0 ]] || {
+        say "virtual nodes are namespaces with daemons of root's: run this as root"
+        exit 1
+    }
+    RUDDER_CLUSTER_ENTERED=1 exec unshare --net --mount --pid --fork --kill-child --mount-proc "$0" "$@"
+}
+
 write_config() {
-    local folder=$1 nodes=$2 base=${PORT_BASE:-17000} host user node
-    host=$(hostname -s)
+    local user node
     user=$(id -un)
     cat <<CONF
 ClusterName=rudder
-SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=$base
+SlurmctldHost=controller($controller)
+SlurmctldPort=$port
+SlurmdPort=$((port + 1))
 SlurmUser=$user
 SlurmdUser=$user
 AuthType=auth/munge
@@ -53,28 +68,64 @@ MinJobAge=300
 SlurmdParameters=config_overrides
 CONF
     for ((node = 1; node <= nodes; ++node)); do
-        echo "NodeName=n$node NodeHostname=$host NodeAddr=127.0.0.1 Port=$((base + node)) CPUs=2 RealMemory=4000 State=UNKNOWN"
+        echo "NodeName=n$node NodeHostname=n$node NodeAddr=$network.$node CPUs=2 RealMemory=4000 State=UNKNOWN"
         mkdir -p "$folder/run/spool.n$node" "$folder/run/tmp.n$node"
     done
     echo "PartitionName=test Nodes=ALL Default=YES MaxTime=60 State=UP OverSubscribe=NO"
 }
 
-up() {
-    local folder=$1 nodes=$2 node tries
+# What each of them finds the others by.
+write_hosts() {
+    local node
+    echo "127.0.0.1 localhost"
+    echo "$controller controller"
+    for ((node = 1; node <= nodes; ++node)); do
+        echo "$network.$node n$node"
+    done
+}
+
+make_network() {
+    # Names of network namespaces are files, which nobody else is to see.
+    mkdir -p /run/netns
+    mount -t tmpfs tmpfs /run/netns
+    mount --bind "$folder/hosts" /etc/hosts
+    ip link set lo up
+    ip link add switch type bridge
+    ip address add "$controller/24" dev switch
+    ip link set switch up
+}
+
+# start_node NUMBER: its namespaces, and its daemon in them.
+start_node() {
+    local name=n$1
+    ip netns add "$name"
+    ip link add "port$1" type veth peer name eth0 netns "$name"
+    ip link set "port$1" master switch up
+    ip -netns "$name" link set lo up
+    ip -netns "$name" address add "$network.$1/24" dev eth0
+    ip -netns "$name" link set eth0 up
+    # shellcheck disable=SC2016  # the inner shell's own arguments
+    ip netns exec "$name" unshare --mount --uts sh -c \
+        'mount -t tmpfs -o size="$2" tmpfs /dev/shm && hostname "$1" && exec slurmd -N "$1"' sh "$name" "$shm_bytes"
+}
+
+start() {
+    local node tries
     mkdir -p "$folder"/{state,log,run}
-    folder=$(realpath "$folder")
     chmod 755 "$folder" "$folder"/{state,log,run}
     head -c 128 /dev/urandom >"$folder/munge.key"
     chmod 400 "$folder/munge.key"
     munged --key-file="$folder/munge.key" --socket="$folder/run/munge.sock" --pid-file="$folder/run/munged.pid" \
         --log-file="$folder/log/munged.log" --seed-file="$folder/run/munge.seed" --num-threads=2 --force 2>>"$folder/log/munged.log"
-    write_config "$folder" "$nodes" >"$folder/slurm.conf"
+    write_config >"$folder/slurm.conf"
+    write_hosts >"$folder/hosts"
     # It keeps Slurm from looking for control groups of its own.
     echo "CgroupPlugin=cgroup/v1" >"$folder/cgroup.conf"
     export SLURM_CONF=$folder/slurm.conf
-    slurmctld -c
+    make_network
+    unshare --uts sh -c 'hostname controller && exec slurmctld -c'
     for ((node = 1; node <= nodes; ++node)); do
-        slurmd -N "n$node"
+        start_node "$node"
     done
     for ((tries = 0; tries < wait_limit; ++tries)); do
         [[ $(sinfo --noheader --Node --states=idle --format=%N 2>/dev/null | sort --unique | wc -l) == "$nodes" ]] && return
@@ -85,29 +136,15 @@ up() {
     return 1
 }
 
-down() {
-    local folder pid_file pid tries
-    folder=$(realpath "$1")
-    export SLURM_CONF=$folder/slurm.conf
-    scancel --user="$(id -un)" 2>/dev/null || true
-    for pid_file in "$folder"/run/slurmd.*.pid "$folder/run/slurmctld.pid" "$folder/run/munged.pid"; do
-        [[ -s $pid_file ]] || continue
-        pid=$(<"$pid_file")
-        kill "$pid" 2>/dev/null || continue
-        for ((tries = 0; tries < wait_limit; ++tries)); do
-            kill -0 "$pid" 2>/dev/null || continue 2
-            sleep 0.1
-        done
-        say "process $pid does not end, and is killed"
-        kill -KILL "$pid" || true
-    done
-}
-
-case ${1:-} in
-    up) up "$2" "$3" ;;
-    down) down "$2" ;;
-    *)
-        say "up FOLDER NODES, or down FOLDER"
-        exit 2
-        ;;
-esac
+if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]?$ ]]; then
+    say "cluster.sh NODES COMMAND [ARGUMENT]..."
+    exit 2
+fi
+[[ -n ${RUDDER_CLUSTER_ENTERED:-} ]] || enter "$@"
+unset RUDDER_CLUSTER_ENTERED
+nodes=$1
+shift
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+start
+"$@"
