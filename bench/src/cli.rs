@@ -4,6 +4,7 @@ use crate::doctor::DoctorArgs;
 use crate::get::GetArgs;
 use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
+use crate::project::ProjectArgs;
 use crate::replay::{Buffer, ReplayRun, SlowRank};
 use crate::setup::{Controls, HitRateShown, SetUp, Start};
 use crate::study::StudyArgs;
@@ -41,6 +42,8 @@ pub enum Command {
     Replay(Box<ReplayArgs>),
     /// Compare policies and controllers on many jobs, in virtual time, and say who wins where
     Study(Box<StudyArgs>),
+    /// Tell what a job would take at other numbers of ranks, and what holds it back there: a simulation, and a model through it
+    Project(Box<ProjectArgs>),
     /// One rank of `train`; started by it, reads its orders from standard input
     #[command(hide = true)]
     Rank,

@@ -9,6 +9,7 @@ mod meeting;
 mod model;
 mod partition;
 mod progress;
+mod project;
 mod record;
 mod replay;
 mod report;
@@ -18,6 +19,7 @@ mod study;
 mod timeline;
 mod trace;
 mod train;
+mod workload;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Study(args) => study::run(&args),
+        Command::Project(args) => project::run(&args),
         Command::Rank => train::rank::run_from_stdin(),
     };
     match done {

@@ -11,7 +11,7 @@ mod world;
 
 pub use case::{Buffer, Case, settled};
 pub use links::SlowRank;
-pub use traces::{Job, RankTrace};
+pub use traces::{Job, RankTrace, Work};
 pub use world::Outcome;
 
 use crate::cli::{ReplayArgs, latency};

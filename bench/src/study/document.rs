@@ -60,12 +60,12 @@ impl Settings {
     pub fn of(args: &StudyArgs) -> Self {
         Self {
             ranks: args.ranks,
-            batch: args.batch,
-            fanout: args.fanout.clone(),
-            minibatches: args.minibatches,
-            row_bytes: args.row_bytes,
-            sample_s: args.sample,
-            compute_s: args.compute,
+            batch: args.sampling.batch,
+            fanout: args.sampling.fanout.clone(),
+            minibatches: args.sampling.minibatches,
+            row_bytes: args.sampling.row_bytes,
+            sample_s: args.sampling.sample,
+            compute_s: args.sampling.compute,
             link: args.link.to_string(),
             decision_latency_s: args.run.decision_latency().as_secs_f64(),
         }

@@ -9,23 +9,21 @@ mod document;
 mod replayed;
 mod report;
 mod standing;
-mod workload;
 
-use crate::cli::{latency, positive};
 use crate::graph::GraphSpec;
 use crate::progress::Progress;
 use crate::record::Machine;
 use crate::replay::{Buffer, Case, Job, Outcome, ReplayRun, SlowRank, fewest_rows, outcome, parallel};
+use crate::workload::{Sampling, Scenario, Workload};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use contender::Contender;
+pub use contender::Contender;
 use document::{Document, FORMAT, Settings};
 use replayed::Run;
 use rudder::transport::hook::Link;
 use standing::Standings;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use workload::{Scenario, Workload};
 
 /// Minibatches after the start, or after a change, in which a policy has still to learn.
 const LEARNING: usize = 32;
@@ -60,24 +58,9 @@ pub struct StudyArgs {
     /// Ranks of a sampled job, each with a partition
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1024))]
     pub ranks: u32,
-    /// Seeds a minibatch and rank
-    #[arg(long, value_name = "B", default_value_t = 64, value_parser = positive)]
-    pub batch: usize,
-    /// Neighbours to sample, a layer each, from the output layer down
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "5,10", value_parser = positive)]
-    pub fanout: Vec<usize>,
-    /// Minibatches of a sampled job and rank
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(2 * LEARNING as u64..=1_000_000))]
-    pub minibatches: u64,
-    /// Bytes of a row
-    #[arg(long, value_name = "BYTES", default_value_t = 2408, value_parser = positive)]
-    pub row_bytes: usize,
-    /// Seconds of sampling a minibatch
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.001, value_parser = latency)]
-    pub sample: f64,
-    /// Seconds of computing on a minibatch
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.002, value_parser = latency)]
-    pub compute: f64,
+    /// How jobs are sampled.
+    #[command(flatten)]
+    pub sampling: Sampling,
     /// The links of every rank, to send and to receive: RATE[,LATENCY]
     #[arg(long, value_name = "RATE,LATENCY", default_value = "1gbit,50us")]
     pub link: Link,
@@ -112,7 +95,7 @@ pub fn run(args: &StudyArgs) -> Result<()> {
     let graphs = if args.traces_only { &[] } else { &args.graphs[..] };
     for graph in graphs {
         for seed in 1..=args.seeds {
-            let workload = sampled(graph, seed, || Workload::new(args, graph, seed))?;
+            let workload = sampled(graph, seed, || Workload::new(&args.sampling, graph, args.ranks, seed))?;
             for &scenario in &args.scenario {
                 let job = workload.job(scenario)?;
                 runs.extend(runs_of(args, &job, &Configured::sampled(graph, scenario, seed, &job))?);

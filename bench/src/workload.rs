@@ -1,14 +1,14 @@
-//! Jobs to study, sampled as `rudder train` samples them, but without training: what each rank's minibatches want, and the job that it is.
+//! Jobs to replay, sampled as `rudder train` samples them, but without training: what each rank's minibatches want, and the job that it is.
 //!
 //! What a step costs beside its rows is given, not measured, so that a job is the same on every machine.
 
-use super::StudyArgs;
+use crate::cli::{latency, positive};
 use crate::graph::{GraphSpec, Split};
 use crate::partition::{Partitioned, Partitioner, partition};
 use crate::replay::{Job, RankTrace};
 use crate::sampler::{EpochOrder, Minibatch, Position, Sampler, steps_per_epoch};
 use anyhow::{Result, ensure};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use rudder::controller::JobFacts;
 use rudder::trace::{Header, StepTimes, TraceTable, TrafficLimits};
 use rudder::transport::hook::Link;
@@ -19,6 +19,29 @@ use std::time::Duration;
 
 /// The epochs of a later phase are numbered from here, so that they draw other minibatches than the first.
 const LATER: u64 = 1 << 32;
+
+/// How jobs are sampled.
+#[derive(Args, Clone, Debug)]
+pub struct Sampling {
+    /// Seeds a minibatch and rank
+    #[arg(long, value_name = "B", default_value_t = 64, value_parser = positive)]
+    pub batch: usize,
+    /// Neighbours to sample, a layer each, from the output layer down
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "5,10", value_parser = positive)]
+    pub fanout: Vec<usize>,
+    /// Minibatches of a sampled job and rank
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(64..=1_000_000))]
+    pub minibatches: u64,
+    /// Bytes of a row
+    #[arg(long, value_name = "BYTES", default_value_t = 2408, value_parser = positive)]
+    pub row_bytes: usize,
+    /// Seconds of sampling a minibatch
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.001, value_parser = latency)]
+    pub sample: f64,
+    /// Seconds of computing on a minibatch
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.002, value_parser = latency)]
+    pub compute: f64,
+}
 
 /// What changes in a job while it runs, half-way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
@@ -73,7 +96,7 @@ impl fmt::Display for Scenario {
 
 /// A graph and its partitions, from which jobs are sampled.
 pub struct Workload<'a> {
-    args: &'a StudyArgs,
+    sampling: &'a Sampling,
     name: String,
     seed: u64,
     cut: Partitioned,
@@ -82,14 +105,14 @@ pub struct Workload<'a> {
 }
 
 impl<'a> Workload<'a> {
-    /// Makes the graph of a seed and cuts it.
+    /// Makes the graph of a seed and cuts it for so many ranks.
     ///
     /// # Errors
     /// The graph cannot be made or cut.
-    pub fn new(args: &'a StudyArgs, spec: &GraphSpec, seed: u64) -> Result<Self> {
-        let cut = partition(&spec.load(seed)?, args.ranks, Partitioner::Metis, seed)?;
-        let training = (0..args.ranks).map(|rank| cut.nodes(PartitionId(rank), Split::Train)).collect();
-        Ok(Self { args, name: spec.to_string(), seed, cut, training })
+    pub fn new(sampling: &'a Sampling, spec: &GraphSpec, ranks: u32, seed: u64) -> Result<Self> {
+        let cut = partition(&spec.load(seed)?, ranks, Partitioner::Metis, seed)?;
+        let training = (0..ranks).map(|rank| cut.nodes(PartitionId(rank), Split::Train)).collect();
+        Ok(Self { sampling, name: spec.to_string(), seed, cut, training })
     }
 
     /// Samples a job.
@@ -97,12 +120,46 @@ impl<'a> Workload<'a> {
     /// # Errors
     /// A rank has nothing to train on.
     pub fn job(&self, scenario: Scenario) -> Result<Job> {
-        let ranks = (0..self.args.ranks).map(|rank| self.rank(scenario, Rank(rank))).collect::<Result<Vec<_>>>()?;
+        let ranks = (0..self.ranks()).map(|rank| self.rank(scenario, Rank(rank))).collect::<Result<Vec<_>>>()?;
         Job::of(&format!("{}, {scenario}, seed {}", self.name, self.seed), ranks)
     }
 
+    /// Steps of an epoch: as many as the rank with the most nodes to train on needs.
+    pub fn steps_per_epoch(&self) -> u64 {
+        steps_per_epoch(self.training.iter().map(Vec::len), self.sampling.batch)
+    }
+
+    /// Nodes of the graph, and of them those that are trained on.
+    pub fn nodes(&self) -> (u64, u64) {
+        (self.cut.book.nodes(), self.training.iter().map(|nodes| nodes.len() as u64).sum())
+    }
+
+    /// Input nodes of a minibatch, whoever owns them: the mean over the first ones of rank 0.
+    ///
+    /// # Errors
+    /// The rank has nothing to train on.
+    pub fn inputs(&self) -> Result<f64> {
+        const MINIBATCHES: u64 = 16;
+        let nodes = self.training[0].clone();
+        let mut order = EpochOrder::new(nodes, self.sampling.batch, self.steps_per_epoch(), self.seed, Rank(0))?;
+        let mut sampler = Sampler::new(self.cut.graph.topology.clone(), &self.sampling.fanout, self.seed, Rank(0))?;
+        let (mut seeds, mut minibatch, mut inputs) = (Vec::new(), Minibatch::default(), 0);
+        for index in 0..MINIBATCHES {
+            let position = order.position(index);
+            order.seeds(position, &mut seeds);
+            sampler.sample(position, &seeds, &mut minibatch);
+            inputs += minibatch.input_nodes.len();
+        }
+        Ok(inputs as f64 / MINIBATCHES as f64)
+    }
+
+    /// Ranks, each with a partition.
+    fn ranks(&self) -> u32 {
+        self.cut.book.partitions()
+    }
+
     fn rank(&self, scenario: Scenario, rank: Rank) -> Result<RankTrace> {
-        let args = self.args;
+        let args = self.sampling;
         let mut trace = RankTrace::new(self.header(rank)?)?;
         let fanouts = scenario.fanouts(&args.fanout);
         let own = &self.training[rank.index()];
@@ -133,7 +190,7 @@ impl<'a> Workload<'a> {
     }
 
     fn header(&self, rank: Rank) -> Result<Header> {
-        let Self { args, cut, .. } = self;
+        let Self { sampling, cut, .. } = self;
         let partition = PartitionId(rank.0);
         let halo: Vec<NodeId> = cut.halos[partition.index()].iter().map(|&node| NodeId(node.into())).collect();
         ensure!(!halo.is_empty(), "{rank} of graph {} needs nothing of the others: use fewer ranks", self.name);
@@ -144,12 +201,12 @@ impl<'a> Workload<'a> {
             halo,
             degree,
             edges: topology.arcs() as u64,
-            ..TableSpec::new(TableId(0), cut.book.clone(), partition, args.row_bytes)
+            ..TableSpec::new(TableId(0), cut.book.clone(), partition, sampling.row_bytes)
         };
-        let peers = (0..args.ranks).map(|other| (other != rank.0).then_some(Rank(other))).collect();
+        let peers = (0..self.ranks()).map(|other| (other != rank.0).then_some(Rank(other))).collect();
         Ok(Header {
             rank,
-            ranks: args.ranks,
+            ranks: self.ranks(),
             sharing: 1,
             policy: "none".to_owned(),
             controller: "off".to_owned(),
@@ -157,12 +214,12 @@ impl<'a> Workload<'a> {
             facts: JobFacts {
                 nodes: cut.book.nodes(),
                 edges: topology.arcs() as u64,
-                partitions: args.ranks,
+                partitions: self.ranks(),
                 partition: rank.0,
                 halo_nodes,
                 slots: 0,
-                batch: args.batch as u64,
-                minibatches: args.minibatches,
+                batch: sampling.batch as u64,
+                minibatches: sampling.minibatches,
             },
             limits: TrafficLimits::default(),
             tables: vec![TraceTable::new(&spec, peers, 0)],
@@ -209,6 +266,7 @@ mod tests {
     //! Goal: jobs change when and as they say, and are the same whenever they are sampled. Method: small graphs.
     use super::*;
     use crate::cli::{Cli, Command};
+    use crate::study::StudyArgs;
     use clap::Parser;
     use std::collections::HashSet;
 
@@ -227,7 +285,9 @@ mod tests {
     #[test]
     fn a_job_is_the_same_whenever_it_is_sampled_and_another_for_each_seed() {
         let args = args();
-        let job = |seed| Workload::new(&args, &args.graphs[0], seed).unwrap().job(Scenario::Stationary).unwrap();
+        let job = |seed| {
+            Workload::new(&args.sampling, &args.graphs[0], args.ranks, seed).unwrap().job(Scenario::Stationary).unwrap()
+        };
         let (one, again, other) = (job(1), job(1), job(2));
         assert_eq!(wanted(&one, 0..64), wanted(&again, 0..64));
         assert_ne!(wanted(&one, 0..64), wanted(&other, 0..64));
@@ -239,7 +299,7 @@ mod tests {
     #[test]
     fn what_changes_changes_half_way() {
         let args = args();
-        let workload = Workload::new(&args, &args.graphs[0], 1).unwrap();
+        let workload = Workload::new(&args.sampling, &args.graphs[0], args.ranks, 1).unwrap();
         let stationary = workload.job(Scenario::Stationary).unwrap();
         let fanout = workload.job(Scenario::Fanout).unwrap();
         let size = |job: &Job, range| wanted(job, range).len();

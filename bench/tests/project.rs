@@ -1,0 +1,95 @@
+//! Goal: `rudder project` agrees with the simulator where that can be asked, says what nothing has checked, and refuses what it cannot mean.
+//! Method: the command on small graphs of two kinds, and its document.
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn rudder(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rudder")).args(arguments).output().expect("the command starts")
+}
+
+fn project(graph: &str, folder: &Path, more: &[&str]) -> Value {
+    let file = folder.join("project.json");
+    let base = ["project", "--graph", graph, "--simulate", "2,4,8", "--ranks", "4,16,64,256", "--minibatches", "64"];
+    let output = rudder(&[&base[..], more, &["--json", file.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+const RMAT: &str = "rmat:scale=13,degree=12,dim=1";
+const SBM: &str = "sbm:nodes=12000,degree=16,communities=32,dim=1";
+
+#[test]
+fn the_model_agrees_with_the_simulator() {
+    let folder = tempfile::tempdir().unwrap();
+    for graph in [RMAT, SBM] {
+        for link in ["1gbit,50us", "200mbit,10us"] {
+            let document = project(graph, folder.path(), &["--network", link, "--gradient-bytes", "0"]);
+            let rows = document["rows"].as_array().unwrap();
+            for row in rows.iter().filter(|row| row["kind"] == "simulated") {
+                let error = row["epoch_s"].as_f64().unwrap() / row["checked_s"].as_f64().unwrap() - 1.0;
+                assert!(error.abs() < 0.2, "{graph}, {link}: {error} in {row}");
+            }
+            let held_out = &document["held_out"];
+            for part in ["rows", "step"] {
+                let times = held_out[part].as_f64().unwrap();
+                assert!((0.8..1.25).contains(&times), "{graph}, {link}: {part} {times} x");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_number_of_ranks_is_there_once_and_bytes_are_those_of_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = project(SBM, folder.path(), &["--row-bytes", "400"]);
+    let again = project(SBM, folder.path(), &["--row-bytes", "400"]);
+    assert_eq!(document["rows"], again["rows"], "the same whenever it is asked");
+    let rows = document["rows"].as_array().unwrap();
+    let ranks: Vec<(u64, &str)> =
+        rows.iter().map(|row| (row["ranks"].as_u64().unwrap(), row["kind"].as_str().unwrap())).collect();
+    let expected = [(2, "simulated"), (4, "simulated"), (8, "simulated"), (16, "model"), (64, "model"), (256, "model")];
+    assert_eq!(ranks, expected);
+    for row in rows {
+        let number = |name: &str| row[name].as_f64().unwrap();
+        let bytes = number("steps") * number("ranks") * number("fetched") * 400.0;
+        assert!((number("epoch_bytes") / bytes - 1.0).abs() < 1e-9);
+        assert!(number("fetched") <= number("wanted"));
+        assert_eq!(row["checked_s"].is_null(), row["kind"] == "model");
+    }
+}
+
+#[test]
+fn a_recorded_job_stands_beside_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = folder.path().join("two");
+    let prefix = prefix.to_str().unwrap();
+    let recording = ["--ranks", "2", "--batch", "64", "--fanout", "5,10", "--epochs", "2", "--controller", "lfu"];
+    let train = [&["train", "--graph", SBM, "--trace", prefix][..], &recording].concat();
+    let output = rudder(&train);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let document = project(SBM, folder.path(), &[prefix]);
+    let measured = &document["rows"][0];
+    assert_eq!((measured["kind"].as_str(), measured["ranks"].as_u64()), (Some("measured"), Some(2)));
+    assert!(measured["checked_s"].as_f64().unwrap() > 0.0);
+    let wrong = rudder(&["project", prefix, "--graph", RMAT, "--simulate", "2,4"]);
+    let told = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(!wrong.status.success() && told.contains("a graph of 12000 nodes was recorded"), "{told}");
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    for (arguments, told) in [
+        (&["--simulate", "4"][..], "at least two"),
+        (&["--network", "quick"], "network"),
+        (&["--buffer", "1.5"], "share of the halo"),
+        (&["--ranks", "1"], "--ranks"),
+        (&["--policy", "lru/periodic:8"], "--policy"),
+        (&["nothing-here"], "nothing-here"),
+    ] {
+        let output = rudder(&[&["project"][..], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(told), "{arguments:?}: {said}");
+    }
+}
