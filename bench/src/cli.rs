@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::doctor::DoctorArgs;
+use crate::fit::FitArgs;
 use crate::get::GetArgs;
 use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
@@ -39,6 +40,8 @@ pub enum Command {
     Trace(TraceArgs),
     /// Replay recorded traces under other policies, controllers, buffers and links, in virtual time
     Replay(Box<ReplayArgs>),
+    /// Train classifiers that decide when to replace, on recorded traces
+    Fit(Box<FitArgs>),
     /// Compare policies and controllers on many jobs, in virtual time, and say who wins where
     Study(Box<StudyArgs>),
     /// One rank of `train`; started by it, reads its orders from standard input
