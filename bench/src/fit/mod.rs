@@ -1,8 +1,8 @@
 //! `rudder fit`: trains the published classifiers on recorded jobs, for the controller `classifier:FILE`.
 //!
 //! A classifier answers whether to replace now. The label of a sample is what came of both answers in two replays that are alike up to there: yes where
-//! the rows of a replacement are fewer than those that it saves up to a horizon. Samples for training end before those that are held out
-//! begin, and come from other explorations, so that what is said of a classifier is said of decisions that it has not seen.
+//! the rows of a replacement are fewer than those that it saves up to a horizon. Held out is the middle of each job, in an exploration of its own, and
+//! no sample for training reaches into it, so that what is said of a classifier is said of decisions that it has not seen.
 
 mod branch;
 mod document;
@@ -27,12 +27,13 @@ use rudder::controller::classifier::{FEATURES, Model, Trained};
 use samples::{Exploration, Sample, explore};
 use score::{Score, share};
 use std::num::NonZero;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use table::Table;
 
-/// The share of a job's minibatches up to which is trained, and after which is held out.
-const CUT: f64 = 0.7;
+/// The part of a job that is held out, in shares of its minibatches. It is not the job's end, as how far the job is would be none of what was trained on.
+const HELD_OUT: Range<f64> = 0.35..0.65;
 /// Least decisions that a classifier's speed is measured on.
 const TIMED: usize = 100_000;
 
@@ -60,7 +61,7 @@ pub struct FitArgs {
     /// Minibatches after a decision in which a replacement must pay
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub horizon: u32,
-    /// Replays of each rank and buffer that replace by chance, each with a coin of its own; the last one is held out
+    /// Replays of each rank and buffer that replace by chance, each with a coin of its own; the middle of the last one is held out
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(2..=1000))]
     pub explorations: u64,
     /// Replays at a time; as many as there are cores, if not given
@@ -156,12 +157,12 @@ fn explored(args: &FitArgs, jobs: &[Job]) -> Result<Vec<Sample>> {
     Ok(samples.concat())
 }
 
-/// What is trained on, and what is held out: later decisions of another exploration.
+/// What is trained on, and what is held out: decisions of another exploration, whose horizons share no minibatch with the others'.
 fn split(samples: Vec<Sample>, held_out: u64) -> (Vec<Sample>, Vec<Sample>) {
     let (last, first): (Vec<_>, Vec<_>) = samples.into_iter().partition(|sample| sample.exploration == held_out);
     (
-        first.into_iter().filter(|sample| sample.ends <= CUT).collect(),
-        last.into_iter().filter(|sample| sample.begins >= CUT).collect(),
+        first.into_iter().filter(|s| s.ends <= HELD_OUT.start || s.begins >= HELD_OUT.end).collect(),
+        last.into_iter().filter(|s| s.begins >= HELD_OUT.start && s.ends <= HELD_OUT.end).collect(),
     )
 }
 

@@ -24,8 +24,8 @@ const RIDGE: f64 = 1.0;
 const FOREST: (u16, usize, u16) = (100, 5, 12);
 /// Rounds of boosting, how much each counts, and the most splits on a way.
 const BOOSTING: (usize, f64, u16) = (200, 0.05, 4);
-/// Most samples of a support vector machine, whose training takes the square of their number and more.
-const SUPPORT_MAX: usize = 1200;
+/// Most samples of a support vector machine: most of them become support vectors, each of which an answer has to look at.
+const SUPPORT_MAX: usize = 600;
 
 type Matrix = DenseMatrix<f64>;
 
