@@ -152,6 +152,26 @@ fn replays_and_studies_steer_by_what_was_fitted() {
 }
 
 #[test]
+fn a_job_is_trained_with_what_was_fitted() {
+    let directory = tempfile::tempdir().unwrap();
+    let prefix = directory.path().join("one");
+    checked_in(&prefix, &recorded());
+    let (file, json) = (directory.path().join("logistic.json"), directory.path().join("train.json"));
+    let (file, json) = (file.to_str().unwrap(), json.to_str().unwrap());
+    let fit = rudder(&["fit", prefix.to_str().unwrap(), "--model", "logistic", "--out", file, "--buffer", "recorded"]);
+    assert!(fit.status.success(), "{}", said(&fit));
+    let graph = "sbm:nodes=1500,degree=12,communities=6,dim=8";
+    let job = ["train", "--graph", graph, "--ranks", "2", "--batch", "64", "--fanout", "4,6", "--epochs", "2"];
+    let train = rudder(&[&job[..], &["--controller", "classifier", "--classifier", file, "--json", json]].concat());
+    assert!(train.status.success(), "{}", said(&train));
+    let document: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let run = &document["runs"][0];
+    assert_eq!(run["controller"], "classifier");
+    let minibatches = run["series"]["hits"].as_array().unwrap().len() as u64;
+    assert_eq!(run["decisions"].as_u64(), Some(2 * (minibatches / 8)), "each rank, every 8 minibatches: {minibatches}");
+}
+
+#[test]
 fn what_cannot_be_fitted_or_steered_by_is_refused_with_a_remedy() {
     let directory = tempfile::tempdir().unwrap();
     let prefix = directory.path().join("one");
