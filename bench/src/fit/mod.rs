@@ -1,8 +1,8 @@
 //! `rudder fit`: trains the published classifiers on recorded jobs, for the controller `classifier:FILE`.
 //!
 //! A classifier answers whether to replace now. The label of a sample is what came of both answers in two replays that are alike up to there: yes where
-//! the rows of a replacement are fewer than those that it saves up to a horizon. Held out is the middle of each job, in an exploration of its own, and
-//! no sample for training reaches into it, so that what is said of a classifier is said of decisions that it has not seen.
+//! the rows of a replacement are fewer than those that it saves up to a horizon. Each fourth trace is held out, and explored by a
+//! coin of its own, so that what is said of a classifier is said of a partition and of decisions that it has not seen.
 
 mod branch;
 mod document;
@@ -27,13 +27,12 @@ use rudder::controller::classifier::{FEATURES, Model, Trained};
 use samples::{Exploration, Sample, explore};
 use score::{Score, share};
 use std::num::NonZero;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use table::Table;
 
-/// The part of a job that is held out, in shares of its minibatches. It is not the job's end, as how far the job is would be none of what was trained on.
-const HELD_OUT: Range<f64> = 0.35..0.65;
+/// Of so many traces one is held out, and of fewer one too.
+const HELD_OUT_OF: usize = 4;
 /// Least decisions that a classifier's speed is measured on.
 const TIMED: usize = 100_000;
 
@@ -61,8 +60,8 @@ pub struct FitArgs {
     /// Minibatches after a decision in which a replacement must pay
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub horizon: u32,
-    /// Replays of each rank and buffer that replace by chance, each with a coin of its own; the middle of the last one is held out
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(2..=1000))]
+    /// Replays of each trace and buffer that replace by chance, each with a coin of its own; traces that are held out have one more
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub explorations: u64,
     /// Replays at a time; as many as there are cores, if not given
     #[arg(long, value_name = "N")]
@@ -93,7 +92,7 @@ pub fn run(args: &FitArgs) -> Result<()> {
     let began = Instant::now();
     let jobs = Job::read_all(&args.traces)?;
     jobs.iter().flat_map(|job| &job.notes).for_each(|note| eprintln!("rudder: {note}"));
-    let (training, held_out) = split(explored(args, &jobs)?, args.explorations - 1);
+    let (training, held_out) = explored(args, &jobs)?;
     let sampling_s = began.elapsed().as_secs_f64();
     ensure!(
         !training.is_empty() && !held_out.is_empty(),
@@ -135,35 +134,35 @@ pub fn run(args: &FitArgs) -> Result<()> {
     Ok(())
 }
 
-/// Explores every rank of every job with every buffer.
-fn explored(args: &FitArgs, jobs: &[Job]) -> Result<Vec<Sample>> {
+/// Explores every rank of every job with every buffer: samples to train on, and those that are held out.
+fn explored(args: &FitArgs, jobs: &[Job]) -> Result<(Vec<Sample>, Vec<Sample>)> {
     let policy = PolicyConfig::named("rudder")?;
-    let mut explorations = Vec::new();
-    for job in jobs {
-        for trace in &job.ranks {
-            for buffer in &args.buffer {
-                let slots = buffer.slots(trace)?;
-                ensure!(slots > 0, "{}, buffer {buffer}: no slots, so that there is nothing to decide", job.name);
-                let rank = Rank { trace, slots, policy: &policy };
-                explorations.extend((0..args.explorations).map(|number| {
-                    let (interval, horizon) = (args.interval as usize, args.horizon as usize);
-                    (rank, Exploration { number, seed: args.seed, interval, horizon, steps: job.steps })
-                }));
+    let traces: Vec<_> = jobs.iter().flat_map(|job| job.ranks.iter().map(move |trace| (job, trace))).collect();
+    ensure!(traces.len() > 1, "one trace alone leaves none to hold out: give those of two ranks or jobs at least");
+    let last = HELD_OUT_OF.min(traces.len()) - 1;
+    let (mut training, mut held_out) = (Vec::new(), Vec::new());
+    for (at, &(job, trace)) in traces.iter().enumerate() {
+        for buffer in &args.buffer {
+            let slots = buffer.slots(trace)?;
+            ensure!(slots > 0, "{}, buffer {buffer}: no slots, so that there is nothing to decide", job.name);
+            let (interval, horizon) = (args.interval as usize, args.horizon as usize);
+            let exploration = |number| {
+                let exploration = Exploration { number, seed: args.seed, interval, horizon, steps: job.steps };
+                (Rank { trace, slots, policy: &policy }, exploration)
+            };
+            if at % HELD_OUT_OF == last {
+                held_out.push(exploration(args.explorations));
+            } else {
+                training.extend((0..args.explorations).map(exploration));
             }
         }
     }
     let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
-    let samples = parallel("explorations", threads, &explorations, |&(rank, exploration)| explore(rank, exploration))?;
-    Ok(samples.concat())
-}
-
-/// What is trained on, and what is held out: decisions of another exploration, whose horizons share no minibatch with the others'.
-fn split(samples: Vec<Sample>, held_out: u64) -> (Vec<Sample>, Vec<Sample>) {
-    let (last, first): (Vec<_>, Vec<_>) = samples.into_iter().partition(|sample| sample.exploration == held_out);
-    (
-        first.into_iter().filter(|s| s.ends <= HELD_OUT.start || s.begins >= HELD_OUT.end).collect(),
-        last.into_iter().filter(|s| s.begins >= HELD_OUT.start && s.ends <= HELD_OUT.end).collect(),
-    )
+    let samples = |title, explorations: &[(Rank, Exploration)]| {
+        let explored = parallel(title, threads, explorations, |&(rank, exploration)| explore(rank, exploration))?;
+        Ok::<_, anyhow::Error>(explored.concat())
+    };
+    Ok((samples("explorations", &training)?, samples("held out", &held_out)?))
 }
 
 /// The answers of those that have learnt nothing: yes, and what most training samples say.

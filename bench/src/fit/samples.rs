@@ -15,12 +15,6 @@ use rudder::controller::classifier::{Features, Values};
 pub struct Sample {
     /// What a controller is shown.
     pub values: Values,
-    /// The number of its exploration.
-    pub exploration: u64,
-    /// The share of the job's minibatches that are over.
-    pub begins: f64,
-    /// The same at the horizon.
-    pub ends: f64,
     /// Rows up to the horizon without a replacement.
     pub keep_rows: u64,
     /// Rows with one, its own included.
@@ -78,12 +72,8 @@ pub fn explore(rank: Rank, exploration: Exploration) -> Result<Vec<Sample>> {
         });
         let Some((values, replace)) = decided else { continue };
         let end = (at + 1 + horizon).min(steps);
-        let over = |minibatches: usize| minibatches as f64 / steps as f64;
         samples.push(Sample {
             values,
-            exploration: number,
-            begins: over(at),
-            ends: over(end),
             keep_rows: rank.rows(&replaced, at, false, end)?,
             replace_rows: rank.rows(&replaced, at, true, end)?,
         });

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn sample(keep_rows: u64, replace_rows: u64) -> Sample {
-        Sample { values: Default::default(), exploration: 0, begins: 0.0, ends: 1.0, keep_rows, replace_rows }
+        Sample { values: Default::default(), keep_rows, replace_rows }
     }
 
     #[test]
