@@ -8,6 +8,7 @@ use counting::{ALLOCATIONS, COUNTED};
 use rudder::bootstrap::{Bootstrap, local};
 use rudder::buffer::PolicyConfig;
 use rudder::controller::ControllerConfig;
+use rudder::controller::classifier::{ClassifierConfig, Dense, FEATURES, Feature, Model, Perceptron, Trained};
 use rudder::transport::{TransportConfig, open};
 use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, Rank, StreamId, TableId, TableSpec};
 use std::sync::atomic::Ordering;
@@ -98,9 +99,26 @@ fn allocations(transport: &str, policy: &str, controller: ControllerConfig, ahea
     ALLOCATIONS.swap(0, Ordering::SeqCst)
 }
 
+/// A classifier that decides every other minibatch.
+fn classifier(file: &std::path::Path) -> ControllerConfig {
+    let layer =
+        |inputs: usize, outputs: usize| Dense { weights: vec![vec![0.1; inputs]; outputs], bias: vec![-0.1; outputs] };
+    let feature = |name: &&str| Feature { name: (*name).to_owned(), mean: 0.0, deviation: 1.0 };
+    let trained = Trained {
+        name: "test".into(),
+        training: String::new(),
+        interval: 2,
+        features: FEATURES.iter().map(feature).collect(),
+        model: Model::Perceptron(Perceptron { layers: vec![layer(FEATURES.len(), 8), layer(8, 1)] }),
+    };
+    trained.write(file).unwrap();
+    ControllerConfig::Classifier(ClassifierConfig { file: file.to_owned() })
+}
+
 #[test]
 fn a_warm_data_path_allocates_nothing() {
     let mut found = Vec::new();
+    let file = tempfile::NamedTempFile::new().unwrap();
     for transport in TRANSPORTS {
         for (policy, controller, ahead) in [
             ("off", ControllerConfig::Off, 0),
@@ -113,6 +131,7 @@ fn a_warm_data_path_allocates_nothing() {
             ("wtinylfu", ControllerConfig::Off, 4),
             ("lfu", ControllerConfig::Off, 0),
             ("rudder", ControllerConfig::Periodic { delta: 8 }, 0),
+            ("rudder", classifier(file.path()), 0),
             ("lfu", ControllerConfig::Off, 4),
             ("window", ControllerConfig::Off, 4),
         ] {

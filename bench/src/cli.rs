@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::doctor::DoctorArgs;
+use crate::fit::FitArgs;
 use crate::get::GetArgs;
 use crate::graph::GraphSpec;
 use crate::partition::Partitioner;
@@ -40,6 +41,8 @@ pub enum Command {
     Trace(TraceArgs),
     /// Replay recorded traces under other policies, controllers, buffers and links, in virtual time
     Replay(Box<ReplayArgs>),
+    /// Train classifiers that decide when to replace, on recorded traces
+    Fit(Box<FitArgs>),
     /// Compare policies and controllers on many jobs, in virtual time, and say who wins where
     Study(Box<StudyArgs>),
     /// Tell what a job would take at other numbers of ranks, and what holds it back there: a simulation, and a model through it
@@ -110,6 +113,9 @@ pub struct TrainArgs {
     /// The language model, a GGUF file; without it the installed default is taken
     #[arg(long, value_name = "GGUF")]
     pub model: Option<PathBuf>,
+    /// The classifier that set-up `classifier` asks, as `rudder fit` left it
+    #[arg(long, value_name = "FILE")]
+    pub classifier: Option<PathBuf>,
     /// The interface that ranks listen on, where a launcher has started them on several machines
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub listen: IpAddr,

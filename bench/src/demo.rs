@@ -80,6 +80,7 @@ fn plan(args: &DemoArgs, model: Option<PathBuf>) -> Plan {
             seed: 1,
             controls: Controls::default(),
             model: None,
+            classifier: None,
             partitions_are_hosts: true,
             private_buffers: false,
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -3,6 +3,7 @@
 mod cli;
 mod demo;
 mod doctor;
+mod fit;
 mod get;
 mod graph;
 mod meeting;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Fit(args) => fit::run(&args),
         Command::Study(args) => study::run(&args),
         Command::Project(args) => project::run(&args),
         Command::Rank => train::rank::run_from_stdin(),

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use rudder::buffer::{self, LfuConfig, PolicyConfig, RandomConfig, RudderConfig};
 use rudder::controller::ControllerConfig;
+use rudder::controller::classifier::ClassifierConfig;
 use rudder::controller::llm::{CohortsConfig, HitRate, ModelSource, ReplaceConfig};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -33,6 +34,8 @@ pub enum SetUp {
     Periodic,
     /// Scored replacement, when a fair coin says so
     Random,
+    /// Scored replacement, when a trained classifier says so; needs --classifier
+    Classifier,
     /// Scored replacement, when the language model says so
     Llm,
     /// LFU, and the language model sets how many rows of each cohort are pulled ahead
@@ -55,7 +58,7 @@ pub enum SetUp {
 
 impl SetUp {
     /// Every set-up, in the order of a comparison.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::OffSync,
         Self::Off,
         Self::Fixed,
@@ -63,6 +66,7 @@ impl SetUp {
         Self::Presc,
         Self::Periodic,
         Self::Random,
+        Self::Classifier,
         Self::Llm,
         Self::LlmCohorts,
         Self::Lru,
@@ -84,6 +88,7 @@ impl SetUp {
             Self::Presc => "presc",
             Self::Periodic => "periodic",
             Self::Random => "random",
+            Self::Classifier => "classifier",
             Self::Llm => "llm",
             Self::LlmCohorts => "llm-cohorts",
             Self::Lru => "lru",
@@ -106,6 +111,7 @@ impl SetUp {
             Self::Presc => "buffer filled after 64 minibatches with the nodes that these wanted most",
             Self::Periodic => "scored replacement at a fixed interval",
             Self::Random => "scored replacement when a fair coin says so",
+            Self::Classifier => "scored replacement when a trained classifier says so",
             Self::Llm => "scored replacement when the language model says so",
             Self::LlmCohorts => "LFU, and the language model sets quotas of rows to pull ahead",
             Self::Lru => "keeps rows that were fetched anyway, by recency",
@@ -124,7 +130,7 @@ impl SetUp {
             Self::OffSync | Self::Off => "none",
             Self::Fixed => "degree",
             Self::FixedRandom => "random",
-            Self::Periodic | Self::Random | Self::Llm => "rudder",
+            Self::Periodic | Self::Random | Self::Classifier | Self::Llm => "rudder",
             Self::LlmCohorts => "lfu",
             Self::Analytic => "window",
             Self::Presc | Self::Lru | Self::Sieve | Self::S3fifo | Self::Wtinylfu | Self::Lfu | Self::Window => {
@@ -136,7 +142,9 @@ impl SetUp {
     /// The controller's name.
     pub fn controller_name(self) -> &'static str {
         match self {
-            Self::Periodic | Self::Random | Self::Llm | Self::LlmCohorts | Self::Analytic => self.name(),
+            Self::Periodic | Self::Random | Self::Classifier | Self::Llm | Self::LlmCohorts | Self::Analytic => {
+                self.name()
+            }
             _ => "off",
         }
     }
@@ -144,11 +152,11 @@ impl SetUp {
     /// The library's settings for it.
     ///
     /// # Errors
-    /// It asks a language model, and no service is named.
+    /// It asks a language model, and no service is named, or a classifier, and there is no file.
     pub fn configure(
         self,
         controls: &Controls,
-        model: Option<&Path>,
+        asked: Asked,
         seed: u64,
     ) -> anyhow::Result<(PolicyConfig, ControllerConfig)> {
         let policy = match self.policy_name() {
@@ -170,16 +178,20 @@ impl SetUp {
         let controller = match self {
             Self::Periodic => ControllerConfig::Periodic { delta },
             Self::Random => ControllerConfig::Random { seed, delta },
+            Self::Classifier => {
+                let file = asked.classifier.context(NO_CLASSIFIER)?.to_owned();
+                ControllerConfig::Classifier(ClassifierConfig { file })
+            }
             Self::Llm => {
                 let hit_rate = match controls.hit_rate {
                     HitRateShown::Cumulative => HitRate::Cumulative,
                     HitRateShown::Zero => HitRate::Zero,
                 };
-                let model = service(model)?;
+                let model = service(asked.model)?;
                 ControllerConfig::LlmReplace(ReplaceConfig { model, delta, hit_rate, ..ReplaceConfig::default() })
             }
             Self::LlmCohorts => {
-                let model = service(model)?;
+                let model = service(asked.model)?;
                 ControllerConfig::LlmCohorts(CohortsConfig { model, delta, ..CohortsConfig::default() })
             }
             Self::Analytic => ControllerConfig::Analytic,
@@ -203,6 +215,19 @@ impl SetUp {
         self != Self::OffSync
     }
 }
+
+/// Whom a set-up can ask.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// The language model's socket.
+    pub model: Option<&'a Path>,
+    /// The classifier's file.
+    pub classifier: Option<&'a Path>,
+}
+
+/// What is to be said where a classifier is asked and none is named.
+pub const NO_CLASSIFIER: &str =
+    "set-up classifier asks one: name its file, which `rudder fit` leaves, with --classifier";
 
 /// The machine's one model, behind its socket.
 fn service(socket: Option<&Path>) -> anyhow::Result<ModelSource> {

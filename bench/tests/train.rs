@@ -259,6 +259,8 @@ fn settings_that_cannot_work_are_refused_with_a_remedy() {
         (&["--transport", "pigeon"], "no transport is named 'pigeon'"),
         (&["--ranks", "3", "--ranks-per-host", "2"], "do not fill"),
         (&["--controller", "llm", "--model", "/nonexistent.gguf"], "/nonexistent.gguf"),
+        (&["--controller", "classifier"], "--classifier"),
+        (&["--controller", "classifier", "--classifier", "/nonexistent.json"], "/nonexistent.json"),
         (&["--ranks", "2", "--graph", "cora"], "cora"),
         (&["--learning-rate", "inf"], "does not learn"),
         (&["--learning-rate", "1e-60"], "does not learn"),

@@ -1,5 +1,6 @@
 //! The registry: which controllers there are and how each is built. A new one is its file, its variant and its line in [`ControllerConfig::build`].
 
+use super::classifier::{Classifier, ClassifierConfig};
 #[cfg(feature = "llm")]
 use super::llm;
 use super::{Analytic, Controller, Fixed, JobFacts, Off, Periodic, Random};
@@ -8,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 #[cfg(feature = "llm")]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, llm-replace or llm-cohorts";
+const CHOICES: &str =
+    "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, llm-replace or llm-cohorts";
 #[cfg(not(feature = "llm"))]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA or analytic";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic or classifier:FILE";
 
 /// Which controller steers the buffer, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,8 @@ pub enum ControllerConfig {
     },
     /// Rows of owners that take long are kept rather than those of others.
     Analytic,
+    /// A trained classifier answers yes or no to replacement.
+    Classifier(ClassifierConfig),
     /// A language model answers yes or no to replacement.
     #[cfg(feature = "llm")]
     LlmReplace(llm::ReplaceConfig),
@@ -49,7 +53,6 @@ impl ControllerConfig {
     ///
     /// # Errors
     /// A setting is out of its bounds, or the model cannot be loaded.
-    #[cfg_attr(not(feature = "llm"), expect(unused_variables, reason = "only models are told about the job"))]
     pub fn build(&self, facts: &JobFacts) -> Result<Box<dyn Controller>> {
         Ok(match self {
             Self::Off => Box::new(Off),
@@ -57,6 +60,7 @@ impl ControllerConfig {
             Self::Periodic { delta } => Box::new(Periodic::new(*delta)?),
             Self::Random { seed, delta } => Box::new(Random::new(*seed, *delta)?),
             Self::Analytic => Box::new(Analytic::new()),
+            Self::Classifier(config) => Box::new(Classifier::new(config, facts)?),
             #[cfg(feature = "llm")]
             Self::LlmReplace(config) => Box::new(llm::LlmReplace::new(config, facts)?),
             #[cfg(feature = "llm")]
@@ -72,6 +76,7 @@ impl ControllerConfig {
             Self::Periodic { .. } => "periodic",
             Self::Random { .. } => "random",
             Self::Analytic => "analytic",
+            Self::Classifier(_) => "classifier",
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => "llm-replace",
             #[cfg(feature = "llm")]
@@ -83,7 +88,7 @@ impl ControllerConfig {
     pub fn decides_on_replacement(&self) -> bool {
         match self {
             Self::Off | Self::Fixed | Self::Analytic => false,
-            Self::Periodic { .. } | Self::Random { .. } => true,
+            Self::Periodic { .. } | Self::Random { .. } | Self::Classifier(_) => true,
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => true,
             #[cfg(feature = "llm")]
@@ -95,6 +100,7 @@ impl ControllerConfig {
     pub fn wants_cohorts(&self) -> bool {
         match self {
             Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic => false,
+            Self::Classifier(_) => false,
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => false,
             #[cfg(feature = "llm")]
@@ -122,18 +128,22 @@ impl ControllerConfig {
     pub fn runs_inline(&self) -> bool {
         match self {
             Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic => true,
+            Self::Classifier(_) => true,
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) | Self::LlmCohorts(_) => false,
         }
     }
 }
 
-/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `analytic`, `llm-replace`, `llm-cohorts`, the last two with their default settings and only
-/// with the feature `llm`.
+/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `analytic`, `classifier:FILE`, `llm-replace`, `llm-cohorts`, the last two with their default
+/// settings and only with the feature `llm`.
 impl FromStr for ControllerConfig {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        if let Some(file) = text.strip_prefix("classifier:").filter(|file| !file.is_empty()) {
+            return Ok(Self::Classifier(ClassifierConfig { file: file.into() }));
+        }
         let fields: Vec<&str> = text.split(':').collect();
         let number = |field: &str| {
             field

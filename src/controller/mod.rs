@@ -4,6 +4,7 @@
 //! into vertices. So a controller can be slow, wrong, dead or absent and cost hits only, never bytes and never a wait.
 
 mod analytic;
+pub mod classifier;
 mod config;
 mod fixed;
 #[cfg(feature = "llm")]

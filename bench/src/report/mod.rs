@@ -26,6 +26,7 @@ fn colour(setup: SetUp) -> &'static str {
         SetUp::Presc => "#7a5a14",
         SetUp::Periodic => "#e08e0b",
         SetUp::Random => "#c45a9a",
+        SetUp::Classifier => "#8c4a6b",
         SetUp::Llm => "#1769aa",
         SetUp::LlmCohorts => "#3fa7d6",
         SetUp::Lru => "#8fb339",

@@ -16,10 +16,11 @@ use crate::partition::{self, Partitioner};
 use crate::progress::Progress;
 use crate::record::{Document, FORMAT, Machine, Run, Settings};
 use crate::report;
-use crate::setup::SetUp;
+use crate::setup::{NO_CLASSIFIER, SetUp};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use job::Job;
+use rudder::controller::classifier::Trained;
 use rudder::controller::llm::{LlmService, ServiceConfig, default_model_path};
 use rudder::transport::hook::Link;
 use rudder::{BufferSize, bootstrap};
@@ -103,6 +104,7 @@ impl From<&TrainArgs> for Plan {
                 seed: args.seed,
                 controls: args.controls.into(),
                 model: None,
+                classifier: args.classifier.clone(),
                 partitions_are_hosts: true,
                 private_buffers: args.private_buffers,
                 listen: args.listen,
@@ -176,6 +178,10 @@ impl Plan {
             "--trace records one set-up: give one --controller, such as --controller lfu, not {}",
             self.cases.len()
         );
+        if self.cases.iter().any(|(setup, _)| *setup == SetUp::Classifier) {
+            // A file that cannot be used shows here, and not in every rank.
+            Trained::read(job.classifier.as_deref().context(NO_CLASSIFIER)?)?;
+        }
         // As the optimiser has it, in single precision.
         let step = job.learning_rate as f32;
         ensure!(step > 0.0 && step.is_finite(), "--learning-rate {} does not learn", job.learning_rate);

@@ -1,0 +1,223 @@
+//! A rank's buffer under the published scoring, while its trace goes by, and what would have come of deciding otherwise.
+//!
+//! Rows come at once and nothing is announced, so that a rank's rows follow from its own minibatches and replacements alone: there is no virtual
+//! time here. A buffer cannot be copied. A branch begins at the job's start instead, with the same replacements up to where it parts.
+
+use crate::replay::RankTrace;
+use anyhow::Result;
+use rudder::buffer::{BufferCounters, Pin, PolicyConfig, PrefetchBuffer, Replaced, Residency};
+use rudder::controller::{JobFacts, Observation};
+use rudder::{NodeId, Slot};
+
+/// A rank of a recorded job, with a buffer of so many slots.
+#[derive(Clone, Copy)]
+pub struct Rank<'a> {
+    /// What its minibatches want.
+    pub trace: &'a RankTrace,
+    /// Slots of its buffer.
+    pub slots: u32,
+    /// The published scoring's settings.
+    pub policy: &'a PolicyConfig,
+}
+
+impl<'a> Rank<'a> {
+    /// What its controller is told.
+    pub fn facts(&self) -> JobFacts {
+        JobFacts { slots: self.slots.into(), ..self.trace.header.facts.clone() }
+    }
+
+    /// Its job's beginning.
+    ///
+    /// # Errors
+    /// The buffer does not fit the trace.
+    pub fn begin(self) -> Result<Past<'a>> {
+        let mut buffer = PrefetchBuffer::new(self.slots, self.policy, self.trace.hints.clone())?;
+        let mut fetches = Vec::new();
+        buffer.initial_fill(&mut fetches);
+        fetches.iter().for_each(|(_, slot)| buffer.filled(*slot));
+        let (counted, replaced) = (buffer.counters(), Replaced { rows: 0, skipped: false });
+        Ok(Past { rank: self, buffer, counted, replaced, step: 0, rows: 0, found: Vec::new(), fetches })
+    }
+
+    /// Rows that minibatch `at` and those after it fetch before `end`, where `replaced` says after which minibatches before it there were
+    /// replacements, `replace` whether there is one after it, and none comes later.
+    ///
+    /// # Errors
+    /// As [`Rank::begin`].
+    pub fn rows(self, replaced: &[usize], at: usize, replace: bool, end: usize) -> Result<u64> {
+        let mut past = self.begin()?;
+        let mut replaced = replaced.iter().copied().peekable();
+        while past.step < at {
+            let due = replaced.next_if_eq(&past.step).is_some();
+            past.gather(|_| due);
+        }
+        let before = past.rows;
+        past.gather(|_| replace);
+        while past.step < end {
+            past.gather(|_| false);
+        }
+        Ok(past.rows - before)
+    }
+}
+
+/// A job up to some minibatch.
+pub struct Past<'a> {
+    rank: Rank<'a>,
+    buffer: PrefetchBuffer,
+    /// As of the minibatch before.
+    counted: BufferCounters,
+    replaced: Replaced,
+    /// Minibatches gathered.
+    pub step: usize,
+    /// Rows fetched but for the initial fill: those that minibatches missed, and those of replacements.
+    pub rows: u64,
+    found: Vec<Residency>,
+    fetches: Vec<(NodeId, Slot)>,
+}
+
+impl Past<'_> {
+    /// Gathers the next minibatch; `decide` is shown what a controller is shown then, and says whether to replace.
+    pub fn gather(&mut self, decide: impl FnOnce(&Observation) -> bool) {
+        let (buffer, pin) = (&mut self.buffer, Pin(self.step as u64));
+        buffer.lookup(pin, self.rank.trace.nodes(self.step), true, &mut self.found);
+        let (before, now) = (std::mem::replace(&mut self.counted, buffer.counters()), buffer.counters());
+        let (hits, misses) = (now.hits - before.hits, now.misses - before.misses);
+        let halo_misses = now.halo_misses - before.halo_misses;
+        let replaced = u64::from(self.replaced.rows);
+        let observation = Observation {
+            minibatch: self.step as u64 + 1,
+            minibatches: self.rank.trace.header.facts.minibatches,
+            remote_nodes: hits + misses,
+            halo_nodes: now.halo_hits - before.halo_hits + halo_misses,
+            hits,
+            halo_misses,
+            demand_rows: misses,
+            prefetched_rows: replaced,
+            useless_rows: now.useless - before.useless,
+            replaced_rows: replaced,
+            replace_skipped: self.replaced.skipped,
+            bytes: (misses + replaced) * self.rank.trace.row_bytes(),
+            ..Observation::default()
+        };
+        // The published scoring keeps nothing that it did not fetch by a replacement, but says so itself.
+        buffer.admit_missed(true, &mut self.fetches);
+        self.fetches.iter().for_each(|(_, slot)| buffer.filled(*slot));
+        self.replaced = buffer.end_minibatch(decide(&observation), None, &mut self.fetches);
+        self.rows += misses + self.fetches.len() as u64;
+        buffer.release(Pin(pin.0 + 1));
+        self.fetches.iter().for_each(|(_, slot)| buffer.filled(*slot));
+        self.step += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: what samples are drawn from is what a controller steers in a replay, and a branch is the past but for its decision. Method: a
+    //! classifier that says yes now and then steers the same job in both, over links and without.
+    use super::*;
+    use crate::replay::{Buffer, Case, Job, outcome};
+    use rand::{Rng, SeedableRng};
+    use rand_xoshiro::Xoshiro256PlusPlus;
+    use rudder::controller::classifier::{FEATURES, Feature, Linear, Model, Trained};
+    use rudder::controller::{Controller, ControllerConfig};
+    use rudder::trace::{Header, Minibatch, TraceTable};
+    use rudder::{BufferSize, PartitionBook, PartitionId, TableId, TableSpec};
+    use std::time::Duration;
+
+    const STEPS: usize = 120;
+
+    /// A job of one rank whose halo is asked for unevenly, and otherwise in its second half.
+    fn job() -> Job {
+        let book = PartitionBook::from_starts(vec![0, 100, 900]).unwrap();
+        let halo: Vec<NodeId> = (100..700).map(NodeId).collect();
+        let spec = TableSpec { halo, degree: vec![1; 600], ..TableSpec::new(TableId(0), book, PartitionId(0), 100) };
+        let peers = vec![None, Some(rudder::Rank(1))];
+        let mut header = Header { ranks: 2, tables: vec![TraceTable::new(&spec, peers, 0)], ..Header::default() };
+        header.facts = JobFacts { nodes: 900, halo_nodes: 600, minibatches: STEPS as u64, ..JobFacts::default() };
+        let mut trace = RankTrace::new(header).unwrap();
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(5);
+        for step in 0..STEPS {
+            let mut nodes: Vec<NodeId> = (0..80)
+                .map(|_| {
+                    let at: f64 = random.random_range(0.0..1.0);
+                    let base = if step < STEPS / 2 { 100 } else { 300 };
+                    NodeId(base + (at * at * 600.0) as u64)
+                })
+                .collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            trace.push(&Minibatch { nodes, observed: true, ..Minibatch::default() });
+        }
+        Job::of("job", vec![trace]).unwrap()
+    }
+
+    #[test]
+    fn rows_and_decisions_are_those_of_a_replay() {
+        let (job, policy) = (job(), PolicyConfig::named("rudder").unwrap());
+        let buffer = Buffer::Size(BufferSize::Halo(0.2));
+        let rank = Rank { trace: &job.ranks[0], slots: buffer.slots(&job.ranks[0]).unwrap(), policy: &policy };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(9);
+        let mut mixed = 0;
+        for _ in 0..20 {
+            let weights: Vec<f64> = FEATURES.iter().map(|_| random.random_range(-1.0..1.0)).collect();
+            let feature = |name: &&str| Feature { name: (*name).to_owned(), mean: 0.3, deviation: 0.5 };
+            let trained = Trained {
+                name: "drawn".into(),
+                training: String::new(),
+                interval: 4,
+                features: FEATURES.iter().map(feature).collect(),
+                model: Model::Linear(Linear { weights, bias: random.random_range(-1.0..1.0) }),
+            };
+            trained.write(file.path()).unwrap();
+            let words = format!("classifier:{}", file.path().display());
+            let controller: ControllerConfig = words.parse().unwrap();
+            let case = Case {
+                policy: policy.clone(),
+                controller_words: words,
+                controller: controller.clone(),
+                buffer,
+                lookahead: 0,
+                link: "none".parse().unwrap(),
+                slow: None,
+                egress: true,
+                decision_latency: Duration::ZERO,
+            };
+            let replayed = outcome(&job, &case).unwrap();
+            let mut controller: Box<dyn Controller> = controller.build(&rank.facts()).unwrap();
+            let (mut past, mut decided) = (rank.begin().unwrap(), Vec::new());
+            while past.step < STEPS {
+                let at = past.step;
+                past.gather(|observation| {
+                    controller.observe(observation);
+                    let decision = controller.decide();
+                    let Some(decision) = decision else { return false };
+                    controller.handle_taken();
+                    decided.push((at, decision.replace));
+                    decision.replace
+                });
+            }
+            let replaced: Vec<usize> = decided.iter().filter(|(_, replace)| *replace).map(|(at, _)| *at).collect();
+            let stats = replayed.stats;
+            assert_eq!((replayed.decisions, replayed.replacements), (decided.len() as u64, replaced.len() as u64));
+            assert_eq!(past.rows, stats.demand_rows + stats.prefetched_rows);
+            mixed += usize::from(!replaced.is_empty() && replaced.len() < decided.len());
+            // The branch that does what was done, up to the next decision to replace, is the past.
+            if let [first, second, ..] = replaced[..] {
+                let rows = |from, to| {
+                    let mut past = rank.begin().unwrap();
+                    let mut sums = vec![0];
+                    while past.step < STEPS {
+                        let due = replaced.contains(&past.step);
+                        past.gather(|_| due);
+                        sums.push(past.rows);
+                    }
+                    sums[to] - sums[from]
+                };
+                assert_eq!(rank.rows(&[], first, true, second).unwrap(), rows(first, second));
+                assert_eq!(rank.rows(&[first], second, true, second + 1).unwrap(), rows(second, second + 1));
+            }
+        }
+        assert!(mixed >= 5, "classifiers that say both: {mixed}");
+    }
+}
