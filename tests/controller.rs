@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// No call may take longer; a model of these tests takes at least ten times as long. Wide, as test machines are shared.
 const NEVER_WAITS: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(10);
-const REPLACE: Decision = Decision { replace: true, quotas: None, owner_weights: None };
+const REPLACE: Decision = Decision { replace: true, quotas: None, owner_weights: None, policy: None };
 
 fn at(minibatch: u64) -> Observation {
     Observation { minibatch, ..Observation::default() }

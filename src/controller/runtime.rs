@@ -223,10 +223,7 @@ impl ControllerRuntime {
             controller.observe(&observation);
             if let Some(next) = controller.decide() {
                 self.shared.latencies.record(start.elapsed());
-                let merged = decided.get_or_insert_default();
-                merged.replace |= next.replace;
-                merged.quotas = next.quotas.or(merged.quotas.take());
-                merged.owner_weights = next.owner_weights.or(merged.owner_weights.take());
+                decided.get_or_insert_default().merge(next);
             }
         }
         if decided.is_some() {

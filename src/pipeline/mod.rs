@@ -792,6 +792,11 @@ impl Pipeline {
             buffer.weigh(weights);
         }
         let replaced = buffer.end_minibatch(decision.replace, lane.quotas.as_deref(), &mut lane.fetches);
+        if let Some(policy) = &decision.policy {
+            buffer.switch(policy);
+        }
+        let shares = lane.owners.iter().map(|owner| OwnerShare { rows: owner.rows, busy: owner.busy });
+        buffer.tell_end(shares);
         (lane.replaced_rows, lane.replace_skipped) = (u64::from(replaced.rows), replaced.skipped);
         lane.stats.prefetched_rows += lane.fetches.len() as u64;
         self.start_fetches(table);
