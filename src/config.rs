@@ -364,6 +364,9 @@ impl Config {
                 "controller {controller} decides by cohorts, which policy {policy} does not count: choose policy lfu or window"
             )));
         }
+        if self.controller.watches() {
+            self.policy.check_follows()?;
+        }
         if self.controller.weighs_owners() && !counts {
             return Err(Error::config(format!(
                 "controller {controller} weighs wants, which policy {policy} does not count: choose policy lfu or window"
@@ -450,6 +453,8 @@ mod tests {
         assert_eq!(goes_with("periodic:16"), only(&["rudder"]));
         assert_eq!(goes_with("random:1:16"), only(&["rudder"]));
         assert_eq!(goes_with("analytic"), only(&["lfu", "window"]));
+        let follow = ["degree", "lru", "sieve", "s3fifo", "wtinylfu", "lfu", "rudder", "window"];
+        assert_eq!(goes_with("ghost"), only(&follow));
         #[cfg(feature = "llm")]
         {
             assert_eq!(goes_with("llm-replace"), only(&["rudder"]));

@@ -4,26 +4,23 @@ use super::policy::PolicyConfig;
 use super::tap::{Call, Feed, tap};
 use super::{BufferHints, PrefetchBuffer, WindowPosition};
 use crate::controller::OwnerShare;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::NodeId;
 
 /// Minibatches between two reports of what owners have sent.
 const OWNERS_INTERVAL: u64 = 8;
 
 impl PrefetchBuffer {
-    /// As [`PrefetchBuffer::new`], with an end for a controller that watches what the buffer is asked for and may change its policy.
+    /// Gives a controller the end of a feed from which it sees what the buffer is asked for, and may change its policy; policy and hints are those that
+    /// the buffer was made with. Before the first minibatch.
     ///
     /// # Errors
-    /// As [`PrefetchBuffer::new`]; or the buffer cannot change from this policy and back.
-    pub fn watched(slots: u32, policy: &PolicyConfig, hints: BufferHints) -> Result<(Self, Feed)> {
-        if !policy.can_follow() {
-            let name = policy.name();
-            return Err(Error::config(format!("policy {name} cannot give its rows to another: choose policy lfu")));
-        }
-        let mut buffer = Self::new(slots, policy, hints.clone())?;
-        let (end, feed) = tap(slots, policy, hints);
-        buffer.tap = Some(end);
-        Ok((buffer, feed))
+    /// The buffer cannot change from this policy and back.
+    pub fn watch(&mut self, policy: &PolicyConfig, hints: BufferHints) -> Result<Feed> {
+        policy.check_follows()?;
+        let (end, feed) = tap(self.slots(), policy, hints);
+        self.tap = Some(end);
+        Ok(feed)
     }
 
     /// From now on this policy says which rows stay; those that are there stay for the time being, and what is on its way comes. Between minibatches.

@@ -15,6 +15,7 @@ use crate::id::NodeId;
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 /// Events that may wait.
 const EVENTS: usize = 256;
@@ -98,6 +99,8 @@ pub struct Watched {
     pub sample: Sample,
     /// What it knows of the graph.
     pub hints: BufferHints,
+    /// What a decision is taken to cost; what it does cost the processor, if `None`.
+    pub decision: Option<Duration>,
 }
 
 /// The buffer's end.
@@ -130,7 +133,7 @@ pub(super) fn tap(slots: u32, policy: &PolicyConfig, hints: BufferHints) -> (Tap
         let _ = queues.spent.push(Event { owners, ..Event::default() });
     }
     let sample = Sample::of(slots);
-    let watched = Watched { slots, policy: policy.clone(), sample, hints };
+    let watched = Watched { slots, policy: policy.clone(), sample, hints, decision: None };
     (Tap { queues: queues.clone(), sample, most: 0 }, Feed { queues, watched })
 }
 
@@ -180,6 +183,12 @@ impl Feed {
     /// The buffer.
     pub fn watched(&self) -> &Watched {
         &self.watched
+    }
+
+    /// Has every decision taken for one that costs so much, so that a replay does not depend on the machine that it runs on.
+    pub fn assuming(mut self, decision: Duration) -> Self {
+        self.watched.decision = Some(decision);
+        self
     }
 
     /// Passes on what has been told since.

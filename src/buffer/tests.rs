@@ -95,11 +95,9 @@ struct Checked {
 
 impl Checked {
     fn new(policy: &PolicyConfig) -> Self {
-        let (buffer, feed) = match PrefetchBuffer::watched(SLOTS, policy, hints()) {
-            Ok((buffer, feed)) => (buffer, Some(feed)),
-            Err(_) => (PrefetchBuffer::new(SLOTS, policy, hints()).unwrap(), None),
-        };
-        assert_eq!(feed.is_some(), policy.can_follow());
+        let mut buffer = PrefetchBuffer::new(SLOTS, policy, hints()).unwrap();
+        let feed = buffer.watch(policy, hints()).ok();
+        assert_eq!(feed.is_some(), policy.check_follows().is_ok());
         let mut checked = Self {
             buffer,
             feed,
@@ -225,7 +223,7 @@ impl Checked {
                 self.buffer.abandon(slot);
                 self.held.remove(&slot);
             }
-            Call::Switch(policy) if policy.can_follow() => {
+            Call::Switch(policy) if policy.check_follows().is_ok() => {
                 let Some(feed) = &self.feed else { return };
                 assert!(!self.buffer.switch(&policy), "it was not prepared");
                 feed.prepare(&policy).unwrap();
@@ -340,6 +338,12 @@ fn a_row_fetched_ahead_is_kept_until_its_use_or_its_ticket_is_forgotten() {
     }
 }
 
+fn watched(slots: u32, policy: &PolicyConfig) -> (PrefetchBuffer, Feed) {
+    let mut buffer = PrefetchBuffer::new(slots, policy, hints()).unwrap();
+    let feed = buffer.watch(policy, hints()).unwrap();
+    (buffer, feed)
+}
+
 /// Minibatches of these nodes, one after the other, and whether each hit.
 fn hits(buffer: &mut PrefetchBuffer, nodes: &[u64]) -> Vec<bool> {
     let hit = |found: Vec<Residency>| found[0] != Residency::Absent;
@@ -349,7 +353,7 @@ fn hits(buffer: &mut PrefetchBuffer, nodes: &[u64]) -> Vec<bool> {
 #[test]
 fn another_policy_keeps_the_rows_and_what_was_counted_of_them() {
     let counting = PolicyConfig::Lfu(LfuConfig { half_life: 0, ..LfuConfig::default() });
-    let (mut buffer, feed) = PrefetchBuffer::watched(3, &counting, hints()).unwrap();
+    let (mut buffer, feed) = watched(3, &counting);
     hits(&mut buffer, &[1, 1, 1, 2, 3, 3]);
     feed.prepare(&PolicyConfig::Lru).unwrap();
     assert!(buffer.switch(&PolicyConfig::Lru) && !buffer.switch(&PolicyConfig::Lru));
@@ -368,7 +372,7 @@ fn another_policy_keeps_the_rows_and_what_was_counted_of_them() {
 
 #[test]
 fn nodes_of_high_degree_take_the_place_of_others_as_they_are_fetched() {
-    let (mut buffer, feed) = PrefetchBuffer::watched(2, &PolicyConfig::Lru, hints()).unwrap();
+    let (mut buffer, feed) = watched(2, &PolicyConfig::Lru);
     let chosen = {
         let mut fetches = Vec::new();
         PrefetchBuffer::new(2, &PolicyConfig::Degree, hints()).unwrap().initial_fill(&mut fetches);

@@ -2,15 +2,17 @@
 
 #[cfg(feature = "llm")]
 use super::llm;
-use super::{Analytic, Controller, Fixed, JobFacts, Off, Periodic, Random};
+use super::watching::Watching;
+use super::{Analytic, Controller, Fixed, Ghost, Guard, JobFacts, Off, Periodic, Random};
+use crate::buffer::Feed;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 #[cfg(feature = "llm")]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, llm-replace or llm-cohorts";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, ghost, llm-replace or llm-cohorts; guard: before one guards it";
 #[cfg(not(feature = "llm"))]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA or analytic";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic or ghost; guard: before one guards it";
 
 /// Which controller steers the buffer, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,13 @@ pub enum ControllerConfig {
     },
     /// Rows of owners that take long are kept rather than those of others.
     Analytic,
+    /// The simple policy that does best on a sample takes the buffer over.
+    Ghost,
+    /// Another controller's choices are taken only while they cost no more than the best simple policy.
+    Guard {
+        /// The controller.
+        inner: Box<ControllerConfig>,
+    },
     /// A language model answers yes or no to replacement.
     #[cfg(feature = "llm")]
     LlmReplace(llm::ReplaceConfig),
@@ -49,7 +58,6 @@ impl ControllerConfig {
     ///
     /// # Errors
     /// A setting is out of its bounds, or the model cannot be loaded.
-    #[cfg_attr(not(feature = "llm"), expect(unused_variables, reason = "only models are told about the job"))]
     pub fn build(&self, facts: &JobFacts) -> Result<Box<dyn Controller>> {
         Ok(match self {
             Self::Off => Box::new(Off),
@@ -57,11 +65,21 @@ impl ControllerConfig {
             Self::Periodic { delta } => Box::new(Periodic::new(*delta)?),
             Self::Random { seed, delta } => Box::new(Random::new(*seed, *delta)?),
             Self::Analytic => Box::new(Analytic::new()),
+            Self::Ghost => Box::new(Ghost::new()),
+            Self::Guard { inner } => Box::new(Guard::new(inner.build(facts)?)),
             #[cfg(feature = "llm")]
             Self::LlmReplace(config) => Box::new(llm::LlmReplace::new(config, facts)?),
             #[cfg(feature = "llm")]
             Self::LlmCohorts(config) => Box::new(llm::LlmCohorts::new(config, facts)?),
         })
+    }
+
+    /// As [`build`](Self::build), of a controller that watches a buffer at this end of its feed.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build); or it cannot work with the buffer.
+    pub fn build_watching(&self, facts: &JobFacts, feed: Feed) -> Result<Box<dyn Controller>> {
+        Ok(Box::new(Watching::new(self.build(facts)?, feed)?))
     }
 
     /// The controller's name.
@@ -72,6 +90,8 @@ impl ControllerConfig {
             Self::Periodic { .. } => "periodic",
             Self::Random { .. } => "random",
             Self::Analytic => "analytic",
+            Self::Ghost => "ghost",
+            Self::Guard { .. } => "guard",
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => "llm-replace",
             #[cfg(feature = "llm")]
@@ -82,8 +102,9 @@ impl ControllerConfig {
     /// Whether replacement is all that it decides on.
     pub fn decides_on_replacement(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Analytic => false,
+            Self::Off | Self::Fixed | Self::Analytic | Self::Ghost => false,
             Self::Periodic { .. } | Self::Random { .. } => true,
+            Self::Guard { inner } => inner.decides_on_replacement(),
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => true,
             #[cfg(feature = "llm")]
@@ -94,7 +115,10 @@ impl ControllerConfig {
     /// Whether observations must carry misses by cohort, which cost some counting.
     pub fn wants_cohorts(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic => false,
+            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic | Self::Ghost => {
+                false
+            }
+            Self::Guard { inner } => inner.wants_cohorts(),
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => false,
             #[cfg(feature = "llm")]
@@ -104,11 +128,17 @@ impl ControllerConfig {
 
     /// Whether the policy must weigh wants by owner, and observations carry the owners' loads.
     pub fn weighs_owners(&self) -> bool {
-        matches!(self, Self::Analytic)
+        match self {
+            Self::Guard { inner } => inner.weighs_owners(),
+            _ => matches!(self, Self::Analytic),
+        }
     }
 
     /// Does to the environment what a model in this process needs, so that it is done before a caller starts threads.
     pub(crate) fn prepare_process(&self) {
+        if let Self::Guard { inner } = self {
+            return inner.prepare_process();
+        }
         #[cfg(feature = "llm")]
         if let Self::LlmReplace(llm::ReplaceConfig { model, .. }) | Self::LlmCohorts(llm::CohortsConfig { model, .. }) =
             self
@@ -122,18 +152,39 @@ impl ControllerConfig {
     pub fn runs_inline(&self) -> bool {
         match self {
             Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic => true,
+            Self::Ghost | Self::Guard { .. } => false,
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) | Self::LlmCohorts(_) => false,
         }
     }
+
+    /// Whether it is to see what the buffer is asked for, and may change its policy.
+    pub fn watches(&self) -> bool {
+        matches!(self, Self::Ghost | Self::Guard { .. })
+    }
+
+    /// Whether what it decides follows from what it is shown alone, so that a replay can ask it whenever it likes.
+    pub fn is_replayable(&self) -> bool {
+        match self {
+            Self::Guard { inner } => inner.is_replayable(),
+            _ => self.runs_inline() || self.watches(),
+        }
+    }
 }
 
-/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `analytic`, `llm-replace`, `llm-cohorts`, the last two with their default settings and only
+/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `analytic`, `ghost`, `guard:` and one of these, `llm-replace`, `llm-cohorts`, the last two with their default settings and only
 /// with the feature `llm`.
 impl FromStr for ControllerConfig {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        if let Some(inner) = text.strip_prefix("guard:") {
+            let inner: Self = inner.parse()?;
+            if matches!(inner, Self::Off | Self::Fixed | Self::Guard { .. }) {
+                return Err(Error::config(format!("controller {text:?}: {} decides nothing to guard", inner.name())));
+            }
+            return Ok(Self::Guard { inner: Box::new(inner) });
+        }
         let fields: Vec<&str> = text.split(':').collect();
         let number = |field: &str| {
             field
@@ -144,6 +195,7 @@ impl FromStr for ControllerConfig {
             ["off"] => Ok(Self::Off),
             ["fixed"] => Ok(Self::Fixed),
             ["analytic"] => Ok(Self::Analytic),
+            ["ghost"] => Ok(Self::Ghost),
             ["periodic", delta] => Ok(Self::Periodic { delta: number(delta)? }),
             ["random", seed, delta] => Ok(Self::Random { seed: number(seed)?, delta: number(delta)? }),
             #[cfg(feature = "llm")]

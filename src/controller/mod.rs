@@ -6,19 +6,25 @@
 mod analytic;
 mod config;
 mod fixed;
+mod ghost;
+mod guard;
 #[cfg(feature = "llm")]
 pub mod llm;
 mod off;
 mod periodic;
 mod random;
 mod runtime;
+mod shadow;
 mod stats;
 #[cfg(feature = "llm")]
 mod threads;
+mod watching;
 
 pub use analytic::Analytic;
 pub use config::ControllerConfig;
 pub use fixed::Fixed;
+pub use ghost::Ghost;
+pub use guard::Guard;
 pub use off::Off;
 pub use periodic::Periodic;
 pub use random::Random;

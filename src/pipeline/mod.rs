@@ -788,12 +788,12 @@ impl Pipeline {
         if decision.quotas.is_some() {
             lane.quotas = decision.quotas;
         }
-        if let Some(weights) = &decision.owner_weights {
-            buffer.weigh(weights);
-        }
         let replaced = buffer.end_minibatch(decision.replace, lane.quotas.as_deref(), &mut lane.fetches);
         if let Some(policy) = &decision.policy {
             buffer.switch(policy);
+        }
+        if let Some(weights) = &decision.owner_weights {
+            buffer.weigh(weights);
         }
         let shares = lane.owners.iter().map(|owner| OwnerShare { rows: owner.rows, busy: owner.busy });
         buffer.tell_end(shares);

@@ -132,7 +132,7 @@ pub fn settled(policy: &str, controller: &str) -> Result<Result<Config, rudder::
     let mut config =
         Config { policy: PolicyConfig::named(policy)?, controller: controller.parse()?, ..Config::default() };
     ensure!(
-        config.controller.runs_inline(),
+        config.controller.is_replayable(),
         "controller {controller} asks a model that takes real time, which a replay has none of: run `rudder train` with it"
     );
     Ok(config.settle().map(|()| config))

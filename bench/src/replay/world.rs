@@ -136,7 +136,11 @@ impl<'a> Sim<'a> {
         let header = &trace.header;
         let table = &header.tables[TABLE];
         let slots = case.buffer.slots(trace)?;
-        let buffer = (slots > 0).then(|| PrefetchBuffer::new(slots, &case.policy, trace.hints.clone())).transpose()?;
+        let mut buffer =
+            (slots > 0).then(|| PrefetchBuffer::new(slots, &case.policy, trace.hints.clone())).transpose()?;
+        let watches = case.steers() && case.controller.watches();
+        let watched = buffer.as_mut().filter(|_| watches);
+        let feed = watched.map(|buffer| buffer.watch(&case.policy, trace.hints.clone())).transpose()?;
         let source = |peer: &Option<rudder::Rank>| match *peer {
             Some(peer) => Source::Remote(RemoteRegion { peer, index: 0, bytes: u64::MAX }),
             None => Source::Local,
@@ -174,7 +178,11 @@ impl<'a> Sim<'a> {
             replacements: 0,
             cpu: Duration::ZERO,
         };
-        let steering = if case.steers() { Some(case.controller.build(&facts).map(steering)?) } else { None };
+        let controller = case.steers().then(|| match feed {
+            Some(feed) => case.controller.build_watching(&facts, feed.assuming(case.decision_latency)),
+            None => case.controller.build(&facts),
+        });
+        let steering = controller.transpose()?.map(steering);
         let pipeline = Pipeline::new(limits, vec![table]);
         Ok(Self {
             trace,

@@ -121,9 +121,18 @@ impl PolicyConfig {
         }
     }
 
-    /// Whether a buffer that runs can change from this policy to others and back, keeping its rows: those that fetch a set of their own cannot.
-    pub fn can_follow(&self) -> bool {
-        !matches!(self, Self::Off | Self::Random(_) | Self::Presc(_))
+    /// Refuses a policy from which a buffer that runs cannot change to others and back, keeping its rows: those that fetch a set of their own.
+    ///
+    /// # Errors
+    /// It is such a policy.
+    pub fn check_follows(&self) -> Result<()> {
+        match self {
+            Self::Off | Self::Random(_) | Self::Presc(_) => Err(Error::config(format!(
+                "policy {} cannot give its rows to another while it runs, as this controller has it do: choose policy lfu",
+                self.name()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Whether misses are tracked by cohort, and quotas obeyed.
