@@ -454,7 +454,12 @@ mod tests {
         assert_eq!(goes_with("random:1:16"), only(&["rudder"]));
         assert_eq!(goes_with("analytic"), only(&["lfu", "window"]));
         let follow = ["degree", "lru", "sieve", "s3fifo", "wtinylfu", "lfu", "rudder", "window"];
-        assert_eq!(goes_with("ghost"), only(&follow));
+        for controller in ["ghost", "bandit:1"] {
+            assert_eq!(goes_with(controller), only(&follow));
+        }
+        assert_eq!(goes_with("guard:ghost"), only(&follow));
+        assert_eq!(goes_with("guard:periodic:8"), only(&["rudder"]));
+        assert_eq!(goes_with("guard:analytic"), only(&["lfu", "window"]));
         #[cfg(feature = "llm")]
         {
             assert_eq!(goes_with("llm-replace"), only(&["rudder"]));

@@ -1,18 +1,20 @@
 //! The registry: which controllers there are and how each is built. A new one is its file, its variant and its line in [`ControllerConfig::build`].
 
+use super::bandit;
 #[cfg(feature = "llm")]
 use super::llm;
 use super::watching::Watching;
-use super::{Analytic, Controller, Fixed, Ghost, Guard, JobFacts, Off, Periodic, Random};
+use super::{Analytic, Bandit, Controller, Fixed, Ghost, Guard, JobFacts, Off, Periodic, Random};
 use crate::buffer::Feed;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 #[cfg(feature = "llm")]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, ghost, llm-replace or llm-cohorts; guard: before one guards it";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, ghost, bandit:SEED, llm-replace or llm-cohorts; guard: before one guards it";
 #[cfg(not(feature = "llm"))]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic or ghost; guard: before one guards it";
+const CHOICES: &str =
+    "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, ghost or bandit:SEED; guard: before one guards it";
 
 /// Which controller steers the buffer, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,13 @@ pub enum ControllerConfig {
     Analytic,
     /// The simple policy that does best on a sample takes the buffer over.
     Ghost,
+    /// The simple policies take the buffer over in turn, those that have done well more often.
+    Bandit {
+        /// Seed of the order in which they are tried.
+        seed: u64,
+        /// Minibatches of a turn, at least 1.
+        episode: u64,
+    },
     /// Another controller's choices are taken only while they cost no more than the best simple policy.
     Guard {
         /// The controller.
@@ -66,6 +75,7 @@ impl ControllerConfig {
             Self::Random { seed, delta } => Box::new(Random::new(*seed, *delta)?),
             Self::Analytic => Box::new(Analytic::new()),
             Self::Ghost => Box::new(Ghost::new()),
+            Self::Bandit { seed, episode } => Box::new(Bandit::new(*seed, *episode)?),
             Self::Guard { inner } => Box::new(Guard::new(inner.build(facts)?)),
             #[cfg(feature = "llm")]
             Self::LlmReplace(config) => Box::new(llm::LlmReplace::new(config, facts)?),
@@ -91,6 +101,7 @@ impl ControllerConfig {
             Self::Random { .. } => "random",
             Self::Analytic => "analytic",
             Self::Ghost => "ghost",
+            Self::Bandit { .. } => "bandit",
             Self::Guard { .. } => "guard",
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => "llm-replace",
@@ -102,7 +113,7 @@ impl ControllerConfig {
     /// Whether replacement is all that it decides on.
     pub fn decides_on_replacement(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Analytic | Self::Ghost => false,
+            Self::Off | Self::Fixed | Self::Analytic | Self::Ghost | Self::Bandit { .. } => false,
             Self::Periodic { .. } | Self::Random { .. } => true,
             Self::Guard { inner } => inner.decides_on_replacement(),
             #[cfg(feature = "llm")]
@@ -115,14 +126,10 @@ impl ControllerConfig {
     /// Whether observations must carry misses by cohort, which cost some counting.
     pub fn wants_cohorts(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic | Self::Ghost => {
-                false
-            }
             Self::Guard { inner } => inner.wants_cohorts(),
             #[cfg(feature = "llm")]
-            Self::LlmReplace(_) => false,
-            #[cfg(feature = "llm")]
             Self::LlmCohorts(_) => true,
+            _ => false,
         }
     }
 
@@ -152,7 +159,7 @@ impl ControllerConfig {
     pub fn runs_inline(&self) -> bool {
         match self {
             Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic => true,
-            Self::Ghost | Self::Guard { .. } => false,
+            Self::Ghost | Self::Bandit { .. } | Self::Guard { .. } => false,
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) | Self::LlmCohorts(_) => false,
         }
@@ -160,7 +167,7 @@ impl ControllerConfig {
 
     /// Whether it is to see what the buffer is asked for, and may change its policy.
     pub fn watches(&self) -> bool {
-        matches!(self, Self::Ghost | Self::Guard { .. })
+        matches!(self, Self::Ghost | Self::Bandit { .. } | Self::Guard { .. })
     }
 
     /// Whether what it decides follows from what it is shown alone, so that a replay can ask it whenever it likes.
@@ -172,7 +179,7 @@ impl ControllerConfig {
     }
 }
 
-/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `analytic`, `ghost`, `guard:` and one of these, `llm-replace`, `llm-cohorts`, the last two with their default settings and only
+/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `analytic`, `ghost`, `bandit:SEED`, `bandit:SEED:EPISODE`, `guard:` and one of these, `llm-replace`, `llm-cohorts`, the last two with their default settings and only
 /// with the feature `llm`.
 impl FromStr for ControllerConfig {
     type Err = Error;
@@ -196,6 +203,8 @@ impl FromStr for ControllerConfig {
             ["fixed"] => Ok(Self::Fixed),
             ["analytic"] => Ok(Self::Analytic),
             ["ghost"] => Ok(Self::Ghost),
+            ["bandit", seed] => Ok(Self::Bandit { seed: number(seed)?, episode: bandit::EPISODE }),
+            ["bandit", seed, episode] => Ok(Self::Bandit { seed: number(seed)?, episode: number(episode)? }),
             ["periodic", delta] => Ok(Self::Periodic { delta: number(delta)? }),
             ["random", seed, delta] => Ok(Self::Random { seed: number(seed)?, delta: number(delta)? }),
             #[cfg(feature = "llm")]

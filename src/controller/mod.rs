@@ -4,6 +4,7 @@
 //! into vertices. So a controller can be slow, wrong, dead or absent and cost hits only, never bytes and never a wait.
 
 mod analytic;
+mod bandit;
 mod config;
 mod fixed;
 mod ghost;
@@ -21,6 +22,7 @@ mod threads;
 mod watching;
 
 pub use analytic::Analytic;
+pub use bandit::Bandit;
 pub use config::ControllerConfig;
 pub use fixed::Fixed;
 pub use ghost::Ghost;
