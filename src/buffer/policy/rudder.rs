@@ -168,6 +168,11 @@ impl ReplacementPolicy for Rudder {
         }
     }
 
+    fn reserve(&mut self, nodes: usize) {
+        self.missed.clear();
+        self.missed.reserve(nodes);
+    }
+
     fn begin_minibatch(&mut self, _view: &View) {
         self.now += 1;
         self.empty_score *= self.decay;
