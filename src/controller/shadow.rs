@@ -32,6 +32,8 @@ pub(super) struct Shadow {
     buffer: PrefetchBuffer,
     feed: Option<Feed>,
     owners: PartitionBook,
+    /// The share of the nodes that it sees.
+    share: f64,
     /// The position that this buffer has for each of the watched one's.
     positions: [Option<WindowPosition>; WINDOW_MAX],
     /// Announcements whose nodes are not all looked at, and how many are.
@@ -53,33 +55,33 @@ fn sampled(watched: &Watched) -> (u32, BufferHints) {
     let halo = || hints.halo.iter().zip(&hints.degree).filter(|(node, _)| sample.has(**node));
     let slots = (f64::from(*slots) * sample.share()).round().max(1.0) as u32;
     let (halo, degree) = halo().map(|(node, degree)| (*node, *degree)).unzip();
-    (slots, BufferHints { halo, degree, ..hints.clone() })
+    (slots, BufferHints { nodes: hints.nodes, halo, degree, owners: hints.owners.clone() })
 }
 
 impl Shadow {
     /// Of a policy that stays what it is.
     pub(super) fn new(policy: &PolicyConfig, watched: &Watched) -> Result<Self> {
         let (slots, hints) = sampled(watched);
-        let owners = hints.owners.clone();
-        Ok(Self::of(policy, PrefetchBuffer::new(slots, policy, hints)?, None, owners))
+        Ok(Self::of(policy, PrefetchBuffer::new(slots, policy, hints)?, None, watched))
     }
 
     /// Of one that a controller may change.
     pub(super) fn steered(policy: &PolicyConfig, watched: &Watched) -> Result<Self> {
         let (slots, hints) = sampled(watched);
-        let owners = hints.owners.clone();
         let mut buffer = PrefetchBuffer::new(slots, policy, hints.clone())?;
         let feed = buffer.watch(policy, hints)?;
-        Ok(Self::of(policy, buffer, Some(feed), owners))
+        Ok(Self::of(policy, buffer, Some(feed), watched))
     }
 
-    fn of(policy: &PolicyConfig, buffer: PrefetchBuffer, feed: Option<Feed>, owners: PartitionBook) -> Self {
+    fn of(policy: &PolicyConfig, buffer: PrefetchBuffer, feed: Option<Feed>, watched: &Watched) -> Self {
+        let owners = watched.hints.owners.clone();
         let mut shadow = Self {
             policy: policy.clone(),
             buffer,
             feed,
             rows: vec![0.0; owners.partitions() as usize],
             owners,
+            share: watched.sample.share(),
             positions: [None; WINDOW_MAX],
             planning: VecDeque::new(),
             last: (0, 0),
@@ -98,7 +100,11 @@ impl Shadow {
 
     /// Carries a controller's decision out at the end of the minibatch.
     pub(super) fn decide(&mut self, decision: &Decision) {
-        self.decided.merge(decision.clone());
+        let mut sampled = decision.clone();
+        // As many rows are pulled of the sample as its share of all.
+        let scale = |rows: &mut u32| *rows = (f64::from(*rows) * self.share).round() as u32;
+        sampled.quotas.iter_mut().flatten().for_each(scale);
+        self.decided.merge(sampled);
     }
 
     /// What its rows cost.
