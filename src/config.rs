@@ -364,6 +364,9 @@ impl Config {
                 "controller {controller} decides by cohorts, which policy {policy} does not count: choose policy lfu or window"
             )));
         }
+        if self.controller.watches() {
+            self.policy.check_follows()?;
+        }
         if self.controller.weighs_owners() && !counts {
             return Err(Error::config(format!(
                 "controller {controller} weighs wants, which policy {policy} does not count: choose policy lfu or window"
@@ -450,6 +453,13 @@ mod tests {
         assert_eq!(goes_with("periodic:16"), only(&["rudder"]));
         assert_eq!(goes_with("random:1:16"), only(&["rudder"]));
         assert_eq!(goes_with("analytic"), only(&["lfu", "window"]));
+        let follow = ["degree", "lru", "sieve", "s3fifo", "wtinylfu", "lfu", "rudder", "window"];
+        for controller in ["ghost", "bandit:1"] {
+            assert_eq!(goes_with(controller), only(&follow));
+        }
+        assert_eq!(goes_with("guard:ghost"), only(&follow));
+        assert_eq!(goes_with("guard:periodic:8"), only(&["rudder"]));
+        assert_eq!(goes_with("guard:analytic"), only(&["lfu", "window"]));
         #[cfg(feature = "llm")]
         {
             assert_eq!(goes_with("llm-replace"), only(&["rudder"]));

@@ -6,7 +6,7 @@ mod counting;
 
 use counting::{ALLOCATIONS, COUNTED};
 use rudder::bootstrap::{Bootstrap, local};
-use rudder::buffer::PolicyConfig;
+use rudder::buffer::{BufferHints, Pin, PolicyConfig, PrefetchBuffer};
 use rudder::controller::ControllerConfig;
 use rudder::controller::classifier::{ClassifierConfig, Dense, FEATURES, Feature, Model, Perceptron, Trained};
 use rudder::transport::{TransportConfig, open};
@@ -145,6 +145,43 @@ fn a_warm_data_path_allocates_nothing() {
     }
     // 100 minibatches of each rank were counted.
     assert!(found.is_empty(), "allocations after warm-up: {found:#?}");
+}
+
+/// The training's side of a buffer that is watched and changes its policy; what prepares policies and listens is on another thread in a job.
+#[test]
+fn a_watched_buffer_allocates_nothing_for_it() {
+    let owners = PartitionBook::from_starts(vec![0, NODES]).unwrap();
+    let halo: Vec<NodeId> = (0..NODES).map(NodeId).collect();
+    let hints = BufferHints { nodes: NODES, degree: vec![1; halo.len()], halo, owners };
+    let lfu = PolicyConfig::named("lfu").unwrap();
+    let mut buffer = PrefetchBuffer::new(800, &lfu, hints.clone()).unwrap();
+    let feed = buffer.watch(&lfu, hints).unwrap();
+    let minibatches: Vec<_> = (0..32).map(minibatch).collect();
+    let policies = ["lru", "lfu:64", "sieve", "window", "s3fifo", "degree", "wtinylfu", "rudder", "lfu"];
+    let policies = policies.map(|name| PolicyConfig::named(name).unwrap());
+    let (mut found, mut kept, mut fetches) = (Vec::new(), Vec::new(), Vec::new());
+    for at in 0..900u64 {
+        let mut nodes = minibatches[at as usize % 32].clone();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let policy = &policies[at as usize / 16 % 9];
+        if at % 16 == 0 {
+            feed.prepare(policy).unwrap();
+        }
+        COUNTED.store(at >= 450, Ordering::SeqCst);
+        let position = buffer.announce(&nodes).unwrap();
+        buffer.lookup(Pin(at), &nodes, true, &mut found);
+        buffer.retire(position, &nodes);
+        buffer.admit_missed(true, &mut kept);
+        buffer.end_minibatch(false, None, &mut fetches);
+        assert_eq!(buffer.switch(policy), at % 16 == 0);
+        buffer.tell_end(std::iter::empty());
+        buffer.release(Pin(at + 1));
+        kept.iter().for_each(|(_, slot)| buffer.filled(*slot));
+        COUNTED.store(false, Ordering::SeqCst);
+        feed.pass(|_| ());
+    }
+    assert_eq!((ALLOCATIONS.swap(0, Ordering::SeqCst), feed.lost()), (0, 0));
 }
 
 #[test]

@@ -4,18 +4,19 @@
 //! training loop wait or stays uncounted. Method: scripted controllers that block, panic or fail stand in for a model.
 
 use proptest::prelude::*;
+use rudder::buffer::{BufferHints, Pin, PolicyConfig, PrefetchBuffer, Residency};
 use rudder::controller::{
     Cohort, Controller, ControllerConfig, ControllerRuntime, Decision, Health, JobFacts, Observation, RuntimeConfig,
     Shutdown,
 };
-use rudder::{Error, PartitionId, Result};
+use rudder::{Config, Error, NodeId, PartitionBook, PartitionId, Result};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// No call may take longer; a model of these tests takes at least ten times as long. Wide, as test machines are shared.
 const NEVER_WAITS: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(10);
-const REPLACE: Decision = Decision { replace: true, quotas: None, owner_weights: None };
+const REPLACE: Decision = Decision { replace: true, quotas: None, owner_weights: None, policy: None };
 
 fn at(minibatch: u64) -> Observation {
     Observation { minibatch, ..Observation::default() }
@@ -167,7 +168,10 @@ fn wrong_settings_are_refused() {
         let error = ControllerRuntime::start(&config, &JobFacts::default(), &RuntimeConfig::default()).unwrap_err();
         assert!(error.to_string().contains("delta is 0"), "{error}");
     }
-    for text in ["", "periodic", "periodic:x", "random:1", "oracle"] {
+    assert!("bandit:1:0".parse::<ControllerConfig>().unwrap().build(&JobFacts::default()).is_err());
+    for text in
+        ["", "periodic", "periodic:x", "random:1", "oracle", "bandit", "guard:", "guard:off", "guard:guard:ghost"]
+    {
         assert!(matches!(text.parse::<ControllerConfig>(), Err(Error::Config(_))), "{text:?}");
     }
     let unknown = "oracle".parse::<ControllerConfig>().unwrap_err().to_string();
@@ -193,11 +197,100 @@ fn wrong_settings_are_refused() {
 
 #[test]
 fn configurations_survive_json() {
-    for text in ["off", "fixed", "periodic:16", "random:7:16"] {
+    for text in ["off", "fixed", "periodic:16", "random:7:16", "analytic", "ghost", "bandit:1:4", "guard:random:7:16"] {
         let config: ControllerConfig = text.parse().unwrap();
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<ControllerConfig>(&json).unwrap(), config, "{json}");
     }
+}
+
+/// A buffer of 40 slots that a controller steers, over as many minibatches: the policies that it had, each with the minibatch from which on, and hits.
+fn steer(
+    controller: &str,
+    policy: &str,
+    minibatches: u64,
+    wants: impl Fn(u64) -> Vec<u64>,
+) -> (Vec<(u64, String)>, u64) {
+    let policy = PolicyConfig::named(policy).unwrap();
+    let owners = PartitionBook::from_starts(vec![0, 1 << 20]).unwrap();
+    let hints = BufferHints { nodes: 1 << 20, halo: vec![], degree: vec![], owners };
+    let mut config = Config { policy, controller: controller.parse().unwrap(), ..Config::default() };
+    config.settle().unwrap();
+    let mut buffer = PrefetchBuffer::new(40, &config.policy, hints.clone()).unwrap();
+    let feed = buffer.watch(&config.policy, hints).unwrap().assuming(Duration::ZERO);
+    let mut steering = config.controller.build_watching(&JobFacts::default(), feed).unwrap();
+    let (mut had, mut found, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    for minibatch in 1..=minibatches {
+        let nodes: Vec<NodeId> = wants(minibatch).into_iter().map(NodeId).collect();
+        buffer.lookup(Pin(minibatch), &nodes, true, &mut found);
+        let demand_rows = found.iter().filter(|found| **found == Residency::Absent).count() as u64;
+        buffer.admit_missed(true, &mut kept);
+        steering.observe(&Observation {
+            minibatch,
+            remote_nodes: nodes.len() as u64,
+            demand_rows,
+            ..Default::default()
+        });
+        let decision = steering.decide().unwrap_or_default();
+        buffer.end_minibatch(decision.replace, None, &mut Vec::new());
+        buffer.release(Pin(minibatch + 1));
+        kept.iter().for_each(|(_, slot)| buffer.filled(*slot));
+        if let Some(policy) = decision.policy {
+            assert!(buffer.switch(&policy), "what is decided is prepared");
+            had.push((minibatch, serde_json::to_string(&policy).unwrap()));
+        }
+        buffer.tell_end([].into_iter());
+        if decision.replace || had.last().is_some_and(|(at, _)| *at == minibatch) {
+            steering.handle_taken();
+        }
+    }
+    (had, buffer.counters().hits)
+}
+
+/// The same 30 nodes in every other minibatch, and nodes that come once between.
+fn with_scans(minibatch: u64) -> Vec<u64> {
+    if minibatch.is_multiple_of(2) { (0..30).collect() } else { (0..60).map(|at| 1000 + minibatch * 60 + at).collect() }
+}
+
+/// Other nodes every 40 minibatches: what was wanted before is wanted never more.
+fn with_drift(minibatch: u64) -> Vec<u64> {
+    let phase = minibatch / 40;
+    (0..50).map(|at| phase * 1000 + (minibatch * 7 + at) % 60).collect()
+}
+
+#[test]
+fn ghost_leaves_a_policy_that_others_would_do_better_than_and_stays_with_the_best() {
+    let (had, hits) = steer("ghost", "lru", 400, with_scans);
+    let (_, kept) = steer("guard:bandit:1:4000", "lru", 16, with_scans);
+    assert_eq!(kept, 0, "least recently used is what scans push out");
+    assert!(!had.is_empty() && had[0].0 <= 48, "it has seen enough by then: {had:?}");
+    assert!(!had.last().unwrap().1.contains("lru") && had.len() <= 3, "{had:?}");
+    assert!(hits > 30 * 160, "{hits} of {}", 30 * 200);
+    let (had, _) = steer("ghost", "lfu", 400, with_scans);
+    assert_eq!(had, [], "none does better");
+}
+
+#[test]
+fn the_bandit_plays_each_policy_and_then_those_that_do_well_and_the_same_in_every_run() {
+    let (had, hits) = steer("bandit:5:8", "lru", 1600, with_scans);
+    assert_eq!((had.clone(), hits), steer("bandit:5:8", "lru", 1600, with_scans));
+    assert_ne!(had, steer("bandit:6:8", "lru", 1600, with_scans).0);
+    let first: std::collections::BTreeSet<_> = had.iter().take(8).map(|(_, policy)| policy).collect();
+    assert_eq!(first.len(), 8, "each in its turn: {first:?}");
+    let (_, lru) = steer("bandit:5:2000", "lru", 1600, with_scans);
+    assert!(lru == 0 && hits > 1600 / 2 * 30 / 3, "{hits}");
+}
+
+#[test]
+fn a_guard_takes_what_is_worth_it_and_overrules_what_is_not() {
+    // Replacing all the time by the published scores, of a buffer without a halo, keeps nothing.
+    let (had, guarded) = steer("guard:periodic:1", "rudder", 400, with_scans);
+    let (_, alone) = steer("ghost", "lfu", 400, with_scans);
+    assert!(had[0].0 <= 32 && had[0].1.contains("lfu"), "{had:?}");
+    assert!(guarded * 10 > alone * 8, "{guarded} hits, and {alone} of the simple policy from the start");
+    let (had, _) = steer("guard:ghost", "lfu", 400, with_drift);
+    let (free, _) = steer("ghost", "lfu", 400, with_drift);
+    assert!(!free.is_empty() && !had.is_empty(), "one that follows the best has its way: {had:?}, alone {free:?}");
 }
 
 #[test]

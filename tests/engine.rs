@@ -126,6 +126,9 @@ fn policies() -> impl Strategy<Value = (&'static str, ControllerConfig)> {
     let controllers = |policy| match policy {
         "degree" => vec![ControllerConfig::Fixed],
         "rudder" => vec![ControllerConfig::Periodic { delta: 2 }, ControllerConfig::Random { seed: 3, delta: 1 }],
+        // Another policy with every minibatch, of every kind.
+        "lfu" | "window" => vec![ControllerConfig::Off, ControllerConfig::Bandit { seed: 3, episode: 1 }],
+        "lru" => vec![ControllerConfig::Off, ControllerConfig::Guard { inner: Box::new(ControllerConfig::Ghost) }],
         _ => vec![ControllerConfig::Off],
     };
     let named = |policy| controllers(policy).into_iter().map(move |controller| (policy, controller));

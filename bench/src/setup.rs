@@ -54,11 +54,15 @@ pub enum SetUp {
     Window,
     /// As window, or lfu without --lookahead, and rows of owners that hold minibatches up are worth more
     Analytic,
+    /// Begins as window, or lfu without --lookahead, and changes to the simple policy that does best on a sample
+    Ghost,
+    /// As analytic, while that costs no more than the best simple policy
+    Guard,
 }
 
 impl SetUp {
     /// Every set-up, in the order of a comparison.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::OffSync,
         Self::Off,
         Self::Fixed,
@@ -76,6 +80,8 @@ impl SetUp {
         Self::Lfu,
         Self::Window,
         Self::Analytic,
+        Self::Ghost,
+        Self::Guard,
     ];
 
     /// Its name on the command line and in documents.
@@ -98,6 +104,8 @@ impl SetUp {
             Self::Lfu => "lfu",
             Self::Window => "window",
             Self::Analytic => "analytic",
+            Self::Ghost => "ghost",
+            Self::Guard => "guard",
         }
     }
 
@@ -121,6 +129,8 @@ impl SetUp {
             Self::Lfu => "keeps rows that were fetched anyway, by frequency",
             Self::Window => "keeps what the announced minibatches want next",
             Self::Analytic => "as window or lfu, and rows of owners that hold minibatches up are worth more",
+            Self::Ghost => "changes to the simple policy that does best on a sample",
+            Self::Guard => "as analytic, while that costs no more than the best simple policy",
         }
     }
 
@@ -132,7 +142,7 @@ impl SetUp {
             Self::FixedRandom => "random",
             Self::Periodic | Self::Random | Self::Classifier | Self::Llm => "rudder",
             Self::LlmCohorts => "lfu",
-            Self::Analytic => "window",
+            Self::Analytic | Self::Ghost | Self::Guard => "window",
             Self::Presc | Self::Lru | Self::Sieve | Self::S3fifo | Self::Wtinylfu | Self::Lfu | Self::Window => {
                 self.name()
             }
@@ -145,6 +155,7 @@ impl SetUp {
             Self::Periodic | Self::Random | Self::Classifier | Self::Llm | Self::LlmCohorts | Self::Analytic => {
                 self.name()
             }
+            Self::Ghost | Self::Guard => self.name(),
             _ => "off",
         }
     }
@@ -195,6 +206,8 @@ impl SetUp {
                 ControllerConfig::LlmCohorts(CohortsConfig { model, delta, ..CohortsConfig::default() })
             }
             Self::Analytic => ControllerConfig::Analytic,
+            Self::Ghost => ControllerConfig::Ghost,
+            Self::Guard => ControllerConfig::Guard { inner: Box::new(ControllerConfig::Analytic) },
             _ => ControllerConfig::Off,
         };
         Ok((policy, controller))

@@ -46,7 +46,7 @@ fn without_measures(mut document: Value) -> Value {
     runs.for_each(|run| run["decision_cpu_s"] = Value::Null);
     for standings in document["standings"]["lookaheads"].as_array_mut().unwrap() {
         let contenders = standings["contenders"].as_array_mut().unwrap().iter_mut();
-        contenders.for_each(|contender| contender["decision_us"] = Value::Null);
+        contenders.for_each(|contender| contender["minibatch_us"] = Value::Null);
     }
     document
 }
@@ -126,6 +126,45 @@ fn rows_of_a_rank_that_sends_slowly_are_kept_rather_than_others() {
     assert!(weighed < 0.97 * plain, "{weighed} s and {plain} s");
     let (plain, weighed) = (stall("lfu", None), stall("lfu/analytic", None));
     assert!(weighed < 1.03 * plain, "without one it costs nothing to speak of: {weighed} s and {plain} s");
+}
+
+#[test]
+fn controllers_that_choose_are_studied_with_the_guard_and_without() {
+    let directory = tempfile::tempdir().unwrap();
+    let more = ["--contender", "lfu,lru", "--ablation", "--lookahead", "0", "--slow", "none", "--scenario", "nodes"];
+    let args = [&more[..], &["--minibatches", "128"]].concat();
+    let (document, text) = study(&directory.path().join("study.json"), &args);
+    let stall = |contender: &str| {
+        let own = document["runs"].as_array().unwrap().iter().filter(|run| run["contender"] == contender);
+        let stalls: Vec<f64> = own.map(|run| run["stall_s"].as_f64().unwrap()).collect();
+        assert_eq!(stalls.len(), 2, "{contender}");
+        stalls.iter().sum::<f64>()
+    };
+    // The oracle answers as the coin would where that is better.
+    let (oracle, coin, guarded) =
+        (stall("rudder/oracle"), stall("rudder/random:1:8"), stall("rudder/guard:random:1:8"));
+    assert!(oracle <= 1.01 * coin && guarded <= 1.01 * coin, "{oracle} s, {guarded} s and {coin} s");
+    assert!(stall("lfu/ghost") <= 1.05 * stall("lfu"), "what does not gain costs little");
+    assert!(text.contains("closes"), "{text}");
+    let (again, _) = study(&directory.path().join("again.json"), &args);
+    assert_eq!(without_measures(again), without_measures(document));
+}
+
+#[test]
+fn a_slow_oracle_gains_less() {
+    let directory = tempfile::tempdir().unwrap();
+    let list =
+        ["--contender", "rudder/oracle,rudder/oracle:0.3,rudder/periodic:8", "--lookahead", "0", "--slow", "none"];
+    let more = [&list[..], &["--scenario", "nodes", "--minibatches", "128"]].concat();
+    let (document, _) = study(&directory.path().join("study.json"), &more);
+    let sum = |contender: &str, field: &str| {
+        let own = document["runs"].as_array().unwrap().iter().filter(|run| run["contender"] == contender);
+        own.map(|run| run[field].as_f64().unwrap()).sum::<f64>()
+    };
+    let (quick, slow, always) = ("rudder/oracle", "rudder/oracle:0.3", "rudder/periodic:8");
+    assert!(sum(quick, "stall_s") <= sum(always, "stall_s"));
+    assert!(sum(quick, "stall_s") <= sum(slow, "stall_s"));
+    assert!(sum(slow, "decisions") < sum(quick, "decisions"), "one is not asked while it thinks");
 }
 
 #[test]

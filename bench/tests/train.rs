@@ -52,7 +52,7 @@ fn losses_are_the_same_bits_whatever_keeps_or_moves_the_rows() {
     for (transport, controllers, lookahead) in [
         ("shm", "off-sync,off,fixed,periodic,random,lfu", "0"),
         ("tcp", "off-sync,lfu,analytic", "0"),
-        ("tcp", "off,lfu,window,analytic", "6"),
+        ("tcp", "off,lfu,window,analytic,ghost,guard", "6"),
     ] {
         let document = document(
             directory.path(),

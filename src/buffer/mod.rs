@@ -31,6 +31,8 @@ mod halo;
 mod index;
 mod policy;
 mod slots;
+mod switch;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -44,6 +46,8 @@ use index::{AHEAD, NodeTable, ahead};
 pub use policy::{LfuConfig, PolicyConfig, PrescConfig, RandomConfig, RudderConfig, Start};
 use policy::{Origin, ReplacementPolicy, Swap, View};
 use slots::{Occupancy, SlotTable};
+use tap::Tap;
+pub use tap::{Call, Event, Feed, Sample, Watched};
 use window::Window;
 pub use window::{WINDOW_MAX, WindowPosition};
 
@@ -135,6 +139,9 @@ pub struct BufferCounters {
     pub useless: u64,
     /// Slots freed because their gets failed.
     pub abandoned: u64,
+    /// Times that another policy took over.
+    #[serde(default)]
+    pub policies: u64,
 }
 
 /// Where a buffer shows which rows it has, for other processes that read its slots in place.
@@ -154,6 +161,8 @@ pub struct PrefetchBuffer {
     cohorts: Option<Cohorts>,
     weighs_owners: bool,
     board: Option<Box<dyn Board>>,
+    /// Where a controller watches.
+    tap: Option<Tap>,
     /// Announced minibatches, from the nearest, whose rows may take slots from others.
     near: u32,
     counters: BufferCounters,
@@ -196,6 +205,7 @@ impl PrefetchBuffer {
             cohorts: policy.tracks_cohorts().then(|| Cohorts::new(hints.owners)),
             weighs_owners: policy.weighs_owners(),
             board: None,
+            tap: None,
             near: NEAR,
             counters: BufferCounters::default(),
             initial,
@@ -259,7 +269,7 @@ impl PrefetchBuffer {
             found.push(self.open_one(self.places[at], node));
         }
         if observed {
-            self.score();
+            self.score(nodes);
         }
     }
 
@@ -280,7 +290,8 @@ impl PrefetchBuffer {
     }
 
     /// Tells the policy, the cohorts and the counters of the open minibatch.
-    fn score(&mut self) {
+    fn score(&mut self, nodes: &[NodeId]) {
+        self.tell_lookup(nodes);
         self.policy.begin_minibatch(&self.view);
         self.policy.touch(&self.hits, &self.view);
         if let Some(cohorts) = &mut self.cohorts {
@@ -432,6 +443,7 @@ impl PrefetchBuffer {
     pub fn announce(&mut self, nodes: &[NodeId]) -> Option<WindowPosition> {
         let position = self.view.window.open()?;
         self.view.window.enter(position, nodes);
+        self.tell_announced(position, nodes);
         self.collect_resident(nodes);
         self.policy.announced(&self.hits, &self.view);
         Some(position)
@@ -454,6 +466,7 @@ impl PrefetchBuffer {
             return;
         }
         self.view.window.close(position, nodes);
+        self.tell_retired(position, nodes);
         self.collect_resident(nodes);
         self.policy.retired(position, &self.hits, &self.view);
     }

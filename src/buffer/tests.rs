@@ -27,6 +27,7 @@ enum Call {
     Filled(prop::sample::Index),
     Abandon(prop::sample::Index),
     Release(u64),
+    Switch(PolicyConfig),
 }
 
 fn calls() -> impl Strategy<Value = Vec<Call>> {
@@ -52,6 +53,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         8 => index().prop_map(Call::Filled),
         1 => index().prop_map(Call::Abandon),
         4 => (0u64..5).prop_map(Call::Release),
+        1 => policies().prop_map(Call::Switch),
     ];
     prop::collection::vec(call, 1..150)
 }
@@ -79,6 +81,8 @@ fn hints() -> BufferHints {
 /// The buffer, and what it should say.
 struct Checked {
     buffer: PrefetchBuffer,
+    /// Where another policy can come from.
+    feed: Option<Feed>,
     /// Nodes by slot, and whether their bytes are in place.
     held: HashMap<Slot, (NodeId, bool)>,
     pinned: HashMap<Slot, u64>,
@@ -91,8 +95,12 @@ struct Checked {
 
 impl Checked {
     fn new(policy: &PolicyConfig) -> Self {
+        let mut buffer = PrefetchBuffer::new(SLOTS, policy, hints()).unwrap();
+        let feed = buffer.watch(policy, hints()).ok();
+        assert_eq!(feed.is_some(), policy.check_follows().is_ok());
         let mut checked = Self {
-            buffer: PrefetchBuffer::new(SLOTS, policy, hints()).unwrap(),
+            buffer,
+            feed,
             held: HashMap::new(),
             pinned: HashMap::new(),
             announced: Vec::new(),
@@ -164,6 +172,7 @@ impl Checked {
         let replaced = self.buffer.end_minibatch(replace, Some(&vec![quota; Cohort::count(2)]), &mut fetches);
         assert!(replaced.rows == 0 || (replace && self.replaces && observed));
         assert!(fetches.len() as u32 >= replaced.rows);
+        self.buffer.tell_end(std::iter::empty());
         fetches.into_iter().for_each(|(node, slot)| self.given(node, slot));
     }
 
@@ -213,6 +222,13 @@ impl Checked {
                 let slot = slots[at.index(slots.len())];
                 self.buffer.abandon(slot);
                 self.held.remove(&slot);
+            }
+            Call::Switch(policy) if policy.check_follows().is_ok() => {
+                let Some(feed) = &self.feed else { return };
+                assert!(!self.buffer.switch(&policy), "it was not prepared");
+                feed.prepare(&policy).unwrap();
+                assert!(self.buffer.switch(&policy));
+                self.replaces |= matches!(policy, PolicyConfig::Rudder(_));
             }
             Call::Release(behind) => {
                 self.oldest_live = self.oldest_live.max(self.next_pin.saturating_sub(behind));
@@ -320,6 +336,53 @@ fn a_row_fetched_ahead_is_kept_until_its_use_or_its_ticket_is_forgotten() {
         assert_eq!(buffer.residency(NodeId(9)), Residency::Absent);
         assert_eq!(buffer.counters().useless, u64::from(forget));
     }
+}
+
+fn watched(slots: u32, policy: &PolicyConfig) -> (PrefetchBuffer, Feed) {
+    let mut buffer = PrefetchBuffer::new(slots, policy, hints()).unwrap();
+    let feed = buffer.watch(policy, hints()).unwrap();
+    (buffer, feed)
+}
+
+/// Minibatches of these nodes, one after the other, and whether each hit.
+fn hits(buffer: &mut PrefetchBuffer, nodes: &[u64]) -> Vec<bool> {
+    let hit = |found: Vec<Residency>| found[0] != Residency::Absent;
+    nodes.iter().map(|&node| hit(gather(buffer, &[node], None).0)).collect()
+}
+
+#[test]
+fn another_policy_keeps_the_rows_and_what_was_counted_of_them() {
+    let counting = PolicyConfig::Lfu(LfuConfig { half_life: 0, ..LfuConfig::default() });
+    let (mut buffer, feed) = watched(3, &counting);
+    hits(&mut buffer, &[1, 1, 1, 2, 3, 3]);
+    feed.prepare(&PolicyConfig::Lru).unwrap();
+    assert!(buffer.switch(&PolicyConfig::Lru) && !buffer.switch(&PolicyConfig::Lru));
+    assert_eq!(hits(&mut buffer, &[1, 2, 3]), [true; 3], "all rows are where they were");
+    assert_eq!(hits(&mut buffer, &[5, 2, 3, 5, 1]), [false, true, true, true, false], "the least recently used goes");
+    let counting_on = PolicyConfig::Lfu(LfuConfig { half_life: 1000, ..LfuConfig::default() });
+    feed.prepare(&counting_on).unwrap();
+    assert!(buffer.switch(&counting_on));
+    hits(&mut buffer, &[1, 1, 1, 3, 3, 3]);
+    let other = PolicyConfig::Window(LfuConfig { half_life: 0, ..LfuConfig::default() });
+    feed.prepare(&other).unwrap();
+    assert!(buffer.switch(&other));
+    assert_eq!(hits(&mut buffer, &[7, 8, 9, 1, 3]), [false, false, false, true, true], "they were wanted most");
+    assert_eq!(buffer.counters().policies, 3);
+}
+
+#[test]
+fn nodes_of_high_degree_take_the_place_of_others_as_they_are_fetched() {
+    let (mut buffer, feed) = watched(2, &PolicyConfig::Lru);
+    let chosen = {
+        let mut fetches = Vec::new();
+        PrefetchBuffer::new(2, &PolicyConfig::Degree, hints()).unwrap().initial_fill(&mut fetches);
+        fetches.into_iter().map(|(node, _)| node.0).collect::<Vec<_>>()
+    };
+    hits(&mut buffer, &[chosen[0], 4]);
+    feed.prepare(&PolicyConfig::Degree).unwrap();
+    assert!(buffer.switch(&PolicyConfig::Degree));
+    let all = [8, 4, chosen[0], chosen[1], 4, chosen[1], 8, chosen[0]];
+    assert_eq!(hits(&mut buffer, &all), [false, true, true, false, false, true, false, true]);
 }
 
 #[test]

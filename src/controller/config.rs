@@ -1,18 +1,20 @@
 //! The registry: which controllers there are and how each is built. A new one is its file, its variant and its line in [`ControllerConfig::build`].
 
+use super::bandit;
 use super::classifier::{Classifier, ClassifierConfig};
 #[cfg(feature = "llm")]
 use super::llm;
-use super::{Analytic, Controller, Fixed, JobFacts, Off, Periodic, Random};
+use super::watching::Watching;
+use super::{Analytic, Bandit, Controller, Fixed, Ghost, Guard, JobFacts, Off, Periodic, Random};
+use crate::buffer::Feed;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 #[cfg(feature = "llm")]
-const CHOICES: &str =
-    "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, llm-replace or llm-cohorts";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost, bandit:SEED, llm-replace or llm-cohorts; guard: before one guards it";
 #[cfg(not(feature = "llm"))]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic or classifier:FILE";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost or bandit:SEED; guard: before one guards it";
 
 /// Which controller steers the buffer, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,20 @@ pub enum ControllerConfig {
     Analytic,
     /// A trained classifier answers yes or no to replacement.
     Classifier(ClassifierConfig),
+    /// The simple policy that does best on a sample takes the buffer over.
+    Ghost,
+    /// The simple policies take the buffer over in turn, those that have done well more often.
+    Bandit {
+        /// Seed of the order in which they are tried.
+        seed: u64,
+        /// Minibatches of a turn, at least 1.
+        episode: u64,
+    },
+    /// Another controller's choices are taken only while they cost no more than the best simple policy.
+    Guard {
+        /// The controller.
+        inner: Box<ControllerConfig>,
+    },
     /// A language model answers yes or no to replacement.
     #[cfg(feature = "llm")]
     LlmReplace(llm::ReplaceConfig),
@@ -61,11 +77,22 @@ impl ControllerConfig {
             Self::Random { seed, delta } => Box::new(Random::new(*seed, *delta)?),
             Self::Analytic => Box::new(Analytic::new()),
             Self::Classifier(config) => Box::new(Classifier::new(config, facts)?),
+            Self::Ghost => Box::new(Ghost::new()),
+            Self::Bandit { seed, episode } => Box::new(Bandit::new(*seed, *episode)?),
+            Self::Guard { inner } => Box::new(Guard::new(inner.build(facts)?)),
             #[cfg(feature = "llm")]
             Self::LlmReplace(config) => Box::new(llm::LlmReplace::new(config, facts)?),
             #[cfg(feature = "llm")]
             Self::LlmCohorts(config) => Box::new(llm::LlmCohorts::new(config, facts)?),
         })
+    }
+
+    /// As [`build`](Self::build), of a controller that watches a buffer at this end of its feed.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build); or it cannot work with the buffer.
+    pub fn build_watching(&self, facts: &JobFacts, feed: Feed) -> Result<Box<dyn Controller>> {
+        Ok(Box::new(Watching::new(self.build(facts)?, feed)?))
     }
 
     /// The controller's name.
@@ -77,6 +104,9 @@ impl ControllerConfig {
             Self::Random { .. } => "random",
             Self::Analytic => "analytic",
             Self::Classifier(_) => "classifier",
+            Self::Ghost => "ghost",
+            Self::Bandit { .. } => "bandit",
+            Self::Guard { .. } => "guard",
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => "llm-replace",
             #[cfg(feature = "llm")]
@@ -87,8 +117,9 @@ impl ControllerConfig {
     /// Whether replacement is all that it decides on.
     pub fn decides_on_replacement(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Analytic => false,
+            Self::Off | Self::Fixed | Self::Analytic | Self::Ghost | Self::Bandit { .. } => false,
             Self::Periodic { .. } | Self::Random { .. } | Self::Classifier(_) => true,
+            Self::Guard { inner } => inner.decides_on_replacement(),
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => true,
             #[cfg(feature = "llm")]
@@ -99,22 +130,26 @@ impl ControllerConfig {
     /// Whether observations must carry misses by cohort, which cost some counting.
     pub fn wants_cohorts(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic => false,
-            Self::Classifier(_) => false,
-            #[cfg(feature = "llm")]
-            Self::LlmReplace(_) => false,
+            Self::Guard { inner } => inner.wants_cohorts(),
             #[cfg(feature = "llm")]
             Self::LlmCohorts(_) => true,
+            _ => false,
         }
     }
 
     /// Whether the policy must weigh wants by owner, and observations carry the owners' loads.
     pub fn weighs_owners(&self) -> bool {
-        matches!(self, Self::Analytic)
+        match self {
+            Self::Guard { inner } => inner.weighs_owners(),
+            _ => matches!(self, Self::Analytic),
+        }
     }
 
     /// Does to the environment what a model in this process needs, so that it is done before a caller starts threads.
     pub(crate) fn prepare_process(&self) {
+        if let Self::Guard { inner } = self {
+            return inner.prepare_process();
+        }
         #[cfg(feature = "llm")]
         if let Self::LlmReplace(llm::ReplaceConfig { model, .. }) | Self::LlmCohorts(llm::CohortsConfig { model, .. }) =
             self
@@ -129,20 +164,41 @@ impl ControllerConfig {
         match self {
             Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic => true,
             Self::Classifier(_) => true,
+            Self::Ghost | Self::Bandit { .. } | Self::Guard { .. } => false,
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) | Self::LlmCohorts(_) => false,
         }
     }
+
+    /// Whether it is to see what the buffer is asked for, and may change its policy.
+    pub fn watches(&self) -> bool {
+        matches!(self, Self::Ghost | Self::Bandit { .. } | Self::Guard { .. })
+    }
+
+    /// Whether what it decides follows from what it is shown alone, so that a replay can ask it whenever it likes.
+    pub fn is_replayable(&self) -> bool {
+        match self {
+            Self::Guard { inner } => inner.is_replayable(),
+            _ => self.runs_inline() || self.watches(),
+        }
+    }
 }
 
-/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `analytic`, `classifier:FILE`, `llm-replace`, `llm-cohorts`, the last two with their default
-/// settings and only with the feature `llm`.
+/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `analytic`, `classifier:FILE`, `ghost`, `bandit:SEED`, `bandit:SEED:EPISODE`, `guard:`
+/// and one of these, `llm-replace`, `llm-cohorts`, the last two with their default settings and only with the feature `llm`.
 impl FromStr for ControllerConfig {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         if let Some(file) = text.strip_prefix("classifier:").filter(|file| !file.is_empty()) {
             return Ok(Self::Classifier(ClassifierConfig { file: file.into() }));
+        }
+        if let Some(inner) = text.strip_prefix("guard:") {
+            let inner: Self = inner.parse()?;
+            if matches!(inner, Self::Off | Self::Fixed | Self::Guard { .. }) {
+                return Err(Error::config(format!("controller {text:?}: {} decides nothing to guard", inner.name())));
+            }
+            return Ok(Self::Guard { inner: Box::new(inner) });
         }
         let fields: Vec<&str> = text.split(':').collect();
         let number = |field: &str| {
@@ -154,6 +210,9 @@ impl FromStr for ControllerConfig {
             ["off"] => Ok(Self::Off),
             ["fixed"] => Ok(Self::Fixed),
             ["analytic"] => Ok(Self::Analytic),
+            ["ghost"] => Ok(Self::Ghost),
+            ["bandit", seed] => Ok(Self::Bandit { seed: number(seed)?, episode: bandit::EPISODE }),
+            ["bandit", seed, episode] => Ok(Self::Bandit { seed: number(seed)?, episode: number(episode)? }),
             ["periodic", delta] => Ok(Self::Periodic { delta: number(delta)? }),
             ["random", seed, delta] => Ok(Self::Random { seed: number(seed)?, delta: number(delta)? }),
             #[cfg(feature = "llm")]

@@ -4,28 +4,38 @@
 //! into vertices. So a controller can be slow, wrong, dead or absent and cost hits only, never bytes and never a wait.
 
 mod analytic;
+mod bandit;
 pub mod classifier;
 mod config;
 mod fixed;
+mod ghost;
+mod guard;
 #[cfg(feature = "llm")]
 pub mod llm;
 mod off;
 mod periodic;
 mod random;
 mod runtime;
+mod shadow;
 mod stats;
 #[cfg(feature = "llm")]
 mod threads;
+mod watching;
 
 pub use analytic::Analytic;
+pub use bandit::Bandit;
 pub use config::ControllerConfig;
 pub use fixed::Fixed;
+pub use ghost::Ghost;
+pub use guard::Guard;
 pub use off::Off;
 pub use periodic::Periodic;
 pub use random::Random;
 pub use runtime::{ControllerRuntime, RuntimeConfig, Shutdown};
 pub use stats::DecisionStats;
 
+use crate::buffer::{Event, PolicyConfig, Watched};
+use crate::error::Result;
 use crate::id::PartitionId;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -147,6 +157,18 @@ pub struct Decision {
     pub quotas: Option<Vec<u32>>,
     /// By partition: what a want of its nodes counts from now on, where wants are weighed by owner; `None` leaves what stands.
     pub owner_weights: Option<Vec<f32>>,
+    /// The policy that says from now on which rows stay; `None` leaves what stands. Of a buffer that the controller watches.
+    pub policy: Option<PolicyConfig>,
+}
+
+impl Decision {
+    /// Adds a later decision: what it leaves as it stands is this one's.
+    pub fn merge(&mut self, later: Self) {
+        self.replace |= later.replace;
+        self.quotas = later.quotas.or(self.quotas.take());
+        self.owner_weights = later.owner_weights.or(self.owner_weights.take());
+        self.policy = later.policy.or(self.policy.take());
+    }
 }
 
 /// How a controller fares.
@@ -162,6 +184,17 @@ pub struct Health {
 pub trait Controller: Send {
     /// Its name in the configuration.
     fn name(&self) -> &'static str;
+
+    /// Before all else, where the buffer can be watched: what it is.
+    ///
+    /// # Errors
+    /// The controller cannot work with it.
+    fn attach(&mut self, _buffer: &Watched) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes note of a call of the buffer that is watched. The calls of a minibatch come before its observation, but for its end.
+    fn watch(&mut self, _event: &Event) {}
 
     /// Takes note of a minibatch.
     fn observe(&mut self, observation: &Observation);

@@ -6,6 +6,7 @@
 
 use super::stats::{Latencies, thread_cpu};
 use super::{Controller, ControllerConfig, Decision, DecisionStats, JobFacts, Observation, Periodic};
+use crate::buffer::Feed;
 use crate::error::{Error, Result};
 use crossbeam::queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
@@ -127,12 +128,28 @@ impl ControllerRuntime {
     /// # Errors
     /// A setting is out of its bounds, or the thread cannot be started.
     pub fn start(config: &ControllerConfig, facts: &JobFacts, bounds: &RuntimeConfig) -> Result<Self> {
+        Self::start_watching(config, facts, bounds, None)
+    }
+
+    /// As [`start`](Self::start), with the feed of the buffer that it steers, for a controller that [watches](ControllerConfig::watches) one.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_watching(
+        config: &ControllerConfig,
+        facts: &JobFacts,
+        bounds: &RuntimeConfig,
+        feed: Option<Feed>,
+    ) -> Result<Self> {
         if config.runs_inline() {
             return Self::inline(config.build(facts)?, bounds);
         }
         config.prepare_process();
         let (config, facts) = (config.clone(), facts.clone());
-        Self::threaded(config.name(), bounds, move || config.build(&facts))
+        Self::threaded(config.name(), bounds, move || match feed {
+            Some(feed) => config.build_watching(&facts, feed),
+            None => config.build(&facts),
+        })
     }
 
     /// Runs a controller of one's own inside [`take_decision`](Self::take_decision): it must decide in microseconds.
@@ -223,10 +240,7 @@ impl ControllerRuntime {
             controller.observe(&observation);
             if let Some(next) = controller.decide() {
                 self.shared.latencies.record(start.elapsed());
-                let merged = decided.get_or_insert_default();
-                merged.replace |= next.replace;
-                merged.quotas = next.quotas.or(merged.quotas.take());
-                merged.owner_weights = next.owner_weights.or(merged.owner_weights.take());
+                decided.get_or_insert_default().merge(next);
             }
         }
         if decided.is_some() {

@@ -3,7 +3,7 @@
 use super::meeting::{Peers, gather};
 use super::spec::TableSpec;
 use crate::bootstrap::Bootstrap;
-use crate::buffer::{BufferHints, PrefetchBuffer, SLOTS_MAX};
+use crate::buffer::{BufferHints, Feed, PrefetchBuffer, SLOTS_MAX};
 use crate::config::{BufferSize, Config};
 use crate::error::Result;
 use crate::host::{Exchange, Host, Layout, Part, keeper_of};
@@ -24,6 +24,8 @@ pub(super) struct Buffers {
     pub buffer: Option<PrefetchBuffer>,
     pub slots: Option<Region>,
     pub part: Option<Arc<Part>>,
+    /// Where a controller watches the buffer.
+    pub feed: Option<Feed>,
 }
 
 /// Which part of its host's buffer a rank keeps.
@@ -50,10 +52,8 @@ pub(super) fn buffers(
     let halo_nodes = halo.clone().count();
     let kept = |node| shard.is_none_or(|shard| keeper_of(node, shard.ranks) == shard.place);
     let (halo, degree): (Vec<NodeId>, Vec<u32>) = halo.filter(|&(node, _)| kept(node)).unzip();
-    let make = |slots: u32| {
-        let (halo, degree, owners) = (halo.clone(), degree.clone(), spec.book.clone());
-        PrefetchBuffer::new(slots, &config.policy, BufferHints { nodes: spec.book.nodes(), halo, degree, owners })
-    };
+    let hints = BufferHints { nodes: spec.book.nodes(), halo, degree, owners: spec.book.clone() };
+    let make = |slots: u32| PrefetchBuffer::new(slots, &config.policy, hints.clone());
     let remote = (0..spec.book.partitions()).map(PartitionId).filter(|&partition| travels(partition));
     let remote_nodes: u64 =
         remote.map(|partition| spec.book.range(partition)).map(|range| range.end - range.start).sum();
@@ -74,7 +74,7 @@ pub(super) fn buffers(
         BufferSize::Halo(share) => format!("{} % of the {halo_nodes} halo nodes whose rows travel", share * 100.0),
         BufferSize::Bytes(bytes) => format!("what {bytes} bytes hold, of {kept_nodes} nodes whose rows travel"),
     };
-    let Some(buffer) = made else {
+    let Some(mut buffer) = made else {
         tracing::info!("{}: no buffer, for it would be {why}", spec.id);
         return Ok(Buffers::default());
     };
@@ -90,7 +90,8 @@ pub(super) fn buffers(
         (config.policy.name(), shard.map(|shard| format!(", shared by {} ranks of this host", shard.ranks)));
     let shared = shared.unwrap_or_default();
     tracing::info!("{}: a buffer of {slots} slots, {bytes} bytes of rows{shared}, policy {policy}: {why}", spec.id);
-    Ok(Buffers { buffer: Some(buffer), slots: Some(region), part })
+    let feed = config.controller.watches().then(|| buffer.watch(&config.policy, hints)).transpose()?;
+    Ok(Buffers { buffer: Some(buffer), slots: Some(region), part, feed })
 }
 
 /// A buffer of so many slots; none of no slots.

@@ -365,6 +365,10 @@ fn assemble(
     peers: &Peers,
 ) -> Result<(Shared, Sharing)> {
     let Connected { transport, placement, waker } = connected;
+    if config.controller.watches() && specs.len() > 1 {
+        let (name, tables) = (config.controller.name(), specs.len());
+        return Err(Error::config(format!("controller {name} steers the buffer of one table, and there are {tables}")));
+    }
     let capabilities = transport.capabilities();
     let staged = !capabilities.can_fence || capabilities.needs_registered_destination;
     let batch_rows = config.batch_rows.min(capabilities.batch_rows_max);
@@ -379,6 +383,7 @@ fn assemble(
     let mut memories = Vec::new();
     let mut tables = Vec::new();
     let mut parts = Vec::new();
+    let mut feed = None;
     let staging_bytes = staging.as_ref().map_or(0, |staging| staging.memory().bytes()) / specs.len().max(1);
     for (at, (spec, local)) in specs.iter().zip(locals).enumerate() {
         let Sources { sources, spares, mapped } = sources(&config, me, &*transport, at, spec, exports, &peers.on_host)?;
@@ -387,9 +392,10 @@ fn assemble(
             ranks: peers.sharing.len() as u32,
             place: peers.sharing.iter().position(|&rank| rank == me.index()).expect("a rank shares with itself"),
         });
-        let Buffers { buffer, slots, part } =
+        let Buffers { buffer, slots, part, feed: seen } =
             placement.near(|| buffers(&config, spec, &sources, staging_bytes, &*transport, shard.as_ref()))?;
         parts.push(part);
+        feed = feed.or(seen);
         tables.push(Table {
             id: spec.id,
             book: spec.book.clone(),
@@ -415,7 +421,8 @@ fn assemble(
     for (at, spec) in specs.iter().enumerate().filter(|(at, _)| hosts[*at].is_none() && !alone[*at]) {
         // Another rank of the host has no buffer of this table: ours is for all nodes then.
         let new = || buffers(&config, spec, &tables[at].sources, staging_bytes, &*transport, None);
-        let Buffers { buffer, slots, .. } = placement.near(new)?;
+        let Buffers { buffer, slots, feed: seen, .. } = placement.near(new)?;
+        feed = seen.or(feed);
         (tables[at].buffer, memories[at].slots) = (buffer, slots);
     }
     let slots_total = tables.iter().filter_map(|table| table.buffer.as_ref()).map(PrefetchBuffer::slots).sum();
@@ -442,8 +449,9 @@ fn assemble(
     let header = config.trace.as_ref().map(|_| header(&config, job, &limits, specs, &tables, slots_total));
     let recorder = config.trace.as_ref().zip(header).map(|(prefix, header)| Recorder::start(prefix, &header));
     tracing::info!("controller {}: as the configuration says", config.controller.name());
+    let facts_of_job = facts(&config, specs, slots_total);
     let controller =
-        ControllerRuntime::start(&config.controller, &facts(&config, specs, slots_total), &config.controller_bounds)?;
+        ControllerRuntime::start_watching(&config.controller, &facts_of_job, &config.controller_bounds, feed)?;
     let mut pipeline = Pipeline::new(limits, tables);
     for (table, host) in hosts.into_iter().enumerate() {
         if let Some(host) = host {

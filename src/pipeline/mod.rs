@@ -788,10 +788,15 @@ impl Pipeline {
         if decision.quotas.is_some() {
             lane.quotas = decision.quotas;
         }
+        let replaced = buffer.end_minibatch(decision.replace, lane.quotas.as_deref(), &mut lane.fetches);
+        if let Some(policy) = &decision.policy {
+            buffer.switch(policy);
+        }
         if let Some(weights) = &decision.owner_weights {
             buffer.weigh(weights);
         }
-        let replaced = buffer.end_minibatch(decision.replace, lane.quotas.as_deref(), &mut lane.fetches);
+        let shares = lane.owners.iter().map(|owner| OwnerShare { rows: owner.rows, busy: owner.busy });
+        buffer.tell_end(shares);
         (lane.replaced_rows, lane.replace_skipped) = (u64::from(replaced.rows), replaced.skipped);
         lane.stats.prefetched_rows += lane.fetches.len() as u64;
         self.start_fetches(table);

@@ -40,6 +40,7 @@ const TABLE: &[OfTable] = &[
     ("buffer_evictions_total", COUNTER, "Rows that lost their slots to others", |t| t.stats.buffer.evictions),
     ("buffer_useless_total", COUNTER, "Of these, rows fetched ahead that never served", |t| t.stats.buffer.useless),
     ("buffer_abandoned_total", COUNTER, "Slots freed because their gets failed", |t| t.stats.buffer.abandoned),
+    ("buffer_policies_total", COUNTER, "Times that another policy took the buffer over", |t| t.stats.buffer.policies),
     ("buffer_slots", GAUGE, "Slots of the buffer", |t| t.stats.slots.into()),
     ("buffer_bytes", GAUGE, "Bytes of the slots and of the books about them", |t| t.stats.buffer_bytes),
     ("row_bytes", GAUGE, "Bytes of a row", |t| t.row_bytes),

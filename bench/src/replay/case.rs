@@ -1,6 +1,7 @@
 //! What a replay is of: a policy, a controller, a buffer and a lookahead. A list of each makes their products.
 
 use super::links::SlowRank;
+use super::oracle;
 use super::traces::RankTrace;
 use crate::cli::ReplayArgs;
 use anyhow::{Result, ensure};
@@ -129,10 +130,14 @@ impl Cases {
 /// # Errors
 /// A name is unknown, or the controller cannot be replayed.
 pub fn settled(policy: &str, controller: &str) -> Result<Result<Config, rudder::Error>> {
-    let mut config =
-        Config { policy: PolicyConfig::named(policy)?, controller: controller.parse()?, ..Config::default() };
+    let decides = match oracle::latency(controller)? {
+        // What the oracle decides on is when.
+        Some(_) => ControllerConfig::Periodic { delta: oracle::DELTA },
+        None => controller.parse()?,
+    };
+    let mut config = Config { policy: PolicyConfig::named(policy)?, controller: decides, ..Config::default() };
     ensure!(
-        config.controller.runs_inline(),
+        config.controller.is_replayable(),
         "controller {controller} asks a model that takes real time, which a replay has none of: run `rudder train` with it"
     );
     Ok(config.settle().map(|()| config))

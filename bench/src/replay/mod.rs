@@ -4,6 +4,7 @@ mod belady;
 mod case;
 mod document;
 mod links;
+mod oracle;
 mod report;
 mod rows;
 mod traces;
@@ -154,6 +155,9 @@ pub fn fewest_rows(threads: usize, jobs: &[Job], buffers: &[Buffer]) -> Result<V
 /// # Errors
 /// The case does not fit the job.
 pub fn outcome(job: &Job, case: &Case) -> Result<Outcome> {
+    if let Some(latency) = oracle::latency(&case.controller_words)? {
+        return oracle::replay(job, case, latency);
+    }
     let replay = if rows::suffice(job, case)? { rows::replay } else { world::replay };
     replay(job, case)
 }

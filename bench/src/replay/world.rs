@@ -5,6 +5,7 @@
 
 use super::case::Case;
 use super::links::Links;
+use super::oracle::Scripted;
 use super::traces::{Job, RankTrace, Work};
 use anyhow::{Context, Result};
 use rudder::buffer::{BufferCounters, PrefetchBuffer};
@@ -132,11 +133,15 @@ struct Sim<'a> {
 }
 
 impl<'a> Sim<'a> {
-    fn new(trace: &'a RankTrace, case: &Case) -> Result<Self> {
+    fn new(trace: &'a RankTrace, case: &Case, answers: Option<&[bool]>) -> Result<Self> {
         let header = &trace.header;
         let table = &header.tables[TABLE];
         let slots = case.buffer.slots(trace)?;
-        let buffer = (slots > 0).then(|| PrefetchBuffer::new(slots, &case.policy, trace.hints.clone())).transpose()?;
+        let mut buffer =
+            (slots > 0).then(|| PrefetchBuffer::new(slots, &case.policy, trace.hints.clone())).transpose()?;
+        let watches = case.steers() && case.controller.watches();
+        let watched = buffer.as_mut().filter(|_| watches);
+        let feed = watched.map(|buffer| buffer.watch(&case.policy, trace.hints.clone())).transpose()?;
         let source = |peer: &Option<rudder::Rank>| match *peer {
             Some(peer) => Source::Remote(RemoteRegion { peer, index: 0, bytes: u64::MAX }),
             None => Source::Local,
@@ -174,7 +179,12 @@ impl<'a> Sim<'a> {
             replacements: 0,
             cpu: Duration::ZERO,
         };
-        let steering = if case.steers() { Some(case.controller.build(&facts).map(steering)?) } else { None };
+        let controller = case.steers().then(|| match (answers, feed) {
+            (Some(answers), _) => Ok(Box::new(Scripted::new(answers)?) as Box<dyn Controller>),
+            (None, Some(feed)) => case.controller.build_watching(&facts, feed.assuming(case.decision_latency)),
+            (None, None) => case.controller.build(&facts),
+        });
+        let steering = controller.transpose()?.map(steering);
         let pipeline = Pipeline::new(limits, vec![table]);
         Ok(Self {
             trace,
@@ -231,6 +241,8 @@ impl<'a> Sim<'a> {
 /// All ranks.
 pub struct World<'a> {
     job: &'a Job,
+    /// Steps to replay.
+    steps: usize,
     sims: Vec<Sim<'a>>,
     links: Links,
     happenings: BinaryHeap<Reverse<(Duration, u64, usize, Happening)>>,
@@ -246,10 +258,23 @@ pub struct World<'a> {
 /// # Errors
 /// The case does not fit the trace.
 pub fn replay(job: &Job, case: &Case) -> Result<Outcome> {
-    let sims = job.ranks.iter().map(|trace| Sim::new(trace, case)).collect::<Result<Vec<_>>>()?;
+    replay_as(job, case, None, job.steps)
+}
+
+/// Replays the first steps of a job with these answers of its controllers.
+///
+/// # Errors
+/// The case does not fit the trace.
+pub fn replay_script(job: &Job, case: &Case, answers: &[bool], steps: usize) -> Result<Outcome> {
+    replay_as(job, case, Some(answers), steps)
+}
+
+fn replay_as(job: &Job, case: &Case, answers: Option<&[bool]>, steps: usize) -> Result<Outcome> {
+    let sims = job.ranks.iter().map(|trace| Sim::new(trace, case, answers)).collect::<Result<Vec<_>>>()?;
     let ranks = job.ranks[0].header.ranks as usize;
     let mut world = World {
         job,
+        steps,
         sims,
         links: Links::new(case.link, case.slow, case.egress, ranks),
         happenings: BinaryHeap::new(),
@@ -288,7 +313,7 @@ impl World<'_> {
         while let Some(Reverse((now, _, rank, happening))) = self.happenings.pop() {
             self.happen(now, rank, happening)?;
         }
-        anyhow::ensure!(self.step == self.job.steps, "the replay has stopped in step {}", self.step);
+        anyhow::ensure!(self.step == self.steps, "the replay has stopped in step {}", self.step);
         Ok(())
     }
 
@@ -398,11 +423,11 @@ impl World<'_> {
         let ends = now + self.job.allreduce(self.step);
         self.outcome.stalls.push(self.sims.iter().map(|sim| sim.stall).max().unwrap_or_default());
         self.step += 1;
-        if self.job.epochs.contains(&self.step) {
+        if self.job.epochs.contains(&self.step) || self.step == self.steps {
             self.outcome.epochs.push(ends - self.epoch_began);
             self.epoch_began = ends;
         }
-        let ranks = if self.step < self.job.steps { self.sims.len() } else { 0 };
+        let ranks = if self.step < self.steps { self.sims.len() } else { 0 };
         for rank in 0..ranks {
             self.sims[rank].phase = Phase::Averaging;
             self.arrange(ends, rank, Happening::Done);

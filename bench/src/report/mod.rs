@@ -36,6 +36,8 @@ fn colour(setup: SetUp) -> &'static str {
         SetUp::Lfu => "#0f8a5f",
         SetUp::Window => "#6d3fa0",
         SetUp::Analytic => "#1f8a70",
+        SetUp::Ghost => "#7a6ff0",
+        SetUp::Guard => "#b08968",
     }
 }
 

@@ -23,6 +23,10 @@ pub struct Contender {
 pub const DEFAULT: &str = "off,degree,presc,lru,sieve,s3fifo,wtinylfu,lfu,window,lfu/analytic,window/analytic,\
     rudder/periodic:1,rudder/periodic:8,rudder/periodic:32,rudder/periodic:128,rudder/random:1:8";
 
+/// Controllers that choose, without and with the guard.
+pub const ABLATION: &str = "lfu/ghost,lfu/guard:ghost,lfu/bandit:1,lfu/guard:bandit:1,rudder/random:1:8,rudder/guard:random:1:8,lfu/analytic,lfu/guard:analytic,\
+    rudder/oracle";
+
 impl FromStr for Contender {
     type Err = anyhow::Error;
 
@@ -55,7 +59,7 @@ mod tests {
 
     #[test]
     fn names_survive_a_round_trip() {
-        for name in DEFAULT.split(',') {
+        for name in DEFAULT.split(',').chain(ABLATION.split(',')) {
             assert_eq!(name.parse::<Contender>().unwrap().to_string(), name);
         }
     }

@@ -46,6 +46,9 @@ pub struct StudyArgs {
     /// Who competes: POLICY or POLICY/CONTROLLER, by the names that RUDDER_POLICY and RUDDER_CONTROLLER take
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = contender::DEFAULT)]
     pub contender: Vec<Contender>,
+    /// Add controllers that choose, each with the guard and without
+    #[arg(long)]
+    pub ablation: bool,
     /// The buffers: shares of the halo, or bytes of rows
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.05,0.25")]
     pub buffer: Vec<Buffer>,
@@ -85,6 +88,7 @@ fn slow(text: &str) -> Result<Slow> {
 /// # Errors
 /// A job cannot be made or read, the lists make no sense, or a file cannot be written.
 pub fn run(args: &StudyArgs) -> Result<()> {
+    let args = &with_ablation(args)?;
     ensure!(!args.link.is_none(), "without a link no row is waited for: give --link a rate");
     ensure!(args.contender.len() > 1, "one contender alone has nobody to win against");
     let began = Instant::now();
@@ -117,6 +121,19 @@ pub fn run(args: &StudyArgs) -> Result<()> {
     };
     println!("{}", report::text(&document));
     args.run.leave(&document, || report::html(&document))
+}
+
+/// With all that competes among the contenders.
+fn with_ablation(args: &StudyArgs) -> Result<StudyArgs> {
+    let mut all = args.clone();
+    let names = if args.ablation { contender::ABLATION } else { "" };
+    for name in names.split(',').filter(|name| !name.is_empty()) {
+        let more: Contender = name.parse()?;
+        if !all.contender.contains(&more) {
+            all.contender.push(more);
+        }
+    }
+    Ok(all)
 }
 
 /// Makes a graph's partitions, and says so.
@@ -184,6 +201,7 @@ fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<R
             stall_start_s: (outcome.fill + stall(0, LEARNING)).as_secs_f64(),
             stall_change_s: configured.change.map(|at| stall(at, LEARNING).as_secs_f64()),
             time_s: (outcome.fill + outcome.epochs.iter().sum::<Duration>()).as_secs_f64(),
+            minibatches: stats.minibatches,
             decisions: outcome.decisions,
             decision_cpu_s: outcome.decision_cpu.as_secs_f64(),
         }

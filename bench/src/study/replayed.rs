@@ -33,6 +33,8 @@ pub struct Run {
     pub stall_change_s: Option<f64>,
     /// The job's time, the fill included, in seconds.
     pub time_s: f64,
+    /// Minibatches of all ranks.
+    pub minibatches: u64,
     /// Decisions of all ranks that took effect.
     pub decisions: u64,
     /// Processor seconds of all controllers: the one figure that is measured, and differs from run to run.

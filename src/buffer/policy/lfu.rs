@@ -177,6 +177,13 @@ impl Lfu {
         self.counts[slot.index()] = count;
     }
 
+    /// As `adopt`, of a row that another policy has kept; one that did not count is taken for wanted once.
+    pub(super) fn adopt_counted(&mut self, slot: Slot, node: NodeId, wants: Option<f32>) {
+        self.adopt(slot, node);
+        let score = wants.unwrap_or(1.0).max(self.decay.at(self.counts[slot.index()], self.now));
+        self.counts[slot.index()] = Count { score, minibatch: self.now };
+    }
+
     pub(super) fn count_hits(&mut self, hits: &[(Slot, NodeId)]) {
         for ((slot, node), coming) in ahead(hits) {
             coming.inspect(|(coming, _)| prefetch(&self.counts, coming.index()));
@@ -288,6 +295,19 @@ impl ReplacementPolicy for Lfu {
                 self.rank(slot);
             }
         }
+    }
+
+    fn take_over(&mut self, slot: Slot, node: NodeId, wants: Option<f32>, view: &View) {
+        self.adopt_counted(slot, node, wants);
+        if view.window.next_use(node).is_some() && self.guard.has_room() {
+            self.guard.begin(slot);
+        } else if view.is_ready(slot) {
+            self.rank(slot);
+        }
+    }
+
+    fn wants(&self, slot: Slot) -> Option<f32> {
+        Some(self.decay.at(self.counts[slot.index()], self.now))
     }
 
     fn wanted(&self, node: NodeId) -> Option<Wanted> {

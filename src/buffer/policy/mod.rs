@@ -4,6 +4,7 @@
 //! tells the policy. So whether a slot may go at all (its bytes in place, no reader left) is decided in one place.
 
 mod cache;
+mod changing;
 mod degree;
 mod guard;
 mod lfu;
@@ -26,6 +27,7 @@ use super::window::{Window, WindowPosition};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
 use cache::Cache;
+pub(super) use changing::Changing;
 pub use lfu::LfuConfig;
 pub use presc::PrescConfig;
 pub use random::RandomConfig;
@@ -119,6 +121,20 @@ impl PolicyConfig {
         }
     }
 
+    /// Refuses a policy from which a buffer that runs cannot change to others and back, keeping its rows: those that fetch a set of their own.
+    ///
+    /// # Errors
+    /// It is such a policy.
+    pub fn check_follows(&self) -> Result<()> {
+        match self {
+            Self::Off | Self::Random(_) | Self::Presc(_) => Err(Error::config(format!(
+                "policy {} cannot give its rows to another while it runs, as this controller has it do: choose policy lfu",
+                self.name()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether misses are tracked by cohort, and quotas obeyed.
     pub fn tracks_cohorts(&self) -> bool {
         matches!(self, Self::Lfu(config) | Self::Window(config) if config.cohorts)
@@ -132,7 +148,7 @@ impl PolicyConfig {
     pub(super) fn build(&self, slots: u32, hints: &BufferHints) -> Result<Box<dyn ReplacementPolicy>> {
         Ok(match self {
             Self::Off => Box::new(off::Off::new(slots)),
-            Self::Degree => Box::new(degree::Degree),
+            Self::Degree => Box::new(degree::Degree::new(slots, hints)),
             Self::Random(config) => Box::new(random::Random::new(config)),
             Self::Presc(config) => Box::new(presc::Presc::new(config, slots)?),
             Self::Lru => Box::new(Cache::new(slots, lru::Lru::new(slots))),
@@ -266,6 +282,28 @@ pub(super) trait ReplacementPolicy: Send {
 
     /// What it remembers of a node that is not resident.
     fn wanted(&self, _node: NodeId) -> Option<Wanted> {
+        None
+    }
+
+    /// The slot has had the node's row under another policy, and is this one's from now on; that one knew of so many wants, if it counts.
+    fn take_over(&mut self, slot: Slot, node: NodeId, _wants: Option<f32>, view: &View) {
+        let announced = view.window.next_use(node).is_some() && self.accepts(Origin::Ahead);
+        self.insert(slot, node, if announced { Origin::Ahead } else { Origin::Demand }, view);
+        if view.is_ready(slot) {
+            self.filled(slot, view);
+        }
+    }
+
+    /// How often the slot's node was wanted, decayed, where that is counted.
+    fn wants(&self, _slot: Slot) -> Option<f32> {
+        None
+    }
+
+    /// Begins in the place of the policy before, of a buffer whose minibatches had so many nodes at most.
+    fn follow(&mut self, _before: Box<dyn ReplacementPolicy>, _largest: usize) {}
+
+    /// The policy before this one, once no slot is its own any more.
+    fn take_left(&mut self) -> Option<Box<dyn ReplacementPolicy>> {
         None
     }
 

@@ -19,6 +19,8 @@ use std::cmp::Ordering;
 
 const LANES: usize = 16;
 const RESIDENT: f32 = -1.0;
+/// The rank of a node outside the halo, whose row another policy has left.
+const NO_RANK: u32 = u32::MAX;
 
 /// What the buffer holds before the first minibatch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +168,11 @@ impl ReplacementPolicy for Rudder {
         }
     }
 
+    fn reserve(&mut self, nodes: usize) {
+        self.missed.clear();
+        self.missed.reserve(nodes);
+    }
+
     fn begin_minibatch(&mut self, _view: &View) {
         self.now += 1;
         self.empty_score *= self.decay;
@@ -193,7 +200,15 @@ impl ReplacementPolicy for Rudder {
 
     fn remove(&mut self, slot: Slot, _node: NodeId) {
         self.bring_up_to_date(std::iter::once(slot));
-        self.access[self.ranks[slot.index()] as usize] = self.scores[slot.index()];
+        if let Some(access) = self.access.get_mut(self.ranks[slot.index()] as usize) {
+            *access = self.scores[slot.index()];
+        }
+    }
+
+    /// A row of another policy is as fresh as one of the start, but for one outside the halo, which is the first to go.
+    fn take_over(&mut self, slot: Slot, node: NodeId, _wants: Option<f32>, view: &View) {
+        (self.ranks[slot.index()], self.scores[slot.index()], self.updated[slot.index()]) = (NO_RANK, 0.0, self.now);
+        self.insert(slot, node, Origin::Initial, view);
     }
 
     fn replace(&mut self, decided: bool, view: &View, swaps: &mut Vec<Swap>) -> bool {

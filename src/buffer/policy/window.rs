@@ -140,6 +140,15 @@ impl ReplacementPolicy for WindowBelady {
         self.beyond.remove(slot, node);
     }
 
+    fn take_over(&mut self, slot: Slot, node: NodeId, wants: Option<f32>, view: &View) {
+        self.beyond.adopt_counted(slot, node, wants);
+        self.place(slot, node, view);
+    }
+
+    fn wants(&self, slot: Slot) -> Option<f32> {
+        self.beyond.wants(slot)
+    }
+
     fn likely_victims(&mut self, most: usize, slots: &mut Vec<Slot>) {
         self.beyond.likely_victims(most, slots);
     }

@@ -1,0 +1,185 @@
+//! Takes a controller's choices only while they are worth it: while what its buffer fetches, and its own processor time, cost no more than the best
+//! simple policy does by itself.
+//!
+//! All of that is measured on the same sample: the controller's decisions are carried out on a shadow of the buffer too, whether the buffer itself
+//! follows them or not. So it is found out as well when a controller that was overruled has become better than the simple policies again.
+
+use super::ghost::INTERVAL;
+use super::shadow::{Chooser, Costs, Shadows, menu};
+use super::stats::thread_cpu;
+use super::{Controller, Decision, Health, Observation};
+use crate::buffer::{Event, PolicyConfig, Watched};
+use crate::error::Result;
+use std::time::Duration;
+
+/// What a controller may cost over the best simple policy: below it samples cannot tell.
+const TOLERATED: f64 = 1.01;
+
+/// The wrapper.
+pub struct Guard {
+    inner: Box<dyn Controller>,
+    shadows: Option<Shadows>,
+    chooser: Chooser,
+    /// All that the inner controller has decided and that stands.
+    standing: Decision,
+    own_policy: Option<PolicyConfig>,
+    overruled: bool,
+    minibatches: u32,
+    /// Since the last evaluation: what the inner controller has cost.
+    cost: Duration,
+    assumed: Option<Duration>,
+    /// Given to the runtime, and not yet taken: whether the inner controller's decision is part of it, and who is in charge then.
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    inners: bool,
+    overruled: bool,
+    current: usize,
+}
+
+impl Guard {
+    /// Guards this controller.
+    pub fn new(inner: Box<dyn Controller>) -> Self {
+        Self {
+            inner,
+            shadows: None,
+            chooser: Chooser::default(),
+            standing: Decision::default(),
+            own_policy: None,
+            overruled: false,
+            minibatches: 0,
+            cost: Duration::ZERO,
+            assumed: None,
+            pending: None,
+        }
+    }
+
+    /// Lets the inner controller decide, on the shadow at least.
+    fn ask(&mut self) -> Option<Decision> {
+        let (began, remote) = (thread_cpu(), self.inner.health().remote_cpu);
+        let decision = self.inner.decide();
+        let took = thread_cpu().saturating_sub(began) + self.inner.health().remote_cpu.saturating_sub(remote);
+        self.cost += match self.assumed {
+            Some(assumed) => assumed * u32::from(decision.is_some()),
+            None => took,
+        };
+        let decision = decision?;
+        if let Some(shadow) = self.shadows.as_mut().and_then(|shadows| shadows.steered.as_mut()) {
+            shadow.decide(&decision);
+        }
+        self.standing.merge(Decision { replace: false, ..decision.clone() });
+        if self.overruled {
+            self.inner.handle_taken();
+            return None;
+        }
+        Some(decision)
+    }
+
+    /// Whether the inner controller is to be overruled, and the simple policy that is best.
+    fn judge(&mut self, costs: &Costs) -> (bool, usize) {
+        let best = self.chooser.choose(&costs.simple).unwrap_or(self.chooser.current);
+        let own = std::mem::take(&mut self.cost).as_secs_f64();
+        let inner = costs.steered.unwrap_or(0.0) + if costs.seconds { own } else { 0.0 };
+        // One that was overruled is to be as good as it, and one that is trusted may be a little worse, so that they do not take turns.
+        let tolerated = if self.overruled { 1.0 } else { TOLERATED };
+        (inner > tolerated * costs.simple[best], best)
+    }
+
+    /// The set-up that the inner controller would have by now.
+    fn restored(&self) -> Decision {
+        Decision { policy: self.standing.policy.clone().or(self.own_policy.clone()), ..self.standing.clone() }
+    }
+
+    fn simple(&self, best: usize) -> Decision {
+        let policy = self.shadows.as_ref().map(|shadows| shadows.simple[best].policy.clone());
+        // No row is pulled ahead.
+        Decision { policy, quotas: Some(Vec::new()), ..Decision::default() }
+    }
+}
+
+impl Controller for Guard {
+    fn name(&self) -> &'static str {
+        "guard"
+    }
+
+    fn attach(&mut self, buffer: &Watched) -> Result<()> {
+        self.inner.attach(buffer)?;
+        self.shadows = Some(Shadows::new(buffer, &menu()?, true)?);
+        (self.own_policy, self.assumed) = (Some(buffer.policy.clone()), buffer.decision);
+        Ok(())
+    }
+
+    fn watch(&mut self, event: &Event) {
+        let began = thread_cpu();
+        self.inner.watch(event);
+        self.cost += if self.assumed.is_none() { thread_cpu().saturating_sub(began) } else { Duration::ZERO };
+        self.shadows.iter_mut().for_each(|shadows| shadows.watch(event));
+    }
+
+    /// An inner controller that is overruled sees what its shadow has hit and fetched instead.
+    fn observe(&mut self, observation: &Observation) {
+        self.minibatches += 1;
+        match self.shadows.as_ref().filter(|_| self.overruled) {
+            None => self.inner.observe(observation),
+            Some(shadows) => {
+                let (wanted, fetched) = shadows.steered.as_ref().map_or((0, 0), |shadow| shadow.last);
+                let whole = |sampled: u64| (sampled as f64 / shadows.share()).round() as u64;
+                self.inner.observe(&Observation {
+                    remote_nodes: whole(wanted),
+                    hits: whole(wanted - fetched),
+                    demand_rows: whole(fetched),
+                    prefetched_rows: 0,
+                    ..observation.clone()
+                });
+            }
+        }
+    }
+
+    fn decide(&mut self) -> Option<Decision> {
+        if self.pending.is_some() {
+            return None;
+        }
+        let decision = self.ask();
+        let mut pending =
+            Pending { inners: decision.is_some(), overruled: self.overruled, current: self.chooser.current };
+        let mut decided = decision;
+        if self.minibatches >= INTERVAL
+            && let Some(costs) = self.shadows.as_mut().map(Shadows::evaluate)
+        {
+            self.minibatches = 0;
+            (pending.overruled, pending.current) = self.judge(&costs);
+            decided = match (self.overruled, pending.overruled) {
+                (true, true) if pending.current != self.chooser.current => Some(self.simple(pending.current)),
+                (false, true) => Some(self.simple(pending.current)),
+                (true, false) => Some(self.restored()),
+                _ => decided,
+            };
+            if decided.is_none() {
+                self.chooser.current = pending.current;
+            }
+        }
+        if decided.is_some() {
+            self.pending = Some(pending);
+        }
+        decided
+    }
+
+    fn handle_taken(&mut self) {
+        let Some(pending) = self.pending.take() else { return };
+        (self.overruled, self.chooser.current) = (pending.overruled, pending.current);
+        if pending.inners {
+            self.inner.handle_taken();
+        }
+    }
+
+    fn handle_discarded(&mut self) {
+        if self.pending.take().is_some_and(|pending| pending.inners) {
+            self.inner.handle_discarded();
+        }
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
+    }
+}
