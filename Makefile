@@ -76,9 +76,15 @@ rates-verbs: ## Measure those reads beside ib_read_bw, in the same virtual machi
 	tools/test-verbs.sh --rates
 
 .PHONY: test-mpi
-test-mpi: ## Check the MPI transport with MPICH and with Open MPI, 2 to 4 ranks each; `tools/setup.sh mpi` installs both
+test-mpi: ## Check the MPI transport and all MPI benchmarks with MPICH and with Open MPI, 2 to 4 ranks each; `tools/setup.sh mpi` installs both
 	@tools/setup.sh --check mpi
 	tools/mpi.sh mpich openmpi
+	tools/bench-mpi.sh --check mpich openmpi
+
+.PHONY: bench-mpi
+bench-mpi: ## Measure gets beside raw MPI_Get with MPICH and with Open MPI, into target/bench/; QUICK=1, MPI=mpich
+	@tools/setup.sh --check mpi
+	RUDDER_COMMIT='$(commit)' tools/bench-mpi.sh $(if $(QUICK),--small) $(or $(MPI),mpich openmpi)
 
 .PHONY: test-slurm
 test-slurm: ## Submit the job templates to a real Slurm of four virtual nodes; `tools/setup.sh slurm` installs it

@@ -7,6 +7,8 @@ mod get;
 mod graph;
 mod meeting;
 mod model;
+#[cfg_attr(not(feature = "mpi"), path = "mpi/absent.rs")]
+mod mpi;
 mod partition;
 mod progress;
 mod record;
@@ -14,6 +16,7 @@ mod replay;
 mod report;
 mod sampler;
 mod setup;
+mod statistics;
 mod study;
 mod timeline;
 mod trace;
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Mpi(args) => mpi::run(&args),
         Command::Doctor(args) => return doctor::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Trace(args) => trace::run(&args),
