@@ -87,7 +87,7 @@ bench-mpi: ## Measure gets beside raw MPI_Get with MPICH and with Open MPI, into
 	RUDDER_COMMIT='$(commit)' tools/bench-mpi.sh $(if $(QUICK),--small) $(or $(MPI),mpich openmpi)
 
 .PHONY: test-slurm
-test-slurm: ## Submit the job templates to a real Slurm of four virtual nodes; `tools/setup.sh slurm` installs it
+test-slurm: ## Submit the job templates to a real Slurm of four virtual nodes, MPI's with both MPIs; `tools/setup.sh slurm` installs it
 	@tools/setup.sh --check slurm
 	tools/test-slurm.sh
 

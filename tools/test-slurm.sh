@@ -16,7 +16,7 @@ fail() {
     exit 1
 }
 
-submit() { slurm/submit --config tests/slurm/small.conf "$@" RESULTS="$results" RUDDER="$target/debug/rudder"; }
+submit() { slurm/submit --config tests/slurm/small.conf "$1" RESULTS="$results" RUDDER="$target/debug/rudder" "${@:2}"; }
 
 state_of() { scontrol --oneliner show job "$1" | grep -oE 'JobState=[A-Z_]+' | cut -d = -f 2 | sort --unique | paste -sd ' '; }
 
@@ -59,7 +59,7 @@ tests/slurm/cluster.sh up "$folder/slurm" 4
 export SLURM_CONF=$folder/slurm/slurm.conf
 
 for config in slurm/config/*.conf; do
-    for template in train scaling doctor trace study; do
+    for template in train scaling doctor trace study microbenchmarks; do
         command=$(slurm/submit --dry-run --config "$config" "$template" RUDDER=/bin/true)
         [[ $command == "sbatch --nodes="*"/slurm/$template.sbatch " ]] || fail "$config, $template: $command"
     done
@@ -94,6 +94,25 @@ done
 study=$(submit study NODES=1)
 quiet "$study"
 grep -q 'headroom' "$results/rudder-study-$study/study.html" || fail "the study says nothing of headroom"
+
+# One build for each MPI, started by srun in the way that it needs. Open MPI takes virtual nodes for hosts, leaves loopback out unless it is told
+# otherwise, and has windows over TCP only below MPI_THREAD_MULTIPLE.
+small="--message-size 8:1024 --iterations 30 --skip 1 --batch 500 --table-mib 1"
+for mpi in mpich openmpi; do
+    case $mpi in
+        mpich) settings=(MPI_KIND=pmi2 MPI_BENCHMARK="$small") ;;
+        openmpi) settings=(
+            MPI_KIND=pmix MPI_BENCHMARK="$small --thread-level serialized"
+            WAYS=$'OMPI_MCA_pml=ob1\nOMPI_MCA_btl=tcp,self\nOMPI_MCA_btl_tcp_if_include=lo\nOMPI_MCA_osc=pt2pt'
+        ) ;;
+    esac
+    MPICC=mpicc.$mpi cargo build --release --package rudder-bench --locked --features mpi --bins --target-dir "$target/$mpi"
+    microbenchmarks=$(submit microbenchmarks "${settings[@]}" NODES=2 BENCHMARKS="latency gather all-to-all overlap registration" \
+        RUDDER="$target/$mpi/release/rudder")
+    quiet "$microbenchmarks"
+    tools/check-mpi.sh "$results/rudder-microbenchmarks-$microbenchmarks/mpi"
+    grep -q '; 2 ranks,' "$results/rudder-microbenchmarks-$microbenchmarks/mpi.txt" || fail "$mpi did not start two ranks of one job"
+done
 
 # A job of many epochs, cancelled: what it made for its ranks goes with it.
 cancelled=$(submit train EPOCHS=10000)

@@ -4,7 +4,7 @@ use super::contender::{Contender, bytes};
 use super::content;
 use super::wants::{Part, Wants};
 use super::world::{Waiting, check};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mpi::ffi;
 use rudder::memory::Memory;
 use std::ffi::{c_int, c_void};
@@ -49,7 +49,8 @@ impl Window {
             let (world, address): (_, *mut c_void) = (ffi::RSMPI_COMM_WORLD, (&raw mut base).cast());
             let code =
                 ffi::MPI_Win_allocate(size as ffi::MPI_Aint, 1, ffi::RSMPI_INFO_NULL, world, address, &mut window);
-            check(code, "MPI_Win_allocate")?;
+            check(code, "MPI_Win_allocate")
+                .context("this MPI makes no window here; some need --thread-level serialized for one (docs/mpi.md)")?;
             content::fill(rank, std::slice::from_raw_parts_mut(base, table_bytes));
             check(ffi::MPI_Win_lock_all(0, window), "MPI_Win_lock_all")?;
             check(ffi::MPI_Win_sync(window), "MPI_Win_sync")?;

@@ -35,10 +35,17 @@ pub struct World {
     started: Option<MpiBootstrap>,
 }
 
-/// The error that an MPI call answers with.
+/// What MPI answered, in words where it failed.
 pub fn check(code: c_int, call: &str) -> Result<()> {
-    ensure!(code == 0, "{call} failed with code {code}");
-    Ok(())
+    if code == 0 {
+        return Ok(());
+    }
+    let mut words = vec![0u8; ffi::MPI_MAX_ERROR_STRING as usize + 1];
+    let mut length = 0;
+    // SAFETY: the buffer has room for the longest text that this MPI gives.
+    unsafe { ffi::MPI_Error_string(code, words.as_mut_ptr().cast(), &mut length) };
+    words.truncate(length.max(0) as usize);
+    bail!("{call}: {}", String::from_utf8_lossy(&words).trim());
 }
 
 impl World {
