@@ -80,6 +80,16 @@ test-mpi: ## Check the MPI transport with MPICH and with Open MPI, 2 to 4 ranks 
 	@tools/setup.sh --check mpi
 	tools/mpi.sh mpich openmpi
 
+.PHONY: test-bench-mpi
+test-bench-mpi: ## Run all MPI benchmarks at small size with both, and look at what they leave; not a part of .ci/run
+	@tools/setup.sh --check mpi
+	tools/bench-mpi.sh --check mpich openmpi
+
+.PHONY: bench-mpi
+bench-mpi: ## Measure gets beside raw MPI_Get with MPICH and with Open MPI, into target/bench/; QUICK=1, MPI=mpich
+	@tools/setup.sh --check mpi
+	RUDDER_COMMIT='$(commit)' tools/bench-mpi.sh $(if $(QUICK),--small) $(or $(MPI),mpich openmpi)
+
 .PHONY: test-slurm
 test-slurm: ## Submit the job templates to a real Slurm of four virtual nodes, as root; `tools/setup.sh slurm` and `dgl` install what it takes
 	@tools/setup.sh --check slurm

@@ -3,7 +3,7 @@
 #
 #   tools/setup.sh [--check] [all|build|test|capi|verbs|fabric|mpi|slurm|dgl|model|demo]
 #
-# `all` leaves out mpi: MPICH and Open MPI, to build and test the MPI transport with; slurm: its daemons, for the tests of the job templates;
+# `all` leaves out mpi: MPICH and Open MPI, to build and test the MPI transport with; slurm: its daemons and both MPIs, for the tests of the job templates;
 # and dgl: what tools/dgl-env.sh needs to install DistDGL, and what the adapter's tests need to make machines of namespaces.
 #
 # It installs as root or by sudo without a password; anyone else is told the line to run. With --check it never installs.
@@ -155,7 +155,7 @@ case $purpose in
     verbs) needed=(cc verbs libfabric) ;;
     fabric) needed=(cc libfabric hwloc) ;;
     mpi) needed=(cc mpich openmpi clang) ;;
-    slurm) needed=(cc slurm) ;;
+    slurm) needed=(cc slurm mpich openmpi clang) ;;
     dgl) needed=(cc venv namespaces zstd) ;;
     model) needed=(pip) ;;
     demo) needed=(cc) wanted=(pip) ;;

@@ -17,4 +17,4 @@ wheel=$(PYTHON=$python tools/wheel.sh "$target/debug/librudder.so" "$target/slur
 "$python" tests/dgl/graphs.py rmat "$target/slurm/parts" --dims 64 >/dev/null
 unset RUDDER_LIBRARY
 export PYTHONPATH=$site
-tests/slurm/cluster.sh 4 tests/slurm/templates.sh "$target/debug/rudder" "$python" "$target/slurm/parts/graph.json"
+tests/slurm/cluster.sh 4 tests/slurm/templates.sh "$target" "$python" "$target/slurm/parts/graph.json"

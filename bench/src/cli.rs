@@ -4,6 +4,7 @@ use crate::doctor::DoctorArgs;
 use crate::fit::FitArgs;
 use crate::get::GetArgs;
 use crate::graph::GraphSpec;
+use crate::mpi::MpiArgs;
 use crate::partition::Partitioner;
 use crate::project::ProjectArgs;
 use crate::replay::{Buffer, ReplayRun, SlowRank};
@@ -33,6 +34,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure how fast random rows come from another process
     Get(Box<GetArgs>),
+    /// Measure gets between the ranks of an MPI job beside MPI's own; started by mpiexec or srun
+    Mpi(Box<MpiArgs>),
     /// Tell what this machine offers a job, what is missing and what to do about it; exits with 0 where a job can run, with 1 where it cannot
     Doctor(DoctorArgs),
     /// Draw the HTML report of a JSON document that `train` or `demo` wrote

@@ -8,6 +8,8 @@ mod get;
 mod graph;
 mod meeting;
 mod model;
+#[cfg_attr(not(feature = "mpi"), path = "mpi/absent.rs")]
+mod mpi;
 mod partition;
 mod progress;
 mod project;
@@ -16,6 +18,7 @@ mod replay;
 mod report;
 mod sampler;
 mod setup;
+mod statistics;
 mod study;
 mod timeline;
 mod trace;
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Mpi(args) => mpi::run(&args),
         Command::Doctor(args) => return doctor::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Trace(args) => trace::run(&args),

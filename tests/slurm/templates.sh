@@ -2,13 +2,13 @@
 # Submits every job template at small size, and checks what comes out: states, documents, logs without a warning, a job that is cancelled, and one
 # that is put into the queue again.
 #
-#   tests/slurm/templates.sh RUDDER PYTHON PARTS      tools/test-slurm.sh starts it, on the nodes of tests/slurm/cluster.sh
+#   tests/slurm/templates.sh TARGET PYTHON PARTS      tools/test-slurm.sh starts it, on the nodes of tests/slurm/cluster.sh
 #
-# PYTHON has DistDGL and the adapter; PARTS is a graph of tests/dgl/graphs.py for it, cut in two.
+# TARGET is cargo's folder; PYTHON has DistDGL and the adapter; PARTS is a graph of tests/dgl/graphs.py for it, cut in two.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-rudder=$1 python=$2 parts=$3
+target=$1 python=$2 parts=$3
 job_limit_s=300
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
@@ -19,7 +19,7 @@ fail() {
     exit 1
 }
 
-submit() { slurm/submit --config tests/slurm/small.conf "$@" RESULTS="$results" RUDDER="$rudder"; }
+submit() { slurm/submit --config tests/slurm/small.conf "$1" RESULTS="$results" RUDDER="$target/debug/rudder" "${@:2}"; }
 
 state_of() { scontrol --oneliner show job "$1" | grep -oE 'JobState=[A-Z_]+' | cut -d = -f 2 | sort --unique | paste -sd ' '; }
 
@@ -57,7 +57,7 @@ until_trains() {
 }
 
 for config in slurm/config/*.conf; do
-    for template in train scaling doctor trace study dgl; do
+    for template in train scaling doctor trace study dgl microbenchmarks; do
         command=$(slurm/submit --dry-run --config "$config" "$template" RUDDER=/bin/true)
         [[ $command == "sbatch --nodes="*"/slurm/$template.sbatch " ]] || fail "$config, $template: $command"
     done

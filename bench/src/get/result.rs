@@ -2,6 +2,7 @@
 
 use super::GetArgs;
 use crate::record::Machine;
+use crate::statistics::{median_low95, quantile, ratios, sorted};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -38,7 +39,7 @@ impl Line {
     /// Of the times of pairs, in µs: ours, and the baseline's in the same turns.
     pub(super) fn new(measured: Measured<'_>, baseline: &str, baseline_us: &[f64]) -> Self {
         let Measured { transport, provider, row_bytes, batch, channels, us } = measured;
-        let ratios = sorted(us.iter().zip(baseline_us).map(|(ours, baseline)| baseline / ours).collect());
+        let ratios = ratios(us, baseline_us);
         let (ours, baseline_us) = (sorted(us.to_vec()), sorted(baseline_us.to_vec()));
         let us_p50 = quantile(&ours, 0.5);
         Self {
@@ -128,22 +129,4 @@ fn csv(lines: &[Line]) -> Result<String> {
         writeln!(csv, ",{},{:.2},{:.4},{:.4}", l.baseline, l.baseline_us_p50, l.ratio, l.ratio_low95)?;
     }
     Ok(csv)
-}
-
-fn sorted(mut samples: Vec<f64>) -> Vec<f64> {
-    samples.sort_unstable_by(f64::total_cmp);
-    samples
-}
-
-/// Of sorted samples.
-fn quantile(sorted: &[f64], q: f64) -> f64 {
-    sorted[((sorted.len() - 1) as f64 * q).round() as usize]
-}
-
-/// The lower end of a one-sided 95 % interval for the median of sorted samples: the order statistic whose rank the binomial distribution
-/// (in its normal approximation) puts below the median 95 times in 100.
-fn median_low95(sorted: &[f64]) -> f64 {
-    let n = sorted.len() as f64;
-    let rank = (n / 2.0 - 1.645 * n.sqrt() / 2.0).floor().max(1.0);
-    sorted[rank as usize - 1]
 }
