@@ -147,15 +147,15 @@ impl ControllerConfig {
 
     /// Does to the environment what a model in this process needs, so that it is done before a caller starts threads.
     pub(crate) fn prepare_process(&self) {
-        if let Self::Guard { inner } = self {
-            return inner.prepare_process();
-        }
-        #[cfg(feature = "llm")]
-        if let Self::LlmReplace(llm::ReplaceConfig { model, .. }) | Self::LlmCohorts(llm::CohortsConfig { model, .. }) =
-            self
-            && model.runs_here()
-        {
-            super::threads::confine_process();
+        match self {
+            Self::Guard { inner } => inner.prepare_process(),
+            #[cfg(feature = "llm")]
+            Self::LlmReplace(llm::ReplaceConfig { model, .. }) | Self::LlmCohorts(llm::CohortsConfig { model, .. })
+                if model.runs_here() =>
+            {
+                super::threads::confine_process();
+            }
+            _ => {}
         }
     }
 
