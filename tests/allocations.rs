@@ -136,11 +136,9 @@ fn a_warm_data_path_allocates_nothing() {
             ("window", ControllerConfig::Off, 4),
         ] {
             for ranks_a_host in [1, 2] {
-                // What has grown to a size that no schedule of the threads had asked for before was warm-up still, and is not there in each of
-                // three jobs; what minibatches allocate is.
-                let job = |_| allocations(transport, policy, controller.clone(), ahead, ranks_a_host);
-                if (0..3).map(job).all(|count| count > 0) {
-                    found.push(format!("{transport} {policy} ahead {ahead}, {ranks_a_host} ranks a host"));
+                let count = allocations(transport, policy, controller.clone(), ahead, ranks_a_host);
+                if count > 0 {
+                    found.push(format!("{transport} {policy} ahead {ahead}, {ranks_a_host} ranks a host: {count}"));
                 }
             }
         }

@@ -167,7 +167,8 @@ impl Connection {
             stage: Stage::Connecting,
             asker_nonce,
             deadline: Instant::now() + config.connect_timeout,
-            asked: VecDeque::new(),
+            // A part of each batch: how many wait here at a time depends on the threads, and is not to be found out by growing.
+            asked: VecDeque::with_capacity(config.batches_in_flight_max),
             asked_bytes: 0,
             sequence: 0,
             outbox: Vec::with_capacity(8 * PLACES_WARM),
