@@ -12,12 +12,9 @@ pub const FORMAT: u32 = 1;
 /// The document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Document {
-    /// [`FORMAT`].
-    pub format: u32,
-    /// The command that made it.
-    pub command: String,
-    /// Where it ran.
-    pub machine: Machine,
+    /// [`FORMAT`], and what made it.
+    #[serde(flatten)]
+    pub made: Made,
     /// What all runs have in common.
     pub settings: Settings,
     /// One a set-up, in the order in which they ran.
@@ -35,6 +32,25 @@ impl Document {
     /// It does not go into JSON.
     pub fn to_json(&self) -> anyhow::Result<String> {
         Ok(serde_json::to_string(self)? + "\n")
+    }
+}
+
+/// What every document begins with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Made {
+    /// The version of the document's layout.
+    pub format: u32,
+    /// The command that made it.
+    pub command: String,
+    /// Where it ran.
+    pub machine: Machine,
+}
+
+impl Made {
+    /// By this process, on this machine.
+    pub fn here(format: u32) -> Self {
+        let command = std::env::args().collect::<Vec<_>>().join(" ");
+        Self { format, command, machine: Machine::detect() }
     }
 }
 

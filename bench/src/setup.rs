@@ -152,10 +152,14 @@ impl SetUp {
     /// The controller's name.
     pub fn controller_name(self) -> &'static str {
         match self {
-            Self::Periodic | Self::Random | Self::Classifier | Self::Llm | Self::LlmCohorts | Self::Analytic => {
-                self.name()
-            }
-            Self::Ghost | Self::Guard => self.name(),
+            Self::Periodic
+            | Self::Random
+            | Self::Classifier
+            | Self::Llm
+            | Self::LlmCohorts
+            | Self::Analytic
+            | Self::Ghost
+            | Self::Guard => self.name(),
             _ => "off",
         }
     }

@@ -20,6 +20,9 @@ use std::time::Duration;
 /// The epochs of a later phase are numbered from here, so that they draw other minibatches than the first.
 const LATER: u64 = 1 << 32;
 
+/// Least minibatches of a sampled job and rank.
+pub const MINIBATCHES_MIN: u64 = 64;
+
 /// How jobs are sampled.
 #[derive(Args, Clone, Debug)]
 pub struct Sampling {
@@ -30,7 +33,7 @@ pub struct Sampling {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "5,10", value_parser = positive)]
     pub fanout: Vec<usize>,
     /// Minibatches of a sampled job and rank
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(64..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(MINIBATCHES_MIN..=1_000_000))]
     pub minibatches: u64,
     /// Bytes of a row
     #[arg(long, value_name = "BYTES", default_value_t = 2408, value_parser = positive)]

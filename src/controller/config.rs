@@ -141,7 +141,7 @@ impl ControllerConfig {
     pub fn weighs_owners(&self) -> bool {
         match self {
             Self::Guard { inner } => inner.weighs_owners(),
-            _ => matches!(self, Self::Analytic),
+            _ => *self == Self::Analytic,
         }
     }
 

@@ -3,11 +3,10 @@
 //! Rows come at once and nothing is announced, so that a rank's rows follow from its own minibatches and replacements alone: there is no virtual
 //! time here. A buffer cannot be copied. A branch begins at the job's start instead, with the same replacements up to where it parts.
 
-use crate::replay::RankTrace;
+use crate::replay::{AtOnce, RankTrace};
 use anyhow::Result;
-use rudder::buffer::{BufferCounters, Pin, PolicyConfig, PrefetchBuffer, Replaced, Residency};
+use rudder::buffer::{BufferCounters, PolicyConfig, Replaced};
 use rudder::controller::{JobFacts, Observation};
-use rudder::{NodeId, Slot};
 
 /// A rank of a recorded job, with a buffer of so many slots.
 #[derive(Clone, Copy)]
@@ -31,12 +30,9 @@ impl<'a> Rank<'a> {
     /// # Errors
     /// The buffer does not fit the trace.
     pub fn begin(self) -> Result<Past<'a>> {
-        let mut buffer = PrefetchBuffer::new(self.slots, self.policy, self.trace.hints.clone())?;
-        let mut fetches = Vec::new();
-        buffer.initial_fill(&mut fetches);
-        fetches.iter().for_each(|(_, slot)| buffer.filled(*slot));
-        let (counted, replaced) = (buffer.counters(), Replaced { rows: 0, skipped: false });
-        Ok(Past { rank: self, buffer, counted, replaced, step: 0, rows: 0, found: Vec::new(), fetches })
+        let rows_at_once = AtOnce::new(self.slots, self.policy, self.trace)?;
+        let (counted, replaced) = (rows_at_once.buffer.counters(), Replaced { rows: 0, skipped: false });
+        Ok(Past { rank: self, rows_at_once, counted, replaced, step: 0, rows: 0 })
     }
 
     /// Rows that minibatch `at` and those after it fetch before `end`, where `replaced` says after which minibatches before it there were
@@ -63,7 +59,7 @@ impl<'a> Rank<'a> {
 /// A job up to some minibatch.
 pub struct Past<'a> {
     rank: Rank<'a>,
-    buffer: PrefetchBuffer,
+    rows_at_once: AtOnce<'a>,
     /// As of the minibatch before.
     counted: BufferCounters,
     replaced: Replaced,
@@ -71,41 +67,36 @@ pub struct Past<'a> {
     pub step: usize,
     /// Rows fetched but for the initial fill: those that minibatches missed, and those of replacements.
     pub rows: u64,
-    found: Vec<Residency>,
-    fetches: Vec<(NodeId, Slot)>,
 }
 
 impl Past<'_> {
     /// Gathers the next minibatch; `decide` is shown what a controller is shown then, and says whether to replace.
     pub fn gather(&mut self, decide: impl FnOnce(&Observation) -> bool) {
-        let (buffer, pin) = (&mut self.buffer, Pin(self.step as u64));
-        buffer.lookup(pin, self.rank.trace.nodes(self.step), true, &mut self.found);
-        let (before, now) = (std::mem::replace(&mut self.counted, buffer.counters()), buffer.counters());
-        let (hits, misses) = (now.hits - before.hits, now.misses - before.misses);
-        let halo_misses = now.halo_misses - before.halo_misses;
-        let replaced = u64::from(self.replaced.rows);
-        let observation = Observation {
-            minibatch: self.step as u64 + 1,
-            minibatches: self.rank.trace.header.facts.minibatches,
-            remote_nodes: hits + misses,
-            halo_nodes: now.halo_hits - before.halo_hits + halo_misses,
-            hits,
-            halo_misses,
-            demand_rows: misses,
-            prefetched_rows: replaced,
-            useless_rows: now.useless - before.useless,
-            replaced_rows: replaced,
-            replace_skipped: self.replaced.skipped,
-            bytes: (misses + replaced) * self.rank.trace.row_bytes(),
-            ..Observation::default()
-        };
-        // The published scoring keeps nothing that it did not fetch by a replacement, but says so itself.
-        buffer.admit_missed(true, &mut self.fetches);
-        self.fetches.iter().for_each(|(_, slot)| buffer.filled(*slot));
-        self.replaced = buffer.end_minibatch(decide(&observation), None, &mut self.fetches);
-        self.rows += misses + self.fetches.len() as u64;
-        buffer.release(Pin(pin.0 + 1));
-        self.fetches.iter().for_each(|(_, slot)| buffer.filled(*slot));
+        let (before, replaced) = (self.counted, u64::from(self.replaced.rows));
+        let (trace, counted) = (self.rank.trace, &mut self.counted);
+        let (replaced, ahead) = self.rows_at_once.gather(self.step, |buffer| {
+            let now = buffer.counters();
+            *counted = now;
+            let (hits, misses) = (now.hits - before.hits, now.misses - before.misses);
+            let halo_misses = now.halo_misses - before.halo_misses;
+            decide(&Observation {
+                minibatch: self.step as u64 + 1,
+                minibatches: trace.header.facts.minibatches,
+                remote_nodes: hits + misses,
+                halo_nodes: now.halo_hits - before.halo_hits + halo_misses,
+                hits,
+                halo_misses,
+                demand_rows: misses,
+                prefetched_rows: replaced,
+                useless_rows: now.useless - before.useless,
+                replaced_rows: replaced,
+                replace_skipped: self.replaced.skipped,
+                bytes: (misses + replaced) * trace.row_bytes(),
+                ..Observation::default()
+            })
+        });
+        self.replaced = replaced;
+        self.rows += self.counted.misses - before.misses + ahead;
         self.step += 1;
     }
 }
@@ -121,7 +112,7 @@ mod tests {
     use rudder::controller::classifier::{FEATURES, Feature, Linear, Model, Trained};
     use rudder::controller::{Controller, ControllerConfig};
     use rudder::trace::{Header, Minibatch, TraceTable};
-    use rudder::{BufferSize, PartitionBook, PartitionId, TableId, TableSpec};
+    use rudder::{BufferSize, NodeId, PartitionBook, PartitionId, TableId, TableSpec};
     use std::time::Duration;
 
     const STEPS: usize = 120;

@@ -1,7 +1,7 @@
 //! What a fit leaves behind, as a JSON document and as a table for the terminal.
 
 use super::score::Score;
-use crate::record::Machine;
+use crate::record::Made;
 use crate::report::tables::{percent, table};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -12,12 +12,9 @@ pub const FORMAT: u32 = 1;
 /// The document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Document {
-    /// [`FORMAT`].
-    pub format: u32,
-    /// The command that made it.
-    pub command: String,
-    /// Where it ran.
-    pub machine: Machine,
+    /// [`FORMAT`], and what made it.
+    #[serde(flatten)]
+    pub made: Made,
     /// The names of the features.
     pub features: Vec<String>,
     /// What was trained on, and what it was tried on.

@@ -14,8 +14,8 @@ mod smart;
 mod table;
 
 use crate::progress::Progress;
-use crate::record::Machine;
-use crate::replay::{Buffer, Job, parallel};
+use crate::record::Made;
+use crate::replay::{Buffer, Job, or_cores, parallel};
 use crate::report;
 use anyhow::{Context, Result, ensure};
 use branch::Rank;
@@ -117,9 +117,7 @@ pub fn run(args: &FitArgs) -> Result<()> {
         held_out_yes: yes(&held_out),
     };
     let document = Document {
-        format: FORMAT,
-        command: std::env::args().collect::<Vec<_>>().join(" "),
-        machine: Machine::detect(),
+        made: Made::here(FORMAT),
         features: FEATURES.map(str::to_owned).to_vec(),
         samples,
         findings: document::findings(&samples, &rows),
@@ -157,7 +155,7 @@ fn explored(args: &FitArgs, jobs: &[Job]) -> Result<(Vec<Sample>, Vec<Sample>)> 
             }
         }
     }
-    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
+    let threads = or_cores(args.threads);
     let samples = |title, explorations: &[(Rank, Exploration)]| {
         let explored = parallel(title, threads, explorations, |&(rank, exploration)| explore(rank, exploration))?;
         Ok::<_, anyhow::Error>(explored.concat())

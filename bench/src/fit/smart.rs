@@ -70,19 +70,22 @@ struct SmartNode {
     false_child: Option<usize>,
 }
 
+fn growing(seed: u64) -> RandomForestClassifierParameters {
+    let (trees, leaf, depth) = FOREST;
+    RandomForestClassifierParameters::default()
+        .with_n_trees(trees)
+        .with_min_samples_leaf(leaf)
+        .with_max_depth(depth)
+        .with_seed(seed)
+}
+
 /// A random forest; each tree has a vote.
 ///
 /// # Errors
 /// It cannot be trained.
 pub fn forest(table: &Table, seed: u64) -> Result<Model> {
     let (rows, labels) = matrix(table)?;
-    let (trees, leaf, depth) = FOREST;
-    let parameters = RandomForestClassifierParameters::default()
-        .with_n_trees(trees)
-        .with_min_samples_leaf(leaf)
-        .with_max_depth(depth)
-        .with_seed(seed);
-    let trained: SmartForest = exported(&RandomForestClassifier::fit(&rows, &labels, parameters)?)?;
+    let trained: SmartForest = exported(&RandomForestClassifier::fit(&rows, &labels, growing(seed))?)?;
     let trees = trained.trees.iter().map(|tree| {
         let node = |node: &SmartNode| match (node.true_child, node.false_child, node.split_value) {
             (Some(left), Some(right), Some(at_most)) => {
@@ -237,13 +240,7 @@ mod tests {
                 prop_assert_eq!(yes(&model, row), said == 1);
             }
 
-            let (trees, leaf, depth) = FOREST;
-            let parameters = RandomForestClassifierParameters::default()
-                .with_n_trees(trees)
-                .with_min_samples_leaf(leaf)
-                .with_max_depth(depth)
-                .with_seed(seed);
-            let said: Vec<u32> = RandomForestClassifier::fit(&rows, &labels, parameters).unwrap().predict(&tried).unwrap();
+            let said: Vec<u32> = RandomForestClassifier::fit(&rows, &labels, growing(seed)).unwrap().predict(&tried).unwrap();
             let model = forest(&table, seed).unwrap();
             for (row, said) in others.rows.iter().zip(said) {
                 prop_assert_eq!(yes(&model, row), said == 1);

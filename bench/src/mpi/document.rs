@@ -2,7 +2,7 @@
 
 use super::args::{Benchmark, MpiArgs, ThreadLevel};
 use super::loggp::{LogGp, Sweeps};
-use crate::record::Machine;
+use crate::record::Made;
 use crate::statistics::{median_low95, quantile, ratios, sorted};
 use serde::Serialize;
 use std::fmt::Write;
@@ -13,12 +13,9 @@ const FORMAT: u32 = 1;
 /// The document.
 #[derive(Clone, Debug, Serialize)]
 pub struct Document {
-    /// The version of its layout.
-    pub format: u32,
-    /// The command that made it.
-    pub command: String,
-    /// Where rank 0 ran.
-    pub machine: Machine,
+    /// [`FORMAT`], and what made it.
+    #[serde(flatten)]
+    pub made: Made,
     /// The job.
     pub job: Job,
     /// The figures.
@@ -146,8 +143,14 @@ impl Document {
     pub fn new(job: Job) -> Self {
         let words: Vec<String> = std::env::args().skip(1).collect();
         let command = format!("rudder {}", words.join(" "));
-        let machine = Machine::detect();
-        Self { format: FORMAT, command, machine, job, lines: vec![], loggp: vec![], notes: vec![], wall_s: 0.0 }
+        Self {
+            made: Made { command, ..Made::here(FORMAT) },
+            job,
+            lines: vec![],
+            loggp: vec![],
+            notes: vec![],
+            wall_s: 0.0,
+        }
     }
 
     /// Fits LogGP parameters to each contender whose three sweeps there are.

@@ -66,7 +66,7 @@ fn loggp_rows(document: &Document) -> Vec<Vec<String>> {
 }
 
 fn facts(document: &Document) -> String {
-    let (job, machine) = (&document.job, &document.machine);
+    let (job, machine) = (&document.job, &document.made.machine);
     format!(
         "{}, thread level {:?}; {} ranks, {} of them on the first host; {}, {} cores, {}; rudder {} {}, {} build; {} samples after {}, tables of {} MiB, seed {}",
         job.mpi,
@@ -132,7 +132,7 @@ pub fn html(document: &Document, benchmarks: &[Benchmark]) -> String {
     for note in &document.notes {
         let _ = write!(body, "<li>{}</li>", escape(note));
     }
-    let _ = write!(body, "</ul><p class=\"note\"><code>{}</code></p></section>", escape(&document.command));
+    let _ = write!(body, "</ul><p class=\"note\"><code>{}</code></p></section>", escape(&document.made.command));
     page("Rudder: gets between MPI ranks", &body)
 }
 

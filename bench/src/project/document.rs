@@ -2,7 +2,7 @@
 
 use super::model::{Bound, Estimate};
 use super::network::Network;
-use crate::record::Machine;
+use crate::record::Made;
 use serde::{Deserialize, Serialize};
 
 /// The version of the document's layout.
@@ -11,12 +11,9 @@ pub const FORMAT: u32 = 1;
 /// The document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Document {
-    /// [`FORMAT`].
-    pub format: u32,
-    /// The command that made it.
-    pub command: String,
-    /// Where it ran.
-    pub machine: Machine,
+    /// [`FORMAT`], and what made it.
+    #[serde(flatten)]
+    pub made: Made,
     /// The graph.
     pub graph: String,
     /// The policy, and the controller that steers it.

@@ -13,8 +13,8 @@ mod report;
 use crate::cli::positive;
 use crate::graph::GraphSpec;
 use crate::progress::Progress;
-use crate::record::{Machine, percentile};
-use crate::replay::{Buffer, Case, Job, ReplayRun, outcome, parallel};
+use crate::record::{Made, percentile};
+use crate::replay::{Buffer, Job, ReplayRun, outcome};
 use crate::study::Contender;
 use crate::workload::{Sampling, Scenario, Workload};
 use anyhow::{Context, Result, ensure};
@@ -143,9 +143,7 @@ pub fn run(args: &ProjectArgs) -> Result<()> {
         }),
     );
     let document = Document {
-        format: FORMAT,
-        command: std::env::args().collect::<Vec<_>>().join(" "),
-        machine: Machine::detect(),
+        made: Made::here(FORMAT),
         graph: args.graph.to_string(),
         policy: args.policy.to_string(),
         network,
@@ -170,19 +168,13 @@ fn cut<'a>(args: &ProjectArgs, sampling: &'a Sampling, ranks: u32) -> Result<Wor
 /// A job at a number of ranks, in the simulator.
 fn simulated(args: &ProjectArgs, workload: &Workload, network: Network) -> Result<Point> {
     let job = workload.job(Scenario::Stationary)?;
-    let case = Case {
-        policy: args.policy.policy.clone(),
-        controller_words: args.policy.controller_words.clone(),
-        controller: args.policy.controller.clone(),
-        buffer: Buffer::Size(BufferSize::Halo(args.buffer)),
-        lookahead: args.lookahead as usize,
-        link: network.link(),
-        slow: None,
-        egress: true,
-        decision_latency: args.run.decision_latency(),
-    };
-    let outcomes = parallel("replay", 1, &[()], |()| outcome(&job, &case))?;
-    Point::of(&job, &case, &outcomes[0], workload.inputs()?)
+    let buffer = Buffer::Size(BufferSize::Halo(args.buffer));
+    let case = args.policy.case(buffer, args.lookahead, network.link(), args.run.decision_latency());
+    let mut progress = Progress::new();
+    progress.begin("replay");
+    let outcome = outcome(&job, &case)?;
+    progress.end(&job.name);
+    Point::of(&job, &case, &outcome, workload.inputs()?)
 }
 
 /// Seconds of sampling and of computing a minibatch in a recorded job: each step's slowest rank's, in the mean.

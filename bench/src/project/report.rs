@@ -2,19 +2,13 @@
 
 use super::document::{Document, Kind, Row};
 use super::model::Bound;
+use crate::report::column::Column;
 use crate::report::plot::{Bars, Line, Part, escape, tidy};
 use crate::report::tables::{markup, percent, table};
 use crate::report::{figure, page};
 use std::fmt::Write;
 
-/// A column: its head, what it means, and its cell.
-struct Column {
-    head: &'static str,
-    meaning: &'static str,
-    cell: fn(&Row) -> String,
-}
-
-const COLUMNS: [Column; 12] = [
+const COLUMNS: [Column<Row>; 12] = [
     Column { head: "ranks", meaning: "each with a partition", cell: |row| row.ranks.to_string() },
     Column {
         head: "checked by",
@@ -62,7 +56,7 @@ const COLUMNS: [Column; 12] = [
 ];
 
 fn cells(document: &Document) -> Vec<Vec<String>> {
-    document.rows.iter().map(|row| COLUMNS.iter().map(|column| (column.cell)(row)).collect()).collect()
+    document.rows.iter().map(|row| Column::cells(&COLUMNS, row)).collect()
 }
 
 fn projected(document: &Document) -> String {
@@ -102,7 +96,7 @@ fn findings(document: &Document) -> Vec<String> {
 
 /// The document for a terminal.
 pub fn text(document: &Document) -> String {
-    let heads = COLUMNS.iter().map(|column| column.head);
+    let heads = Column::heads(&COLUMNS);
     let mut text = format!("{}\n{}\n\n", projected(document), table(heads, &cells(document)));
     for finding in findings(document) {
         let _ = writeln!(text, "- {finding}");
@@ -140,11 +134,8 @@ pub fn html(document: &Document) -> String {
         lines: document.rows.iter().map(bar).collect(),
     };
     body += &figure("An epoch by number of ranks", &bars.svg(), "The dot is what was measured or simulated.");
-    let _ = write!(body, "<section>{}", markup(COLUMNS.iter().map(|column| column.head), &cells(document)));
-    body += "<table class=\"wide\">";
-    for column in &COLUMNS {
-        let _ = write!(body, "<tr><td>{}</td><td>{}</td></tr>", escape(column.head), escape(column.meaning));
-    }
-    let _ = write!(body, "</table><p class=\"note\"><code>{}</code></p></section>", escape(&document.command));
+    let _ = write!(body, "<section>{}", markup(Column::heads(&COLUMNS), &cells(document)));
+    body += &Column::explained(&COLUMNS);
+    let _ = write!(body, "<p class=\"note\"><code>{}</code></p></section>", escape(&document.made.command));
     page("Rudder: other numbers of ranks", &body)
 }

@@ -4,7 +4,7 @@ use super::case::{BELADY, Buffer, Case};
 use super::later_epochs;
 use super::traces::Job;
 use super::world::Outcome;
-use crate::record::Machine;
+use crate::record::Made;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -14,12 +14,9 @@ pub const FORMAT: u32 = 1;
 /// The document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Document {
-    /// [`FORMAT`].
-    pub format: u32,
-    /// The command that made it.
-    pub command: String,
-    /// Where it ran.
-    pub machine: Machine,
+    /// [`FORMAT`], and what made it.
+    #[serde(flatten)]
+    pub made: Made,
     /// What all replays have in common.
     pub settings: Settings,
     /// What the recorded runs had themselves, a job each.

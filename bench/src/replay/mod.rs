@@ -12,12 +12,13 @@ mod world;
 
 pub use case::{Buffer, Case, settled};
 pub use links::SlowRank;
+pub use rows::AtOnce;
 pub use traces::{Job, RankTrace, Work};
 pub use world::Outcome;
 
 use crate::cli::{ReplayArgs, latency};
 use crate::progress::{Event, Progress, Stage};
-use crate::record::Machine;
+use crate::record::Made;
 use crate::report::write;
 use anyhow::{Context, Result};
 use belady::NextUses;
@@ -56,7 +57,7 @@ impl ReplayRun {
 
     /// Replays at a time.
     pub fn threads(&self) -> usize {
-        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+        or_cores(self.threads)
     }
 
     /// Leaves the document and its report where they were asked for.
@@ -72,6 +73,11 @@ impl ReplayRun {
         }
         Ok(())
     }
+}
+
+/// As many as were asked for, or as there are cores.
+pub fn or_cores(threads: Option<NonZero<usize>>) -> usize {
+    threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
 }
 
 /// `rudder replay`
@@ -114,9 +120,7 @@ fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> 
     }
     let of_job = |job: &Job| job.notes.iter().map(|note| format!("{}: {note}", job.name)).collect::<Vec<_>>();
     Ok(Document {
-        format: FORMAT,
-        command: std::env::args().collect::<Vec<_>>().join(" "),
-        machine: Machine::detect(),
+        made: Made::here(FORMAT),
         settings: Settings {
             link: args.link.to_string(),
             slow: args.slow.map(|slow| slow.to_string()),

@@ -1,19 +1,13 @@
 //! A replay's document as a table for the terminal and as an HTML page.
 
 use super::document::{Document, Recorded, Row};
+use crate::report::column::Column;
 use crate::report::plot::{Bars, Line, Part, escape, tidy};
 use crate::report::tables::{markup, percent, table};
 use crate::report::{figure, page};
 use std::fmt::Write;
 
-/// A column: its head, what it means, and its cell.
-struct Column {
-    head: &'static str,
-    meaning: &'static str,
-    cell: fn(&Row) -> String,
-}
-
-const COLUMNS: [Column; 13] = [
+const COLUMNS: [Column<Row>; 13] = [
     Column { head: "policy", meaning: "what the buffer keeps", cell: |row| row.policy.clone() },
     Column { head: "controller", meaning: "what decides", cell: |row| row.controller.clone() },
     Column { head: "buffer", meaning: "share of the halo nodes, or bytes of rows", cell: |row| row.buffer.clone() },
@@ -72,7 +66,7 @@ fn rows_of<'a>(document: &'a Document, trace: &'a str) -> impl Iterator<Item = &
 }
 
 fn cells<'a>(document: &'a Document, trace: &'a str) -> Vec<Vec<String>> {
-    rows_of(document, trace).map(|row| COLUMNS.iter().map(|column| (column.cell)(row)).collect()).collect()
+    rows_of(document, trace).map(|row| Column::cells(&COLUMNS, row)).collect()
 }
 
 /// What the recorded run had, in a sentence.
@@ -110,7 +104,7 @@ fn replayed(document: &Document) -> String {
 
 /// The document for a terminal.
 pub fn text(document: &Document) -> String {
-    let heads = || COLUMNS.iter().map(|column| column.head);
+    let heads = || Column::heads(&COLUMNS);
     let mut text = String::new();
     for run in &document.recorded {
         let _ = writeln!(text, "{}\n{}\n{}\n", run.trace, recorded(run), table(heads(), &cells(document, &run.trace)));
@@ -156,11 +150,9 @@ pub fn html(document: &Document) -> String {
     for run in &document.recorded {
         body += &section(document, run);
     }
-    body += "<section><h2>Columns</h2><table class=\"wide\">";
-    for column in &COLUMNS {
-        let _ = write!(body, "<tr><td>{}</td><td>{}</td></tr>", column.head, column.meaning);
-    }
-    let _ = write!(body, "</table><p class=\"note\"><code>{}</code></p>", escape(&document.command));
+    body += "<section><h2>Columns</h2>";
+    body += &Column::explained(&COLUMNS);
+    let _ = write!(body, "<p class=\"note\"><code>{}</code></p>", escape(&document.made.command));
     for note in &document.notes {
         let _ = write!(body, "<p class=\"note\">{}</p>", escape(note));
     }
@@ -172,7 +164,7 @@ fn section(document: &Document, run: &Recorded) -> String {
     // Bars of one buffer stand together.
     rows.sort_by_key(|row| document.rows.iter().position(|first| first.buffer == row.buffer));
     let mut text = format!("<section><h2>{}</h2><p class=\"lead\">{}</p>", escape(&run.trace), escape(&recorded(run)));
-    text += &markup(COLUMNS.iter().map(|column| column.head), &cells(document, &run.trace));
+    text += &markup(Column::heads(&COLUMNS), &cells(document, &run.trace));
     text += "</section>";
     let fetched = |row: &Row| {
         Some(vec![

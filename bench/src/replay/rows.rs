@@ -5,7 +5,8 @@ use super::case::Case;
 use super::traces::{Job, RankTrace, Work};
 use super::world::Outcome;
 use anyhow::Result;
-use rudder::buffer::{Pin, PrefetchBuffer};
+use rudder::buffer::{Pin, PolicyConfig, PrefetchBuffer, Replaced, Residency};
+use rudder::{NodeId, Slot};
 use std::time::Duration;
 
 /// Whether a job can be replayed so under a case.
@@ -24,40 +25,58 @@ pub fn suffice(job: &Job, case: &Case) -> Result<bool> {
 pub fn replay(job: &Job, case: &Case) -> Result<Outcome> {
     let mut outcome = Outcome { epochs: epochs(job), ..Outcome::default() };
     for trace in &job.ranks {
-        let slots = case.buffer.slots(trace)?;
-        let mut buffer = PrefetchBuffer::new(slots, &case.policy, trace.hints.clone())?;
-        let before = outcome.stats;
-        gather_all(trace, job.steps, &mut buffer, &mut outcome);
-        let (counters, stats) = (buffer.counters(), &mut outcome.stats);
+        let mut rows = AtOnce::new(case.buffer.slots(trace)?, &case.policy, trace)?;
+        let ahead: u64 = (0..job.steps).map(|step| rows.gather(step, |_| false).1).sum();
+        let counters = rows.buffer.counters();
+        let stats = &mut outcome.stats;
         stats.minibatches += counters.minibatches;
         stats.remote_nodes += counters.hits + counters.misses;
         stats.hits += counters.hits;
         stats.demand_rows += counters.misses;
+        stats.prefetched_rows += ahead;
         stats.fill_rows += counters.initial;
         outcome.useless_rows += counters.useless;
-        let rows = stats.demand_rows + stats.prefetched_rows + stats.fill_rows;
-        let rows_before = before.demand_rows + before.prefetched_rows + before.fill_rows;
-        outcome.bytes += (rows - rows_before) * trace.row_bytes();
+        outcome.bytes += (counters.misses + ahead + counters.initial) * trace.row_bytes();
     }
     Ok(outcome)
 }
 
-/// All minibatches of a rank.
-fn gather_all(trace: &RankTrace, steps: usize, buffer: &mut PrefetchBuffer, outcome: &mut Outcome) {
-    let (mut found, mut kept) = (Vec::new(), Vec::new());
-    buffer.initial_fill(&mut kept);
-    kept.iter().for_each(|(_, slot)| buffer.filled(*slot));
-    let mut fetches = Vec::new();
-    for step in 0..steps {
+/// A rank's buffer whose rows come at once.
+pub struct AtOnce<'a> {
+    trace: &'a RankTrace,
+    /// The buffer.
+    pub buffer: PrefetchBuffer,
+    found: Vec<Residency>,
+    kept: Vec<(NodeId, Slot)>,
+    fetches: Vec<(NodeId, Slot)>,
+}
+
+impl<'a> AtOnce<'a> {
+    /// With its initial fill.
+    ///
+    /// # Errors
+    /// The buffer does not fit the trace.
+    pub fn new(slots: u32, policy: &PolicyConfig, trace: &'a RankTrace) -> Result<Self> {
+        let mut buffer = PrefetchBuffer::new(slots, policy, trace.hints.clone())?;
+        let mut fetches = Vec::new();
+        buffer.initial_fill(&mut fetches);
+        fetches.iter().for_each(|(_, slot)| buffer.filled(*slot));
+        Ok(Self { trace, buffer, found: Vec::new(), kept: Vec::new(), fetches })
+    }
+
+    /// Gathers a minibatch, each in its turn; `replace` is asked once it has been looked up. What was replaced, and the rows fetched for it.
+    pub fn gather(&mut self, step: usize, replace: impl FnOnce(&PrefetchBuffer) -> bool) -> (Replaced, u64) {
+        let Self { trace, buffer, found, kept, fetches } = self;
         let pin = Pin(step as u64);
-        buffer.lookup(pin, trace.nodes(step), true, &mut found);
-        buffer.admit_missed(true, &mut kept);
-        buffer.end_minibatch(false, None, &mut fetches);
-        outcome.stats.prefetched_rows += fetches.len() as u64;
+        buffer.lookup(pin, trace.nodes(step), true, found);
+        let replace = replace(buffer);
+        buffer.admit_missed(true, kept);
+        let replaced = buffer.end_minibatch(replace, None, fetches);
         buffer.release(Pin(pin.0 + 1));
         // Rows of an owner travel in order, and which of two equal slots is given up depends on which was filled first.
         kept.sort_unstable_by_key(|(node, _)| *node);
-        kept.iter().chain(&fetches).for_each(|(_, slot)| buffer.filled(*slot));
+        kept.iter().chain(&*fetches).for_each(|(_, slot)| buffer.filled(*slot));
+        (replaced, fetches.len() as u64)
     }
 }
 

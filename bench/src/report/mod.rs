@@ -1,5 +1,6 @@
 //! The report: one HTML file that needs neither network nor script, and the same comparison as text.
 
+pub mod column;
 mod findings;
 pub mod plot;
 pub mod tables;
@@ -51,9 +52,9 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
     let document: Document =
         serde_json::from_slice(&text).with_context(|| format!("{path} is no document of rudder train"))?;
     anyhow::ensure!(
-        document.format == FORMAT,
+        document.made.format == FORMAT,
         "{path} has layout {}, this program reads layout {FORMAT}",
-        document.format
+        document.made.format
     );
     let out = args.out.clone().unwrap_or_else(|| args.document.with_extension("html"));
     write(&out, &html(&document))
@@ -156,9 +157,9 @@ fn header(document: &Document) -> String {
         if runs == 1 { "once".to_owned() } else { format!("{runs} times") },
         escape(&settings.transport),
         escape(&link),
-        if document.machine.build == "debug" { "with a debug build" } else { "with a release build" },
-        escape(&document.machine.cpu),
-        document.machine.cores,
+        if document.made.machine.build == "debug" { "with a debug build" } else { "with a release build" },
+        escape(&document.made.machine.cpu),
+        document.made.machine.cores,
     );
     let mut fact = |value: String, name: &str| {
         let _ = write!(text, "<div><b>{}</b><span>{name}</span></div>", escape(&value));
@@ -388,12 +389,12 @@ fn ranks_per_host(settings: &Settings) -> String {
 }
 
 fn section_settings(document: &Document) -> String {
-    let (settings, machine) = (&document.settings, &document.machine);
+    let (settings, machine) = (&document.settings, &document.made.machine);
     let controls = &settings.controls;
     let list = |numbers: &[usize]| numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     let halo: Vec<usize> = settings.halo.iter().map(|&nodes| nodes as usize).collect();
     let mut lines = vec![
-        ("command", format!("<code>{}</code>", escape(&document.command))),
+        ("command", format!("<code>{}</code>", escape(&document.made.command))),
         ("graph", format!("{}, {} classes, seed {}", escape(&settings.graph), settings.classes, settings.seed)),
         ("partitions", format!("{} by {}, {} halo nodes", halo.len(), escape(&settings.partitioner), list(&halo))),
         ("ranks a host", ranks_per_host(settings)),
@@ -455,7 +456,7 @@ mod tests {
     //! made of known numbers and look for what must, and must not, be in them.
 
     use super::*;
-    use crate::record::{Machine, RankRecord, Score, Step};
+    use crate::record::{Machine, Made, RankRecord, Score, Step};
     use crate::setup::Controls;
 
     /// A document with every set-up in two blocks; its numbers are made up and only have the right shape.
@@ -463,9 +464,7 @@ mod tests {
         let ahead = [SetUp::Off, SetUp::Lfu, SetUp::Window].map(|setup| (setup, 16));
         let plain = SetUp::ALL.into_iter().filter(|setup| *setup != SetUp::Window).map(|setup| (setup, 0));
         Document {
-            format: FORMAT,
-            command: "rudder demo".to_owned(),
-            machine: Machine::detect(),
+            made: Made { command: "rudder demo".to_owned(), ..Made::here(FORMAT) },
             settings: Settings {
                 graph: "debian".to_owned(),
                 nodes: 60_580,
@@ -559,8 +558,8 @@ mod tests {
         let Settings { graph, partitioner, transport, buffer, link, model, launcher, .. } = &mut document.settings;
         [graph, partitioner, transport, buffer].into_iter().for_each(|field| field.clone_from(&text));
         [link, model, launcher].into_iter().for_each(|field| *field = Some(text.clone()));
-        let Machine { cpu, kernel, rudder, build, commit, .. } = &mut document.machine;
-        [cpu, kernel, rudder, build, &mut document.command].into_iter().for_each(|field| field.clone_from(&text));
+        let Machine { cpu, kernel, rudder, build, commit, .. } = &mut document.made.machine;
+        [cpu, kernel, rudder, build, &mut document.made.command].into_iter().for_each(|field| field.clone_from(&text));
         *commit = Some(text.clone());
         for run in &mut document.runs {
             run.failures = vec![text.clone()];

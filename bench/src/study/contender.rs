@@ -1,22 +1,24 @@
 //! Who competes: a policy, and a controller that steers it.
 
-use crate::replay::settled;
+use crate::replay::{Buffer, Case, settled};
 use anyhow::{Result, ensure};
 use rudder::buffer::PolicyConfig;
 use rudder::controller::{ControllerConfig, JobFacts};
+use rudder::transport::hook::Link;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A policy with a controller, written POLICY or POLICY/CONTROLLER.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contender {
     policy_words: String,
     /// The controller as it was written.
-    pub controller_words: String,
+    controller_words: String,
     /// The policy, as the controller needs it.
-    pub policy: PolicyConfig,
+    policy: PolicyConfig,
     /// The controller.
-    pub controller: ControllerConfig,
+    controller: ControllerConfig,
 }
 
 /// All that can compete without asking a language model: the published scoring replaces always, often, now and then, and by chance.
@@ -26,6 +28,23 @@ pub const DEFAULT: &str = "off,degree,presc,lru,sieve,s3fifo,wtinylfu,lfu,window
 /// Controllers that choose, without and with the guard.
 pub const ABLATION: &str = "lfu/ghost,lfu/guard:ghost,lfu/bandit:1,lfu/guard:bandit:1,rudder/random:1:8,rudder/guard:random:1:8,lfu/analytic,lfu/guard:analytic,\
     rudder/oracle";
+
+impl Contender {
+    /// Its replay, over links that owners share too.
+    pub fn case(&self, buffer: Buffer, lookahead: u32, link: Link, decision_latency: Duration) -> Case {
+        Case {
+            policy: self.policy.clone(),
+            controller_words: self.controller_words.clone(),
+            controller: self.controller.clone(),
+            buffer,
+            lookahead: lookahead as usize,
+            link,
+            slow: None,
+            egress: true,
+            decision_latency,
+        }
+    }
+}
 
 impl FromStr for Contender {
     type Err = anyhow::Error;

@@ -3,7 +3,7 @@
 use super::StudyArgs;
 use super::replayed::Run;
 use super::standing::Standings;
-use crate::record::Machine;
+use crate::record::Made;
 use serde::{Deserialize, Serialize};
 
 /// The version of the document's layout.
@@ -12,12 +12,9 @@ pub const FORMAT: u32 = 1;
 /// The document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Document {
-    /// [`FORMAT`].
-    pub format: u32,
-    /// The command that made it.
-    pub command: String,
-    /// Where it ran.
-    pub machine: Machine,
+    /// [`FORMAT`], and what made it.
+    #[serde(flatten)]
+    pub made: Made,
     /// What all jobs have in common.
     pub settings: Settings,
     /// Who competed.

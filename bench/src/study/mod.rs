@@ -12,9 +12,9 @@ mod standing;
 
 use crate::graph::GraphSpec;
 use crate::progress::Progress;
-use crate::record::Machine;
+use crate::record::Made;
 use crate::replay::{Buffer, Case, Job, Outcome, ReplayRun, SlowRank, fewest_rows, outcome, parallel};
-use crate::workload::{Sampling, Scenario, Workload};
+use crate::workload::{MINIBATCHES_MIN, Sampling, Scenario, Workload};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 pub use contender::Contender;
@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 /// Minibatches after the start, or after a change, in which a policy has still to learn.
 const LEARNING: usize = 32;
+const _: () = assert!(2 * LEARNING as u64 <= MINIBATCHES_MIN, "a start and a change in every job");
 
 /// `rudder study`
 #[derive(Args, Clone, Debug)]
@@ -109,9 +110,7 @@ pub fn run(args: &StudyArgs) -> Result<()> {
     let contenders: Vec<String> = args.contender.iter().map(Contender::to_string).collect();
     let standings = Standings::of(&runs, &contenders);
     let document = Document {
-        format: FORMAT,
-        command: std::env::args().collect::<Vec<_>>().join(" "),
-        machine: Machine::detect(),
+        made: Made::here(FORMAT),
         settings: Settings::of(args),
         contenders,
         findings: standing::findings(&standings),
@@ -126,8 +125,7 @@ pub fn run(args: &StudyArgs) -> Result<()> {
 /// With all that competes among the contenders.
 fn with_ablation(args: &StudyArgs) -> Result<StudyArgs> {
     let mut all = args.clone();
-    let names = if args.ablation { contender::ABLATION } else { "" };
-    for name in names.split(',').filter(|name| !name.is_empty()) {
+    for name in contender::ABLATION.split(',').filter(|_| args.ablation) {
         let more: Contender = name.parse()?;
         if !all.contender.contains(&more) {
             all.contender.push(more);
@@ -175,7 +173,8 @@ fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<R
         for (&buffer, &fewest) in args.buffer.iter().zip(&fewest) {
             for &lookahead in &args.lookahead {
                 for contender in &args.contender {
-                    cases.push((case(args, contender, buffer, lookahead, slow), contender, fewest));
+                    let case = contender.case(buffer, lookahead, args.link, args.run.decision_latency());
+                    cases.push((Case { slow, ..case }, contender, fewest));
                 }
             }
         }
@@ -207,18 +206,4 @@ fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<R
         }
     };
     Ok(cases.iter().zip(&outcomes).map(run).collect())
-}
-
-fn case(args: &StudyArgs, contender: &Contender, buffer: Buffer, lookahead: u32, slow: Option<SlowRank>) -> Case {
-    Case {
-        policy: contender.policy.clone(),
-        controller_words: contender.controller_words.clone(),
-        controller: contender.controller.clone(),
-        buffer,
-        lookahead: lookahead as usize,
-        link: args.link,
-        slow,
-        egress: true,
-        decision_latency: args.run.decision_latency(),
-    }
 }

@@ -2,19 +2,13 @@
 
 use super::document::Document;
 use super::standing::{Configuration, Lookahead, Standing};
+use crate::report::column::Column;
 use crate::report::plot::{Bars, Line, Part, escape};
 use crate::report::tables::{markup, table};
 use crate::report::{figure, page};
 use std::fmt::Write;
 
-/// A column: its head, what it means, and its cell.
-struct Column {
-    head: &'static str,
-    meaning: &'static str,
-    cell: fn(&Standing) -> String,
-}
-
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column<Standing>; 10] = [
     Column {
         head: "contender",
         meaning: "the policy, and the controller that steers it",
@@ -85,8 +79,7 @@ fn title(standings: &Lookahead) -> String {
 }
 
 fn cells(standings: &Lookahead) -> Vec<Vec<String>> {
-    let line = |standing| COLUMNS.iter().map(|column| (column.cell)(standing)).collect();
-    standings.contenders.iter().map(line).collect()
+    standings.contenders.iter().map(|standing| Column::cells(&COLUMNS, standing)).collect()
 }
 
 const CONFIGURATION_HEADS: [&str; 7] = ["graph", "changes", "buffer", "slow rank", "best", "its stall, s", "as good"];
@@ -130,7 +123,7 @@ fn studied(document: &Document) -> String {
 pub fn text(document: &Document) -> String {
     let mut text = format!("{}\n\n", studied(document));
     for standings in document.decided() {
-        let heads = COLUMNS.iter().map(|column| column.head);
+        let heads = Column::heads(&COLUMNS);
         let _ = writeln!(text, "{}\n{}\n", title(standings), table(heads, &cells(standings)));
     }
     for finding in &document.findings {
@@ -152,11 +145,9 @@ pub fn html(document: &Document) -> String {
     for standings in document.decided() {
         body += &section(standings);
     }
-    body += "<section><h2>Columns</h2><table class=\"wide\">";
-    for column in &COLUMNS {
-        let _ = write!(body, "<tr><td>{}</td><td>{}</td></tr>", escape(column.head), escape(column.meaning));
-    }
-    let _ = write!(body, "</table><p class=\"note\"><code>{}</code></p></section>", escape(&document.command));
+    body += "<section><h2>Columns</h2>";
+    body += &Column::explained(&COLUMNS);
+    let _ = write!(body, "<p class=\"note\"><code>{}</code></p></section>", escape(&document.made.command));
     page("Rudder: who wins where", &body)
 }
 
@@ -176,7 +167,7 @@ fn section(standings: &Lookahead) -> String {
     format!(
         "{}<section><h3>Contenders</h3>{}<h3>Configurations</h3>{}</section>",
         figure(&title(standings), &bars.svg(), "The dot is the configuration where a contender does worst."),
-        markup(COLUMNS.iter().map(|column| column.head), &cells(standings)),
+        markup(Column::heads(&COLUMNS), &cells(standings)),
         markup(CONFIGURATION_HEADS, &lines)
     )
 }

@@ -14,7 +14,7 @@ use crate::cli::TrainArgs;
 use crate::graph::{GraphSpec, Prepared};
 use crate::partition::{self, Partitioner};
 use crate::progress::Progress;
-use crate::record::{Document, FORMAT, Machine, Run, Settings};
+use crate::record::{Document, FORMAT, Made, Run, Settings};
 use crate::report;
 use crate::setup::{NO_CLASSIFIER, SetUp};
 use anyhow::{Context, Result, ensure};
@@ -151,9 +151,7 @@ impl Plan {
             runs.iter().flat_map(|run| run.failures.iter().map(|why| format!("{}: {why}", run.setup))).collect();
         notes.dedup();
         Ok(Document {
-            format: FORMAT,
-            command: std::env::args().collect::<Vec<_>>().join(" "),
-            machine: Machine::detect(),
+            made: Made::here(FORMAT),
             settings: self.settings(graph, model.map(|model| model.file.as_path())),
             notes,
             runs,

@@ -110,8 +110,9 @@ impl ReplacementPolicy for Changing {
     }
 
     fn remove(&mut self, slot: Slot, node: NodeId) {
+        let known = self.knows(slot);
         match &mut self.old {
-            Some(old) if self.known[slot.index() / 64] >> (slot.0 % 64) & 1 == 0 => old.remove(slot, node),
+            Some(old) if !known => old.remove(slot, node),
             _ => self.new.remove(slot, node),
         }
     }
