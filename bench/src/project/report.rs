@@ -135,6 +135,7 @@ pub fn html(document: &Document) -> String {
     };
     body += &figure("An epoch by number of ranks", &bars.svg(), "The dot is what was measured or simulated.");
     let _ = write!(body, "<section>{}", markup(Column::heads(&COLUMNS), &cells(document)));
+    body += "</section><section><h2>Columns</h2>";
     body += &Column::explained(&COLUMNS);
     let _ = write!(body, "<p class=\"note\"><code>{}</code></p></section>", escape(&document.made.command));
     page("Rudder: other numbers of ranks", &body)
