@@ -56,6 +56,10 @@ pub enum Scenario {
     Nodes,
     /// The fan-out: half of it, then all
     Fanout,
+    /// The seeds of a minibatch: half of them, then all
+    Batch,
+    /// The nodes that are trained on: the first quarter of each rank's, then all
+    Widen,
 }
 
 impl Scenario {
@@ -65,6 +69,8 @@ impl Scenario {
             Self::Stationary => "stationary",
             Self::Nodes => "nodes",
             Self::Fanout => "fanout",
+            Self::Batch => "batch",
+            Self::Widen => "widen",
         }
     }
 
@@ -77,7 +83,8 @@ impl Scenario {
     fn nodes(self, all: &[NodeId]) -> [&[NodeId]; 2] {
         match self {
             Self::Nodes => all.split_at(all.len() / 2).into(),
-            Self::Stationary | Self::Fanout => [all, all],
+            Self::Widen => [&all[..all.len().div_ceil(4)], all],
+            Self::Stationary | Self::Fanout | Self::Batch => [all, all],
         }
     }
 
@@ -85,9 +92,14 @@ impl Scenario {
     fn fanouts(self, all: &[usize]) -> [Vec<usize>; 2] {
         let before = match self {
             Self::Fanout => all.iter().map(|fanout| fanout.div_ceil(2)).collect(),
-            Self::Stationary | Self::Nodes => all.to_vec(),
+            Self::Stationary | Self::Nodes | Self::Batch | Self::Widen => all.to_vec(),
         };
         [before, all.to_vec()]
+    }
+
+    /// The seeds of a minibatch before and after the change.
+    fn batches(self, all: usize) -> [usize; 2] {
+        [if self == Self::Batch { all.div_ceil(2) } else { all }, all]
     }
 }
 
@@ -164,7 +176,7 @@ impl<'a> Workload<'a> {
     fn rank(&self, scenario: Scenario, rank: Rank) -> Result<RankTrace> {
         let args = self.sampling;
         let mut trace = RankTrace::new(self.header(rank)?)?;
-        let fanouts = scenario.fanouts(&args.fanout);
+        let (fanouts, batches) = (scenario.fanouts(&args.fanout), scenario.batches(args.batch));
         let own = &self.training[rank.index()];
         let half = args.minibatches / 2;
         let mut sampled =
@@ -182,8 +194,8 @@ impl<'a> Workload<'a> {
             scenario.nodes(own).into_iter().zip(&fanouts).zip(lengths).enumerate()
         {
             let most = self.training.iter().map(|nodes| scenario.nodes(nodes)[phase].len());
-            let steps = steps_per_epoch(most, args.batch);
-            let order = EpochOrder::new(nodes.to_vec(), args.batch, steps, self.seed, rank)?;
+            let steps = steps_per_epoch(most, batches[phase]);
+            let order = EpochOrder::new(nodes.to_vec(), batches[phase], steps, self.seed, rank)?;
             let sampler = Sampler::new(self.cut.graph.topology.clone(), fanout, self.seed, rank)?;
             // Without a change the second half goes on where the first has ended.
             let (first, epoch) = if scenario.changes() { (0, phase as u64 * LATER) } else { (phase as u64 * half, 0) };
@@ -308,9 +320,13 @@ mod tests {
         let size = |job: &Job, range| wanted(job, range).len();
         assert!(size(&fanout, 0..32) * 3 < size(&fanout, 32..64) * 2, "half the fan-out wants much less");
         assert!(size(&stationary, 0..32) * 3 > size(&stationary, 32..64) * 2, "nothing changes");
+        let batch = workload.job(Scenario::Batch).unwrap();
+        assert!(size(&batch, 0..32) * 3 < size(&batch, 32..64) * 2, "half the seeds want much less");
         let nodes = workload.job(Scenario::Nodes).unwrap();
         let set = |job: &Job, range| wanted(job, range).into_iter().collect::<HashSet<_>>();
         let new = |job: &Job| set(job, 32..64).difference(&set(job, 0..32)).count();
         assert!(new(&nodes) > new(&stationary), "other nodes bring other neighbours");
+        let widen = workload.job(Scenario::Widen).unwrap();
+        assert!(new(&widen) > new(&stationary), "and so do more of them");
     }
 }

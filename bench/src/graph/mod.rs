@@ -4,6 +4,7 @@
 //! each rank needs its own partition's rows only, and a generated graph can be made as wide as an experiment asks.
 
 mod array;
+mod attachment;
 mod debian;
 mod features;
 mod generate;
@@ -11,6 +12,7 @@ mod hash;
 mod prepared;
 mod rmat;
 mod sbm;
+mod smallworld;
 mod spec;
 
 pub use array::Array;

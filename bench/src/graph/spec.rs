@@ -1,13 +1,13 @@
 //! Which graph: the argument that all commands share.
 
-use super::{CLASSES_MAX, Graph, Prepared, debian, rmat, sbm};
+use super::{CLASSES_MAX, Graph, Prepared, attachment, debian, rmat, sbm, smallworld};
 use anyhow::{Context, Error, Result, bail, ensure};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-const FORMS: &str = "debian | rmat:scale=15,degree=16,dim=602 | sbm:nodes=60000,degree=20,communities=64,dim=16 | DIR of a prepared graph";
+const FORMS: &str = "debian | rmat:scale=15,degree=16,dim=602 | sbm:nodes=60000,degree=20,communities=64,dim=16 | ba:nodes=60000,degree=16,dim=16 | ws:nodes=60000,degree=16,rewired=10,dim=16 | DIR of a prepared graph";
 
 /// A graph by name, by generator and parameters, or by the directory of a prepared one.
 ///
@@ -36,6 +36,26 @@ pub enum GraphSpec {
         /// Feature columns.
         dim: usize,
     },
+    /// [`attachment`].
+    Ba {
+        /// Vertices before isolated ones are dropped.
+        nodes: usize,
+        /// Mean degree.
+        degree: usize,
+        /// Feature columns.
+        dim: usize,
+    },
+    /// [`smallworld`].
+    Ws {
+        /// Vertices.
+        nodes: usize,
+        /// Mean degree.
+        degree: usize,
+        /// Of 100 edges, those that lead anywhere.
+        rewired: usize,
+        /// Feature columns.
+        dim: usize,
+    },
     /// A prepared graph.
     Directory(PathBuf),
 }
@@ -52,6 +72,10 @@ impl GraphSpec {
             Self::Rmat { scale, degree, dim } => rmat::generate(name, scale, degree, dim, seed),
             Self::Sbm { nodes, degree, communities, dim } => {
                 sbm::generate(name, sbm::Shape { nodes, degree, communities, width: dim }, seed)
+            }
+            Self::Ba { nodes, degree, dim } => attachment::generate(name, nodes, degree, dim, seed),
+            Self::Ws { nodes, degree, rewired, dim } => {
+                smallworld::generate(name, smallworld::Shape { nodes, degree, rewired, width: dim }, seed)
             }
             Self::Directory(ref path) => Prepared::open(path).and_then(|prepared| Arc::new(prepared).graph()),
         }
@@ -75,15 +99,19 @@ impl FromStr for GraphSpec {
                 Self::Rmat { scale: scale as u32, degree, dim }
             }
             "sbm" => {
-                let keys = [
-                    ("nodes", 2, 1 << 28, 60_000),
-                    ("degree", 1, 1 << 12, 20),
-                    ("communities", 1, CLASSES_MAX, 64),
-                    ("dim", 1, 1 << 16, 16),
-                ];
+                let keys = [NODES, ("degree", 1, 1 << 12, 20), ("communities", 1, CLASSES_MAX, 64), DIM];
                 let [nodes, degree, communities, dim] = values(parameters, keys)?;
                 ensure!(communities <= nodes, "graph sbm: {communities} communities of {nodes} nodes");
                 Self::Sbm { nodes, degree, communities, dim }
+            }
+            "ba" => {
+                let [nodes, degree, dim] = values(parameters, [NODES, DEGREE, DIM])?;
+                Self::Ba { nodes, degree, dim }
+            }
+            "ws" => {
+                let keys = [NODES, DEGREE, ("rewired", 0, 100, 10), DIM];
+                let [nodes, degree, rewired, dim] = values(parameters, keys)?;
+                Self::Ws { nodes, degree, rewired, dim }
             }
             _ if text.is_empty() => bail!("no graph named; allowed: {FORMS}"),
             _ if std::path::Path::new(text).is_dir() => Self::Directory(text.into()),
@@ -93,7 +121,9 @@ impl FromStr for GraphSpec {
     }
 }
 
+const NODES: Key = ("nodes", 2, 1 << 28, 60_000);
 const DEGREE: Key = ("degree", 1, 1 << 12, 16);
+const DIM: Key = ("dim", 1, 1 << 16, 16);
 
 /// A parameter: its name, least, most and default value.
 type Key = (&'static str, usize, usize, usize);
@@ -123,6 +153,10 @@ impl fmt::Display for GraphSpec {
             Self::Sbm { nodes, degree, communities, dim } => {
                 write!(f, "sbm:nodes={nodes},degree={degree},communities={communities},dim={dim}")
             }
+            Self::Ba { nodes, degree, dim } => write!(f, "ba:nodes={nodes},degree={degree},dim={dim}"),
+            Self::Ws { nodes, degree, rewired, dim } => {
+                write!(f, "ws:nodes={nodes},degree={degree},rewired={rewired},dim={dim}")
+            }
             Self::Directory(path) => write!(f, "{}", path.display()),
         }
     }
@@ -136,7 +170,13 @@ mod tests {
 
     #[test]
     fn specs_survive_a_round_trip_and_have_defaults() {
-        for text in ["debian", "rmat:scale=9,degree=4,dim=7", "sbm:nodes=500,degree=6,communities=5,dim=3"] {
+        for text in [
+            "debian",
+            "rmat:scale=9,degree=4,dim=7",
+            "sbm:nodes=500,degree=6,communities=5,dim=3",
+            "ba:nodes=500,degree=6,dim=3",
+            "ws:nodes=500,degree=6,rewired=0,dim=3",
+        ] {
             assert_eq!(text.parse::<GraphSpec>().unwrap().to_string(), text);
         }
         assert_eq!("rmat".parse::<GraphSpec>().unwrap().to_string(), "rmat:scale=15,degree=16,dim=602");
@@ -175,7 +215,12 @@ mod tests {
 
     #[test]
     fn generated_graphs_depend_on_the_seed_alone() {
-        for text in ["rmat:scale=10,degree=8,dim=5", "sbm:nodes=1000,degree=10,communities=8,dim=5"] {
+        for text in [
+            "rmat:scale=10,degree=8,dim=5",
+            "sbm:nodes=1000,degree=10,communities=8,dim=5",
+            "ba:nodes=1000,degree=10,dim=5",
+            "ws:nodes=1000,degree=10,rewired=20,dim=5",
+        ] {
             let spec: GraphSpec = text.parse().unwrap();
             let [first, again, other] = [7, 7, 8].map(|seed| spec.load(seed).unwrap());
             let rows = |graph: &Graph| {
@@ -197,6 +242,7 @@ mod tests {
         for (text, least, most) in [
             ("rmat:scale=13,degree=16,dim=1", 14.0, 32.0),
             ("sbm:nodes=8000,degree=20,communities=16,dim=1", 16.0, 20.0),
+            ("ba:nodes=8000,degree=16,dim=1", 14.0, 16.0),
         ] {
             let graph = text.parse::<GraphSpec>().unwrap().load(1).unwrap();
             let mean = graph.topology.arcs() as f64 / graph.nodes() as f64;
@@ -204,6 +250,17 @@ mod tests {
             let highest = (0..graph.nodes() as u32).map(|node| graph.topology.degree(node)).max().unwrap();
             assert!(highest as f64 > 8.0 * mean, "{text}: highest degree {highest}, mean {mean}");
         }
+    }
+
+    #[test]
+    fn a_small_world_is_a_ring_but_for_what_leads_anywhere() {
+        let degrees = |text: &str| {
+            let graph = text.parse::<GraphSpec>().unwrap().load(1).unwrap();
+            (0..graph.nodes() as u32).map(|node| graph.topology.degree(node)).collect::<Vec<_>>()
+        };
+        assert!(degrees("ws:nodes=1000,degree=8,rewired=0,dim=1").iter().all(|&degree| degree == 8));
+        let rewired = degrees("ws:nodes=1000,degree=8,rewired=50,dim=1");
+        assert!(rewired.iter().any(|&degree| degree != 8) && rewired.iter().sum::<usize>() > 7_900);
     }
 
     #[test]
