@@ -10,8 +10,12 @@ use std::time::Duration;
 /// A rank that sends at a share of its link's rate, as one does that is far, or serves others too.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlowRank {
-    rank: usize,
-    share: f64,
+    /// Which.
+    pub rank: usize,
+    /// The share.
+    pub share: f64,
+    /// The first step in which it does.
+    pub from: usize,
 }
 
 impl SlowRank {
@@ -29,10 +33,15 @@ impl FromStr for SlowRank {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (rank, share) =
-            text.split_once(':').with_context(|| format!("slow rank {text:?}: write RANK:SHARE, such as 0:0.25"))?;
-        let slow =
-            Self { rank: rank.parse().context("the slow rank's number")?, share: share.parse().context("its share")? };
+        let (rank, share) = text
+            .split_once(':')
+            .with_context(|| format!("slow rank {text:?}: write RANK:SHARE or RANK:SHARE:STEP, such as 0:0.25"))?;
+        let (share, from) = share.split_once(':').unwrap_or((share, "0"));
+        let slow = Self {
+            rank: rank.parse().context("the slow rank's number")?,
+            share: share.parse().context("its share")?,
+            from: from.parse().context("the step from which on it is slow")?,
+        };
         ensure!(
             slow.share > 0.0 && slow.share <= 1.0,
             "slow rank {text:?}: its share of the rate is above 0 and at most 1"
@@ -43,7 +52,8 @@ impl FromStr for SlowRank {
 
 impl fmt::Display for SlowRank {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.rank, self.share)
+        write!(f, "{}:{}", self.rank, self.share)?;
+        if self.from > 0 { write!(f, ":{}", self.from) } else { Ok(()) }
     }
 }
 
@@ -51,6 +61,7 @@ impl fmt::Display for SlowRank {
 pub struct Links {
     link: Link,
     slow: Option<SlowRank>,
+    step: usize,
     /// Whether owners' links are shared too; else only readers' are.
     egress: bool,
     out: Vec<Duration>,
@@ -89,7 +100,12 @@ impl Taken {
 impl Links {
     /// Links of so many ranks, all free. Without `egress` an owner sends to all readers at once, as where only what a rank receives is shaped.
     pub fn new(link: Link, slow: Option<SlowRank>, egress: bool, ranks: usize) -> Self {
-        Self { link, slow, egress, out: vec![Duration::ZERO; ranks], into: vec![Taken::default(); ranks] }
+        Self { link, slow, step: 0, egress, out: vec![Duration::ZERO; ranks], into: vec![Taken::default(); ranks] }
+    }
+
+    /// A step of the job begins.
+    pub fn begin_step(&mut self, step: usize) {
+        self.step = step;
     }
 
     /// Whether rows arrive at the moment at which they are asked for.
@@ -103,7 +119,8 @@ impl Links {
         let carrying = self.link.carrying(bytes);
         let mut begins = now + self.link.latency;
         if self.egress {
-            let share = self.slow.filter(|slow| slow.rank == owner).map_or(1.0, |slow| slow.share);
+            let slow = self.slow.filter(|slow| slow.rank == owner && slow.from <= self.step);
+            let share = slow.map_or(1.0, |slow| slow.share);
             let sent = begins.max(self.out[owner]) + carrying.div_f64(share);
             self.out[owner] = sent;
             // It takes the reader's link at full rate, so that the last of it leaves both at once.
@@ -146,7 +163,14 @@ mod tests {
         assert_eq!(links.arrival(MS, 0, 1, 1000), 7 * MS, "four times a millisecond");
         assert_eq!(links.arrival(10 * MS, 2, 0, 1000), 13 * MS);
         assert!(slow.check(1).is_ok() && "1:0.5".parse::<SlowRank>().unwrap().check(1).is_err());
-        for wrong in ["0", "0:0", "0:2", "x:0.5"] {
+        let later: SlowRank = "0:0.25:3".parse().unwrap();
+        assert_eq!(later.to_string(), "0:0.25:3");
+        let mut links = Links::new("8mbit,2ms".parse().unwrap(), Some(later), true, 3);
+        links.begin_step(2);
+        assert_eq!(links.arrival(MS, 0, 1, 1000), 4 * MS);
+        links.begin_step(3);
+        assert_eq!(links.arrival(MS, 0, 1, 1000), 8 * MS, "from its step on");
+        for wrong in ["0", "0:0", "0:2", "x:0.5", "0:0.5:x"] {
             assert!(wrong.parse::<SlowRank>().is_err(), "{wrong}");
         }
     }

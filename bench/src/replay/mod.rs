@@ -14,7 +14,7 @@ pub use case::{Buffer, Case, settled};
 pub use links::SlowRank;
 pub use rows::AtOnce;
 pub use traces::{Job, RankTrace, Work};
-pub use world::Outcome;
+pub use world::{Outcome, replay_steered};
 
 use crate::cli::{ReplayArgs, latency};
 use crate::progress::{Event, Progress, Stage};

@@ -6,7 +6,7 @@
 
 use super::case::Case;
 use super::traces::Job;
-use super::world::{Outcome, replay_script};
+use super::world::{Outcome, replay_steered};
 use anyhow::{Result, anyhow};
 use rudder::controller::{Controller, Decision, Observation, Periodic};
 use std::time::Duration;
@@ -72,21 +72,23 @@ pub fn replay(job: &Job, case: &Case, latency: Duration) -> Result<Outcome> {
     let case = Case { decision_latency: latency, ..case.clone() };
     let steps = job.steps;
     let mut answers = Vec::with_capacity(steps / DELTA as usize);
-    let untouched = replay_script(job, &case, &answers, steps)?;
+    let scripted =
+        |answers: &[bool], steps| replay_steered(job, &case, steps, &|_, _, _| Ok(Box::new(Scripted::new(answers)?)));
+    let untouched = scripted(&answers, steps)?;
     let step = untouched.epochs.iter().sum::<Duration>().as_secs_f64() / steps as f64;
     let until_effect = if step > 0.0 { (latency.as_secs_f64() / step).min(steps as f64) as usize } else { 0 };
     for decision in 1..=steps / DELTA as usize {
         let until = (decision * DELTA as usize + until_effect + HORIZON).min(steps);
         let mut with = |answer| {
             answers.push(answer);
-            let outcome = replay_script(job, &case, &answers, until);
+            let outcome = scripted(&answers, until);
             answers.pop();
             outcome.map(|outcome| cost(&outcome))
         };
         let better = with(true)? < with(false)?;
         answers.push(better);
     }
-    replay_script(job, &case, &answers, steps)
+    scripted(&answers, steps)
 }
 
 /// Stall, and rows where that is the same.

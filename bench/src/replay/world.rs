@@ -5,14 +5,13 @@
 
 use super::case::Case;
 use super::links::Links;
-use super::oracle::Scripted;
 use super::traces::{Job, RankTrace, Work};
 use anyhow::{Context, Result};
-use rudder::buffer::{BufferCounters, PrefetchBuffer};
+use rudder::buffer::{BufferCounters, Feed, PrefetchBuffer};
 use rudder::controller::{Controller, Decision, JobFacts, Observation};
 use rudder::pipeline::{Copy, CopyPlan, Limits, Pipeline, RequestId, Source, StartOptions, Table, TableStats, Ticket};
 use rudder::transport::{BatchId, Completion, RemoteRegion};
-use rudder::{Config, StreamId};
+use rudder::{Config, Rank, StreamId};
 use rustix::time::{ClockId, clock_gettime};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -133,7 +132,7 @@ struct Sim<'a> {
 }
 
 impl<'a> Sim<'a> {
-    fn new(trace: &'a RankTrace, case: &Case, answers: Option<&[bool]>) -> Result<Self> {
+    fn new(trace: &'a RankTrace, case: &Case, make: &Make) -> Result<Self> {
         let header = &trace.header;
         let table = &header.tables[TABLE];
         let slots = case.buffer.slots(trace)?;
@@ -142,7 +141,7 @@ impl<'a> Sim<'a> {
         let watches = case.steers() && case.controller.watches();
         let watched = buffer.as_mut().filter(|_| watches);
         let feed = watched.map(|buffer| buffer.watch(&case.policy, trace.hints.clone())).transpose()?;
-        let source = |peer: &Option<rudder::Rank>| match *peer {
+        let source = |peer: &Option<Rank>| match *peer {
             Some(peer) => Source::Remote(RemoteRegion { peer, index: 0, bytes: u64::MAX }),
             None => Source::Local,
         };
@@ -179,11 +178,8 @@ impl<'a> Sim<'a> {
             replacements: 0,
             cpu: Duration::ZERO,
         };
-        let controller = case.steers().then(|| match (answers, feed) {
-            (Some(answers), _) => Ok(Box::new(Scripted::new(answers)?) as Box<dyn Controller>),
-            (None, Some(feed)) => case.controller.build_watching(&facts, feed.assuming(case.decision_latency)),
-            (None, None) => case.controller.build(&facts),
-        });
+        let feed = feed.map(|feed| feed.assuming(case.decision_latency));
+        let controller = case.steers().then(|| make(header.rank, &facts, feed));
         let steering = controller.transpose()?.map(steering);
         let pipeline = Pipeline::new(limits, vec![table]);
         Ok(Self {
@@ -258,19 +254,21 @@ pub struct World<'a> {
 /// # Errors
 /// The case does not fit the trace.
 pub fn replay(job: &Job, case: &Case) -> Result<Outcome> {
-    replay_as(job, case, None, job.steps)
+    replay_steered(job, case, job.steps, &|_, facts, feed| match feed {
+        Some(feed) => case.controller.build_watching(facts, feed),
+        None => case.controller.build(facts),
+    })
 }
 
-/// Replays the first steps of a job with these answers of its controllers.
+/// Makes the controller of a rank, of what it is told, and the feed of its buffer where the case's controller watches one.
+pub type Make<'a> = dyn Fn(Rank, &JobFacts, Option<Feed>) -> rudder::Result<Box<dyn Controller>> + 'a;
+
+/// Replays the first steps of a job with other controllers than the case's, of which it needs the same.
 ///
 /// # Errors
-/// The case does not fit the trace.
-pub fn replay_script(job: &Job, case: &Case, answers: &[bool], steps: usize) -> Result<Outcome> {
-    replay_as(job, case, Some(answers), steps)
-}
-
-fn replay_as(job: &Job, case: &Case, answers: Option<&[bool]>, steps: usize) -> Result<Outcome> {
-    let sims = job.ranks.iter().map(|trace| Sim::new(trace, case, answers)).collect::<Result<Vec<_>>>()?;
+/// The case does not fit the trace, or a controller cannot be made.
+pub fn replay_steered(job: &Job, case: &Case, steps: usize, make: &Make) -> Result<Outcome> {
+    let sims = job.ranks.iter().map(|trace| Sim::new(trace, case, make)).collect::<Result<Vec<_>>>()?;
     let ranks = job.ranks[0].header.ranks as usize;
     let mut world = World {
         job,
@@ -423,6 +421,7 @@ impl World<'_> {
         let ends = now + self.job.allreduce(self.step);
         self.outcome.stalls.push(self.sims.iter().map(|sim| sim.stall).max().unwrap_or_default());
         self.step += 1;
+        self.links.begin_step(self.step);
         if self.job.epochs.contains(&self.step) || self.step == self.steps {
             self.outcome.epochs.push(ends - self.epoch_began);
             self.epoch_began = ends;

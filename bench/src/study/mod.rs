@@ -163,6 +163,11 @@ impl Configured {
     }
 }
 
+/// The step at which something changes: in the job, or of its links.
+fn change(configured: &Configured, case: &Case) -> Option<usize> {
+    configured.change.or(case.slow.map(|slow| slow.from).filter(|&step| step > 0))
+}
+
 /// Replays a job under every contender, buffer and lookahead.
 fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<Run>> {
     let threads = args.run.threads();
@@ -198,7 +203,7 @@ fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<R
             hit_rate: stats.hits as f64 / stats.remote_nodes.max(1) as f64,
             stall_s: (outcome.fill + stall(0, job.steps)).as_secs_f64(),
             stall_start_s: (outcome.fill + stall(0, LEARNING)).as_secs_f64(),
-            stall_change_s: configured.change.map(|at| stall(at, LEARNING).as_secs_f64()),
+            stall_change_s: change(configured, case).map(|at| stall(at, LEARNING).as_secs_f64()),
             time_s: (outcome.fill + outcome.epochs.iter().sum::<Duration>()).as_secs_f64(),
             minibatches: stats.minibatches,
             decisions: outcome.decisions,

@@ -2,6 +2,7 @@
 //!
 //! Stalls are compared as ratios to those of the configuration's best contender on the same job. A configuration's best is the one with the
 //! least mean stall over its jobs; ratios are averaged as logarithms over configurations, and the interval is that of the seeds' averages.
+//! One that knows what is to come stands beside the others: it is nobody's best, and no choice that could be made.
 
 use super::replayed::Run;
 use serde::{Deserialize, Serialize};
@@ -125,15 +126,23 @@ struct Cell<'a> {
     key: Key<'a>,
     /// By contender, by job.
     runs: Vec<Vec<&'a Run>>,
-    /// The contender with the least mean stall.
+    /// Contenders that can be chosen.
+    choices: &'a [usize],
+    /// The one of them with the least mean stall.
     best: usize,
 }
 
 impl<'a> Cell<'a> {
-    fn new(key: Key<'a>, runs: Vec<Vec<&'a Run>>) -> Self {
-        let mut cell = Self { key, runs, best: 0 };
-        cell.best = least(&cell.means(|run| run.stall_s));
+    fn new(key: Key<'a>, runs: Vec<Vec<&'a Run>>, choices: &'a [usize]) -> Self {
+        let mut cell = Self { key, runs, choices, best: 0 };
+        cell.best = cell.least(&cell.means(|run| run.stall_s));
         cell
+    }
+
+    /// The contender with the least of some figure, of those that can be chosen.
+    fn least(&self, figures: &[f64]) -> usize {
+        let least = self.choices.iter().copied().min_by(|&one, &other| figures[one].total_cmp(&figures[other]));
+        least.unwrap_or(0)
     }
 
     /// By contender, the mean of a figure over the jobs.
@@ -160,7 +169,7 @@ impl<'a> Cell<'a> {
     fn configuration(&self, contenders: &[String]) -> Configuration {
         let best = self.best;
         let stalls = self.means(|run| run.stall_s);
-        let others = (0..contenders.len()).filter(|&contender| contender != best);
+        let others = self.choices.iter().copied().filter(|&contender| contender != best);
         let as_good = others.filter(|&contender| {
             let logarithms = self.logarithms(contender);
             logarithms.len() > 1 && mean(logarithms.iter().copied()) - half_width(&logarithms) <= 0.0
@@ -185,10 +194,6 @@ fn ratio(stall: f64, best: f64) -> f64 {
     stall.max(NONE) / best.max(NONE)
 }
 
-fn least(values: &[f64]) -> usize {
-    (0..values.len()).min_by(|&one, &other| values[one].total_cmp(&values[other])).unwrap_or(0)
-}
-
 impl Standings {
     /// Of these replays; every contender has replayed every job.
     pub fn of(runs: &[Run], contenders: &[String]) -> Self {
@@ -203,8 +208,9 @@ impl Standings {
                 .or_insert_with(|| vec![Vec::new(); contenders.len()]);
             cell[contender].push(run);
         }
+        let choices: Vec<usize> = (0..contenders.len()).filter(|&at| !foresees(&contenders[at])).collect();
         let of = |(lookahead, cells): (usize, BTreeMap<_, _>)| {
-            let cells: Vec<Cell> = cells.into_iter().map(|(key, runs)| Cell::new(key, runs)).collect();
+            let cells: Vec<Cell> = cells.into_iter().map(|(key, runs)| Cell::new(key, runs, &choices)).collect();
             Lookahead::of(lookahead, &cells, contenders)
         };
         Self { lookaheads: cells.into_iter().map(of).collect() }
@@ -233,8 +239,16 @@ impl Lookahead {
 
     /// The share of its stall that the best single contender would save, were the best one chosen for each configuration.
     pub fn headroom(&self) -> Option<f64> {
-        let single = self.contenders.first()?;
-        Some(1.0 - 1.0 / single.stall.mean)
+        Some(1.0 - 1.0 / self.single()?.stall.mean)
+    }
+
+    /// The best single one of those that can be chosen.
+    fn single(&self) -> Option<&Standing> {
+        self.choices().next()
+    }
+
+    fn choices(&self) -> impl Iterator<Item = &Standing> {
+        self.contenders.iter().filter(|standing| !foresees(&standing.contender))
     }
 }
 
@@ -264,6 +278,11 @@ impl Standing {
 /// Whether a controller steers the contender.
 fn is_steered(contender: &str) -> bool {
     contender.contains('/')
+}
+
+/// Whether the contender knows what is to come.
+fn foresees(contender: &str) -> bool {
+    contender.split_once('/').is_some_and(|(_, controller)| controller.starts_with("oracle"))
 }
 
 /// Between the best fixed choice for all configurations and that for each: mean logarithms of stalls over those of each configuration's best.
@@ -312,8 +331,8 @@ fn by_seed(contender: usize, cells: &[&Cell]) -> Vec<f64> {
 /// hardly anything may be left in one configuration, and a ratio of it would drown the others.
 fn over_least(contender: usize, cells: &[&Cell], part: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
     let whole = |cell: &&&Cell| cell.runs[contender].iter().all(|run| part(run).is_some());
-    let means = cells.iter().filter(whole).map(|cell| cell.means(|run| part(run).unwrap_or_default()));
-    let sums = means.map(|means| (means[contender], means[least(&means)]));
+    let means = cells.iter().filter(whole).map(|cell| (cell, cell.means(|run| part(run).unwrap_or_default())));
+    let sums = means.map(|(cell, means)| (means[contender], means[cell.least(&means)]));
     let (own, fewest) = sums.reduce(|(own, fewest), (more, least)| (own + more, fewest + least))?;
     Some(ratio(own, fewest))
 }
@@ -328,7 +347,7 @@ fn sentences(standings: &Lookahead) -> Vec<String> {
         0 => "With nothing announced".to_owned(),
         many => format!("With {many} announced"),
     };
-    let (Some(headroom), Some(single)) = (standings.headroom(), standings.contenders.first()) else {
+    let (Some(headroom), Some(single)) = (standings.headroom(), standings.single()) else {
         return vec![format!("{ahead}, rows are hardly waited for, whoever competes.")];
     };
     let room = if headroom < HEADROOM { "no headroom" } else { "headroom" };
@@ -342,7 +361,7 @@ fn sentences(standings: &Lookahead) -> Vec<String> {
         headroom * 100.0
     )];
     let quickest = |of: fn(&Standing) -> Option<f64>| {
-        let known = standings.contenders.iter().filter_map(|standing| of(standing).map(|ratio| (ratio, standing)));
+        let known = standings.choices().filter_map(|standing| of(standing).map(|ratio| (ratio, standing)));
         known.min_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, standing)| standing)
     };
     if let Some(first) = quickest(|standing| Some(standing.start)) {
@@ -445,6 +464,18 @@ mod tests {
         // The best fixed one, b, stalls by the root of 2 over the best of each; so does a/good, and b/bad by 2.
         assert!(closes("a/good").unwrap().abs() < 1e-9 && (closes("b/bad").unwrap() + 1.0).abs() < 1e-9);
         assert_eq!((closes("a"), closes("b")), (None, None));
+    }
+
+    #[test]
+    fn who_knows_what_is_to_come_stands_beside() {
+        let names = ["a", "b", "a/oracle"].map(str::to_owned);
+        let runs: Vec<Run> =
+            names.iter().zip([2.0, 3.0, 1.0]).map(|(name, stall)| run("one", 1, name, stall)).collect();
+        let standings = Standings::of(&runs, &names).lookaheads.remove(0);
+        assert_eq!((standings.contenders[0].contender.as_str(), standings.contenders[0].wins), ("a/oracle", 0));
+        assert!((standings.contenders[0].stall.mean - 0.5).abs() < 1e-9);
+        assert_eq!((standings.configurations[0].best.as_str(), standings.headroom()), ("a", Some(0.0)));
+        assert!(sentences(&standings).iter().all(|sentence| !sentence.contains("oracle")));
     }
 
     #[test]
