@@ -6,6 +6,7 @@ use crate::get::GetArgs;
 use crate::graph::GraphSpec;
 use crate::mpi::MpiArgs;
 use crate::partition::Partitioner;
+use crate::pilot::PilotArgs;
 use crate::project::ProjectArgs;
 use crate::replay::{Buffer, ReplayRun, SlowRank};
 use crate::setup::{Controls, HitRateShown, SetUp, Start};
@@ -46,6 +47,8 @@ pub enum Command {
     Replay(Box<ReplayArgs>),
     /// Train classifiers that decide when to replace, on recorded traces
     Fit(Box<FitArgs>),
+    /// Make the small language model of the controller `pilot:FILE`
+    Pilot(Box<PilotArgs>),
     /// Compare policies and controllers on many jobs, in virtual time, and say who wins where
     Study(Box<StudyArgs>),
     /// Tell what a job would take at other numbers of ranks, and what holds it back there: a simulation, and a model through it

@@ -11,6 +11,7 @@ mod model;
 #[cfg_attr(not(feature = "mpi"), path = "mpi/absent.rs")]
 mod mpi;
 mod partition;
+mod pilot;
 mod progress;
 mod project;
 mod record;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Fit(args) => fit::run(&args),
+        Command::Pilot(args) => pilot::run(&args),
         Command::Study(args) => study::run(&args),
         Command::Project(args) => project::run(&args),
         Command::Rank => train::rank::run_from_stdin(),

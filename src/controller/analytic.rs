@@ -60,6 +60,11 @@ impl Analytic {
         changed
     }
 
+    /// The weights that stand, for a policy that has not been told; none where owners are not known yet.
+    pub(super) fn standing(&self) -> Option<Vec<f32>> {
+        (!self.weights.is_empty()).then(|| self.weights())
+    }
+
     /// The weights, 1 on average, so that new wants go with what was counted before.
     fn weights(&self) -> Vec<f32> {
         let mean = self.weights.iter().sum::<f64>() / self.weights.len() as f64;

@@ -4,6 +4,8 @@ use super::bandit;
 use super::classifier::{Classifier, ClassifierConfig};
 #[cfg(feature = "llm")]
 use super::llm;
+#[cfg(feature = "llm")]
+use super::planner::Planner;
 use super::watching::Watching;
 use super::{Analytic, Bandit, Controller, Fixed, Ghost, Guard, JobFacts, Off, Periodic, Random};
 use crate::buffer::Feed;
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 #[cfg(feature = "llm")]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost, bandit:SEED, llm-replace or llm-cohorts; guard: before one guards it";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost, bandit:SEED, pilot:FILE, llm-replace or llm-cohorts; guard: before one guards it";
 #[cfg(not(feature = "llm"))]
 const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost or bandit:SEED; guard: before one guards it";
 
@@ -55,6 +57,9 @@ pub enum ControllerConfig {
         /// The controller.
         inner: Box<ControllerConfig>,
     },
+    /// A language model that was trained for it chooses among plans.
+    #[cfg(feature = "llm")]
+    Pilot(llm::PilotConfig),
     /// A language model answers yes or no to replacement.
     #[cfg(feature = "llm")]
     LlmReplace(llm::ReplaceConfig),
@@ -80,6 +85,8 @@ impl ControllerConfig {
             Self::Ghost => Box::new(Ghost::new()),
             Self::Bandit { seed, episode } => Box::new(Bandit::new(*seed, *episode)?),
             Self::Guard { inner } => Box::new(Guard::new(inner.build(facts)?)),
+            #[cfg(feature = "llm")]
+            Self::Pilot(config) => Box::new(Planner::new(Box::new(llm::Pilot::new(config)?), facts)),
             #[cfg(feature = "llm")]
             Self::LlmReplace(config) => Box::new(llm::LlmReplace::new(config, facts)?),
             #[cfg(feature = "llm")]
@@ -108,6 +115,8 @@ impl ControllerConfig {
             Self::Bandit { .. } => "bandit",
             Self::Guard { .. } => "guard",
             #[cfg(feature = "llm")]
+            Self::Pilot(_) => "pilot",
+            #[cfg(feature = "llm")]
             Self::LlmReplace(_) => "llm-replace",
             #[cfg(feature = "llm")]
             Self::LlmCohorts(_) => "llm-cohorts",
@@ -123,7 +132,7 @@ impl ControllerConfig {
             #[cfg(feature = "llm")]
             Self::LlmReplace(_) => true,
             #[cfg(feature = "llm")]
-            Self::LlmCohorts(_) => false,
+            Self::Pilot(_) | Self::LlmCohorts(_) => false,
         }
     }
 
@@ -141,6 +150,8 @@ impl ControllerConfig {
     pub fn weighs_owners(&self) -> bool {
         match self {
             Self::Guard { inner } => inner.weighs_owners(),
+            #[cfg(feature = "llm")]
+            Self::Pilot(_) => true,
             _ => *self == Self::Analytic,
         }
     }
@@ -149,6 +160,8 @@ impl ControllerConfig {
     pub(crate) fn prepare_process(&self) {
         match self {
             Self::Guard { inner } => inner.prepare_process(),
+            #[cfg(feature = "llm")]
+            Self::Pilot(_) => super::threads::confine_process(),
             #[cfg(feature = "llm")]
             Self::LlmReplace(llm::ReplaceConfig { model, .. }) | Self::LlmCohorts(llm::CohortsConfig { model, .. })
                 if model.runs_here() =>
@@ -166,13 +179,18 @@ impl ControllerConfig {
             Self::Classifier(_) => true,
             Self::Ghost | Self::Bandit { .. } | Self::Guard { .. } => false,
             #[cfg(feature = "llm")]
-            Self::LlmReplace(_) | Self::LlmCohorts(_) => false,
+            Self::Pilot(_) | Self::LlmReplace(_) | Self::LlmCohorts(_) => false,
         }
     }
 
     /// Whether it is to see what the buffer is asked for, and may change its policy.
     pub fn watches(&self) -> bool {
-        matches!(self, Self::Ghost | Self::Bandit { .. } | Self::Guard { .. })
+        match self {
+            Self::Ghost | Self::Bandit { .. } | Self::Guard { .. } => true,
+            #[cfg(feature = "llm")]
+            Self::Pilot(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether what it decides follows from what it is shown alone, so that a replay can ask it whenever it likes.
@@ -185,13 +203,17 @@ impl ControllerConfig {
 }
 
 /// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `analytic`, `classifier:FILE`, `ghost`, `bandit:SEED`, `bandit:SEED:EPISODE`, `guard:`
-/// and one of these, `llm-replace`, `llm-cohorts`, the last two with their default settings and only with the feature `llm`.
+/// and one of these, and only with the feature `llm` `pilot:FILE`, `llm-replace` and `llm-cohorts`, the last two with their default settings.
 impl FromStr for ControllerConfig {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         if let Some(file) = text.strip_prefix("classifier:").filter(|file| !file.is_empty()) {
             return Ok(Self::Classifier(ClassifierConfig { file: file.into() }));
+        }
+        #[cfg(feature = "llm")]
+        if let Some(file) = text.strip_prefix("pilot:").filter(|file| !file.is_empty()) {
+            return Ok(Self::Pilot(llm::PilotConfig { file: file.into() }));
         }
         if let Some(inner) = text.strip_prefix("guard:") {
             let inner: Self = inner.parse()?;
@@ -220,7 +242,7 @@ impl FromStr for ControllerConfig {
             #[cfg(feature = "llm")]
             ["llm-cohorts"] => Ok(Self::LlmCohorts(llm::CohortsConfig::default())),
             #[cfg(not(feature = "llm"))]
-            ["llm-replace" | "llm-cohorts"] => Err(Error::config(format!(
+            ["pilot", ..] | ["llm-replace" | "llm-cohorts"] => Err(Error::config(format!(
                 "controller {text:?} asks a language model, which this build leaves out: build rudder with its feature llm"
             ))),
             _ => Err(Error::config(format!("unknown controller {text:?}: give {CHOICES}"))),

@@ -14,6 +14,7 @@ mod guard;
 pub mod llm;
 mod off;
 mod periodic;
+pub mod planner;
 mod random;
 mod runtime;
 mod shadow;
@@ -33,6 +34,7 @@ pub use periodic::Periodic;
 pub use random::Random;
 pub use runtime::{ControllerRuntime, RuntimeConfig, Shutdown};
 pub use stats::DecisionStats;
+pub use watching::Watching;
 
 use crate::buffer::{Event, PolicyConfig, Watched};
 use crate::error::Result;

@@ -4,7 +4,8 @@ use super::{Controller, Decision, Health, Observation};
 use crate::buffer::{Event, Feed, Watched};
 use crate::error::Result;
 
-pub(super) struct Watching {
+/// A controller with the feed of the buffer that it watches.
+pub struct Watching {
     inner: Box<dyn Controller>,
     feed: Feed,
     failure: Option<String>,
@@ -15,7 +16,7 @@ impl Watching {
     ///
     /// # Errors
     /// It cannot work with it.
-    pub(super) fn new(mut inner: Box<dyn Controller>, feed: Feed) -> Result<Self> {
+    pub fn new(mut inner: Box<dyn Controller>, feed: Feed) -> Result<Self> {
         inner.attach(feed.watched())?;
         Ok(Self { inner, feed, failure: None })
     }

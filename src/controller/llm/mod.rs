@@ -13,6 +13,7 @@
 mod cohorts;
 mod gguf;
 mod llama;
+mod pilot;
 mod replace;
 mod scorer;
 mod service;
@@ -20,8 +21,9 @@ mod tokenizer;
 mod window;
 
 pub use cohorts::{CohortsConfig, LlmCohorts};
+pub use pilot::{PROMPT, Pilot, PilotConfig};
 pub use replace::{HitRate, LlmReplace, ReplaceConfig};
-pub use scorer::{LocalScorer, Scorer, ScorerLimits, check_model_file};
+pub use scorer::{LocalScorer, PROMPT_KEY, Scorer, ScorerLimits, check_model_file};
 pub use service::{LlmService, RemoteScorer, ServiceConfig};
 pub use tokenizer::Tokenizer;
 

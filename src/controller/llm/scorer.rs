@@ -12,6 +12,9 @@ use std::time::Duration;
 /// Tokens evaluated at once: bounds the memory of one pass.
 const CHUNK: usize = 128;
 
+/// Where a pilot's file has the version of the prompts that it was trained on.
+pub const PROMPT_KEY: &str = "rudder.pilot.prompt";
+
 /// Scores answers to a text that follows a prefix.
 pub trait Scorer: Send {
     /// Log-probability of each label as the whole answer, given that the answer is one of them. The prefix is evaluated once and kept.
@@ -113,6 +116,15 @@ impl LocalScorer {
     pub fn count_tokens(&self, prefix: &str, text: &str) -> Result<(usize, usize)> {
         let counts = || Ok((self.prefix_tokens(prefix)?.len(), self.text_tokens(text)?.len()));
         counts().map_err(|cause| model_error(&self.path, cause))
+    }
+
+    /// The tokens of a whole prompt, the words around its parts included: for who trains a model on it.
+    ///
+    /// # Errors
+    /// The text cannot be tokenized, or is longer than the limits allow.
+    pub fn prompt_tokens(&self, prefix: &str, text: &str) -> Result<Vec<u32>> {
+        let tokens = || Ok([self.prefix_tokens(prefix)?, self.text_tokens(text)?].concat());
+        tokens().map_err(|cause| model_error(&self.path, cause))
     }
 
     fn template(&self) -> &'static Template {
@@ -252,6 +264,24 @@ pub(super) fn log_softmax(logits: &[f32]) -> Vec<f32> {
 /// The file cannot be read, is no GGUF file, or holds a model of another kind.
 pub fn check_model_file(path: &Path) -> Result<()> {
     open(path).map(|_| ()).map_err(|cause| model_error(path, cause))
+}
+
+/// Refuses a model file that was not trained on prompts of this version.
+///
+/// # Errors
+/// It is not, or [`check_model_file`] refuses it.
+pub(super) fn prompt_version(path: &Path, expected: u32) -> Result<()> {
+    let version = |gguf: Gguf| match gguf.has(PROMPT_KEY) {
+        false => Err("it is no pilot: train one with `rudder pilot`".to_owned()),
+        true => gguf.count(PROMPT_KEY, u32::MAX as usize),
+    };
+    let found = open(path).and_then(version).map_err(|cause| model_error(path, cause))?;
+    if found != expected as usize {
+        let cause =
+            format!("it was trained on prompts of version {found}, and this is version {expected}: train it again");
+        return Err(model_error(path, cause));
+    }
+    Ok(())
 }
 
 fn open(path: &Path) -> Outcome<Gguf> {

@@ -1,0 +1,84 @@
+//! `rudder pilot`: makes the small language model of the controller `pilot:FILE`, from jobs that it generates and replays.
+//!
+//! `samples` draws jobs, replays each up to some decisions, and from there under every plan: what a plan's rows are waited for is what the model is to
+//! learn. `train` trains it, quantizes it, and says what its choices cost on jobs that it has not seen.
+
+mod branch;
+mod draw;
+mod gguf;
+mod network;
+mod samples;
+mod score;
+mod train;
+mod vocabulary;
+
+use crate::cli::positive;
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use std::num::NonZero;
+use std::path::PathBuf;
+
+/// `rudder pilot`
+#[derive(Args, Clone, Debug)]
+pub struct PilotArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub step: Step,
+}
+
+/// The two steps.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Step {
+    /// Generate jobs, and replay every plan at some of their decisions
+    Samples(SamplesArgs),
+    /// Train a model on samples
+    Train(TrainArgs),
+}
+
+/// `rudder pilot samples`
+#[derive(Args, Clone, Debug)]
+pub struct SamplesArgs {
+    /// Graphs to generate, each with its partitions; of each there are 6 jobs
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive)]
+    pub graphs: usize,
+    /// Seed of all that is drawn
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// Replays at a time; as many as there are cores, if not given
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZero<usize>>,
+    /// Where to leave the samples, one a line
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `rudder pilot train`
+#[derive(Args, Clone, Debug)]
+pub struct TrainArgs {
+    /// What `rudder pilot samples` has left
+    #[arg(value_name = "SAMPLES")]
+    pub samples: PathBuf,
+    /// Where to leave the model
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Times that every sample is learnt from
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
+    pub epochs: usize,
+    /// Seed of what training draws
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// Write what came of it here
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// `rudder pilot`
+///
+/// # Errors
+/// Samples cannot be made or read, they leave nothing to learn from, or a file cannot be written.
+pub fn run(args: &PilotArgs) -> Result<()> {
+    match &args.step {
+        Step::Samples(args) => samples::make(args),
+        Step::Train(args) => train::run(args),
+    }
+}

@@ -1,0 +1,159 @@
+//! The samples that a pilot learns from: what it is told at a decision, and what is waited for under each plan.
+
+use super::SamplesArgs;
+use super::branch::{Branching, HORIZON, step_of};
+use super::draw::{MINIBATCHES, SCENARIOS, graph, source, surroundings};
+use crate::replay::{or_cores, parallel};
+use crate::workload::Workload;
+use anyhow::{Context, Result, ensure};
+use rand::Rng;
+use rand::seq::IndexedRandom;
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rudder::controller::planner::PLANS;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+
+/// The version of a line's layout.
+const FORMAT: u32 = 1;
+/// Jobs of a graph and a scenario, each in surroundings of its own.
+const SURROUNDINGS: usize = 2;
+/// A plan in a job that is explored stays for another decision this often.
+const STAYS: f64 = 0.7;
+/// Where less than this share of what minibatches compute is waited for, there is nothing to decide.
+const IDLE: f64 = 0.01;
+
+/// One decision of one rank.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The layout.
+    pub format: u32,
+    /// The graph's number: what is held out is held out by graphs.
+    pub graph: u64,
+    /// Which decision of its job.
+    pub decision: usize,
+    /// Whether something has changed in the minibatches before it, or it is one of the first two.
+    pub new: bool,
+    /// The part of the text that stays.
+    pub job: String,
+    /// The part that changes.
+    pub text: String,
+    /// The same as numbers.
+    pub values: Vec<f64>,
+    /// The plan that stands.
+    pub plan: usize,
+    /// Seconds of stall up to the horizon that do not matter.
+    pub idle_s: f64,
+    /// By plan, seconds of stall up to the horizon; none of one that cannot be chosen.
+    pub stalls: Vec<Option<f64>>,
+}
+
+impl Sample {
+    /// By plan, its stall over the least.
+    pub fn ratios(&self) -> Vec<Option<f64>> {
+        let least = self.stalls.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+        // What is hardly waited for makes no ratio.
+        self.stalls.iter().map(|stall| stall.map(|stall| (stall + self.idle_s) / (least + self.idle_s))).collect()
+    }
+}
+
+/// Makes samples.
+///
+/// # Errors
+/// A job cannot be made or replayed, or the file cannot be written.
+pub fn make(args: &SamplesArgs) -> Result<()> {
+    let numbers: Vec<u64> = (0..args.graphs as u64).collect();
+    let made = parallel("graphs", or_cores(args.threads), &numbers, |&number| of_graph(args.seed, number))?;
+    let mut out = BufWriter::new(File::create(&args.out).with_context(|| args.out.display().to_string())?);
+    let mut count = 0;
+    for sample in made.iter().flatten() {
+        serde_json::to_writer(&mut out, sample)?;
+        out.write_all(b"\n")?;
+        count += 1;
+    }
+    out.flush().with_context(|| args.out.display().to_string())?;
+    println!("{count} samples of {} graphs in {}", args.graphs, args.out.display());
+    Ok(())
+}
+
+/// The samples of a graph's jobs.
+fn of_graph(seed: u64, number: u64) -> Result<Vec<Sample>> {
+    let random = &mut source(seed, number);
+    let drawn = graph(random);
+    let workload = Workload::new(&drawn.sampling, &drawn.graph, drawn.ranks, number)?;
+    let idle_s = IDLE * drawn.sampling.compute * HORIZON as f64;
+    let mut samples = Vec::new();
+    for scenario in SCENARIOS {
+        let job = workload.job(scenario)?;
+        for _ in 0..SURROUNDINGS {
+            let surroundings = surroundings(drawn.ranks, random);
+            let branching = Branching::new(&job, surroundings)?;
+            let allowed: Vec<usize> =
+                (0..PLANS.len()).filter(|&plan| !PLANS[plan].announced || surroundings.lookahead > 0).collect();
+            let plans = explored(&allowed, random);
+            let situations = branching.situations(&plans)?;
+            for decision in decisions(random) {
+                let stalls = branching.stalls(&plans[..decision])?;
+                if stalls.iter().flatten().all(|stall| *stall < idle_s) {
+                    continue;
+                }
+                let rank = random.random_range(0..situations.len());
+                let situation = &situations[rank][decision];
+                samples.push(Sample {
+                    format: FORMAT,
+                    graph: number,
+                    decision,
+                    new: decision < 2 || scenario.changes() && (CHANGE..=CHANGE + 1).contains(&decision),
+                    job: situation.job(),
+                    text: situation.text(),
+                    values: situation.values().to_vec(),
+                    plan: situation.plan,
+                    idle_s,
+                    stalls,
+                });
+            }
+        }
+    }
+    Ok(samples)
+}
+
+/// The first decision at which more than half of the minibatches are over.
+const CHANGE: usize = 5;
+const _: () = assert!(step_of(CHANGE) > MINIBATCHES as usize / 2 && step_of(CHANGE - 1) <= MINIBATCHES as usize / 2);
+
+/// The plan at each decision of a job that is explored.
+fn explored(allowed: &[usize], random: &mut Xoshiro256PlusPlus) -> Vec<usize> {
+    let mut plans: Vec<usize> = Vec::new();
+    while step_of(plans.len()) < MINIBATCHES as usize {
+        let stays = plans.last().filter(|_| random.random_bool(STAYS)).copied();
+        plans.extend(stays.or_else(|| allowed.choose(random).copied()));
+    }
+    plans
+}
+
+/// The decisions at which all plans are tried: the first two, one of those before the half, and the first after it.
+fn decisions(random: &mut Xoshiro256PlusPlus) -> [usize; 4] {
+    [0, 1, random.random_range(2..CHANGE), CHANGE + usize::from(random.random_bool(0.3))]
+}
+
+/// Reads samples.
+///
+/// # Errors
+/// The file cannot be read, or a line is none of this version; the message names it.
+pub fn read(path: &Path) -> Result<Vec<Sample>> {
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    let mut samples = Vec::new();
+    for (at, line) in BufReader::new(file).lines().enumerate() {
+        let place = || format!("{}, line {}", path.display(), at + 1);
+        let sample: Sample = serde_json::from_str(&line.with_context(place)?).with_context(place)?;
+        ensure!(sample.format == FORMAT, "{}: samples of format {}, and this is {FORMAT}", place(), sample.format);
+        ensure!(
+            sample.stalls.len() == PLANS.len() && sample.stalls.get(sample.plan).is_some_and(Option::is_some),
+            "{}: the plans are not those of this version",
+            place()
+        );
+        samples.push(sample);
+    }
+    Ok(samples)
+}

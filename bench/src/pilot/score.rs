@@ -1,0 +1,56 @@
+//! What choices cost on samples.
+
+use super::samples::Sample;
+use rudder::controller::planner::PLANS;
+use serde::Serialize;
+
+/// What the choices of one way to choose cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Score {
+    /// The way.
+    pub chooser: String,
+    /// Stall over the least of any plan, geometric mean.
+    pub stall: f64,
+    /// The same of decisions at a start or after a change.
+    pub stall_new: f64,
+    /// The share of the decisions within 1 % of the least.
+    pub right: f64,
+}
+
+impl Score {
+    /// Of a way to choose; a plan that cannot be chosen leaves the one that stands.
+    pub fn of(chooser: &str, samples: &[&Sample], mut choose: impl FnMut(&Sample) -> usize) -> Self {
+        let ratios: Vec<(f64, bool)> = samples
+            .iter()
+            .map(|sample| {
+                let ratios = sample.ratios();
+                let chosen = ratios[choose(sample)].or(ratios[sample.plan]);
+                (chosen.unwrap_or(1.0), sample.new)
+            })
+            .collect();
+        let mean = |of: &dyn Fn(bool) -> bool| {
+            let logarithms: Vec<f64> = ratios.iter().filter(|(_, new)| of(*new)).map(|(ratio, _)| ratio.ln()).collect();
+            (logarithms.iter().sum::<f64>() / logarithms.len().max(1) as f64).exp()
+        };
+        Self {
+            chooser: chooser.to_owned(),
+            stall: mean(&|_| true),
+            stall_new: mean(&|new| new),
+            right: ratios.iter().filter(|(ratio, _)| *ratio < 1.01).count() as f64 / ratios.len().max(1) as f64,
+        }
+    }
+}
+
+/// What is chosen without learning: the plan that stands, each plan for everything, and the one that costs least where they were tried.
+pub fn simple(samples: &[&Sample]) -> Vec<Score> {
+    let mut scores = vec![Score::of("as it stands", samples, |sample| sample.plan)];
+    for (plan, named) in PLANS.iter().enumerate() {
+        // Without announcements a window is what lies beyond it.
+        let alone = PLANS.iter().position(|other| Some(other.name) == named.alone());
+        scores.push(Score::of(named.name, samples, |sample| match sample.stalls[plan] {
+            Some(_) => plan,
+            None => alone.unwrap_or(sample.plan),
+        }));
+    }
+    scores
+}

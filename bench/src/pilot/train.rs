@@ -1,0 +1,210 @@
+//! Trains a pilot on samples, and says what its choices cost on graphs that were held out.
+
+use super::TrainArgs;
+use super::gguf;
+use super::network::Network;
+use super::samples::{Sample, read};
+use super::score::{Score, simple};
+use super::vocabulary::Vocabulary;
+use crate::progress::Progress;
+use crate::record::{Made, percentile};
+use crate::report;
+use anyhow::{Result, ensure};
+use candle_core::{Device, Tensor};
+use candle_nn::{AdamW, Optimizer, ParamsAdamW, ops};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rudder::controller::llm::{LocalScorer, Scorer, ScorerLimits};
+use rudder::controller::planner::PLANS;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// The document's version.
+const FORMAT: u32 = 1;
+/// Of so many graphs one is held out.
+const HELD_OUT_OF: u64 = 10;
+/// Prompts of a step of the optimiser.
+const BATCH: usize = 32;
+/// The longest step, and how many steps it takes to grow to it; it shrinks to nothing along a quarter of a cosine after that.
+const RATE: f64 = 1e-3;
+const WARM_UP: usize = 50;
+/// A plan whose stall is over the least by this share is worth 1/e of the best one.
+const SHARPNESS: f64 = 0.02;
+
+/// What came of a training.
+#[derive(Serialize)]
+struct Document {
+    #[serde(flatten)]
+    made: Made,
+    samples: usize,
+    held_out: usize,
+    epochs: usize,
+    parameters: usize,
+    bytes: u64,
+    /// Mean loss of each epoch.
+    losses: Vec<f64>,
+    /// Milliseconds of a decision, one thread.
+    decision_ms_p50: f64,
+    /// Milliseconds of a decision, one thread.
+    decision_ms_p99: f64,
+    /// On what was held out.
+    scores: Vec<Score>,
+    wall_s: f64,
+}
+
+/// A sample as tokens.
+struct Prompt {
+    tokens: Vec<u32>,
+    /// By plan, what it is worth; together 1.
+    worth: Vec<f32>,
+    /// By plan, 0, or what a plan's logit is lowered by that cannot be chosen.
+    lowered: Vec<f32>,
+}
+
+impl Prompt {
+    fn of(sample: &Sample, scorer: &LocalScorer) -> Result<Self> {
+        let tokens = scorer.prompt_tokens(&sample.job, &sample.text)?;
+        let ratios = sample.ratios();
+        let worth: Vec<f64> =
+            ratios.iter().map(|ratio| ratio.map_or(0.0, |ratio| (-(ratio - 1.0) / SHARPNESS).exp())).collect();
+        let sum: f64 = worth.iter().sum();
+        Ok(Self {
+            tokens,
+            worth: worth.iter().map(|worth| (worth / sum) as f32).collect(),
+            lowered: ratios.iter().map(|ratio| if ratio.is_some() { 0.0 } else { -1e9 }).collect(),
+        })
+    }
+}
+
+/// `rudder pilot train`
+///
+/// # Errors
+/// Samples cannot be read or leave nothing to learn from, or a file cannot be written.
+pub fn run(args: &TrainArgs) -> Result<()> {
+    let began = Instant::now();
+    let samples = read(&args.samples)?;
+    let (held_out, training): (Vec<&Sample>, Vec<&Sample>) =
+        samples.iter().partition(|sample| sample.graph % HELD_OUT_OF == HELD_OUT_OF - 1);
+    ensure!(
+        !training.is_empty() && !held_out.is_empty(),
+        "{} samples to train on and {} to hold out: make samples of {HELD_OUT_OF} graphs at least",
+        training.len(),
+        held_out.len()
+    );
+    let vocabulary = Vocabulary::new();
+    let random = &mut Xoshiro256PlusPlus::seed_from_u64(args.seed);
+    let network = Network::drawn(vocabulary.tokens.len(), random)?;
+    // Prompts are cut by the tokenizer that cuts them later, which comes with the file.
+    gguf::write(&args.out, &network, &vocabulary)?;
+    let scorer = LocalScorer::load(&args.out, ScorerLimits::default())?;
+    let answers = PLANS.iter().map(|plan| Ok(scorer.tokenizer().encode(plan.name).map_err(anyhow::Error::msg)?[0]));
+    let answers = answers.collect::<Result<Vec<u32>>>()?;
+    let prompts = training.iter().map(|sample| Prompt::of(sample, &scorer)).collect::<Result<Vec<_>>>()?;
+    let losses = learn(args, &network, &prompts, &answers, random)?;
+    gguf::write(&args.out, &network, &vocabulary)?;
+
+    let mut scorer = LocalScorer::load(&args.out, ScorerLimits::default())?;
+    let mut took = Vec::new();
+    let mut scores = simple(&held_out);
+    scores.push(Score::of("pilot", &held_out, |sample| {
+        let allowed: Vec<usize> = (0..PLANS.len()).filter(|&plan| sample.stalls[plan].is_some()).collect();
+        let labels: Vec<&str> = allowed.iter().map(|&plan| PLANS[plan].name).collect();
+        let asked = Instant::now();
+        let scores = scorer.score(&sample.job, &sample.text, &labels);
+        took.push(asked.elapsed().as_secs_f64() * 1e3);
+        let best = scores.ok().and_then(|scores| (0..labels.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])));
+        best.map_or(sample.plan, |best| allowed[best])
+    }));
+    took.sort_by(f64::total_cmp);
+    let document = Document {
+        made: Made::here(FORMAT),
+        samples: training.len(),
+        held_out: held_out.len(),
+        epochs: args.epochs,
+        parameters: network.parameters().iter().map(|tensor| tensor.elem_count()).sum(),
+        bytes: std::fs::metadata(&args.out)?.len(),
+        losses,
+        decision_ms_p50: percentile(&took, 0.5),
+        decision_ms_p99: percentile(&took, 0.99),
+        scores,
+        wall_s: began.elapsed().as_secs_f64(),
+    };
+    print(&document);
+    if let Some(path) = &args.json {
+        report::write(path, &(serde_json::to_string(&document)? + "\n"))?;
+    }
+    Ok(())
+}
+
+/// Takes the optimiser's steps; the mean loss of each epoch.
+fn learn(
+    args: &TrainArgs,
+    network: &Network,
+    prompts: &[Prompt],
+    answers: &[u32],
+    random: &mut Xoshiro256PlusPlus,
+) -> Result<Vec<f64>> {
+    let mut optimiser =
+        AdamW::new(network.parameters(), ParamsAdamW { lr: RATE, weight_decay: 0.05, ..ParamsAdamW::default() })?;
+    let steps = args.epochs * batches(prompts, random).len();
+    let (mut step, mut losses) = (0, Vec::new());
+    let mut progress = Progress::new();
+    for epoch in 1..=args.epochs {
+        progress.begin(format!("epoch {epoch} of {}", args.epochs));
+        let (mut sum, batches) = (0.0, batches(prompts, random));
+        for batch in &batches {
+            let done = step.max(WARM_UP) - WARM_UP;
+            let falling = (done as f64 / (steps.max(WARM_UP + 1) - WARM_UP) as f64 * std::f64::consts::FRAC_PI_2).cos();
+            optimiser.set_learning_rate(RATE * falling * ((step + 1) as f64 / WARM_UP as f64).min(1.0));
+            let loss = loss(network, prompts, batch, answers)?;
+            optimiser.backward_step(&loss)?;
+            sum += f64::from(loss.to_scalar::<f32>()?);
+            step += 1;
+        }
+        losses.push(sum / batches.len() as f64);
+        progress.end(&format!("loss {:.4}", losses[epoch - 1]));
+    }
+    Ok(losses)
+}
+
+/// All prompts in a drawn order, those of one length together.
+fn batches(prompts: &[Prompt], random: &mut Xoshiro256PlusPlus) -> Vec<Vec<usize>> {
+    let mut lengths: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (at, prompt) in prompts.iter().enumerate() {
+        lengths.entry(prompt.tokens.len()).or_default().push(at);
+    }
+    let mut batches = Vec::new();
+    for of_length in lengths.values_mut() {
+        of_length.shuffle(random);
+        batches.extend(of_length.chunks(BATCH).map(<[usize]>::to_vec));
+    }
+    batches.shuffle(random);
+    batches
+}
+
+/// The cross-entropy of the answers and what plans are worth.
+fn loss(network: &Network, prompts: &[Prompt], batch: &[usize], answers: &[u32]) -> Result<Tensor> {
+    let table = |of: fn(&Prompt) -> &[f32]| {
+        let values: Vec<f32> = batch.iter().flat_map(|&at| of(&prompts[at])).copied().collect();
+        Tensor::from_vec(values, (batch.len(), answers.len()), &Device::Cpu)
+    };
+    let tokens: Vec<Vec<u32>> = batch.iter().map(|&at| prompts[at].tokens.clone()).collect();
+    let logits = (network.logits(&tokens, answers)? + table(|prompt| &prompt.lowered)?)?;
+    let products = (ops::log_softmax(&logits, 1)? * table(|prompt| &prompt.worth)?)?;
+    Ok((products.sum_all()? * (-1.0 / batch.len() as f64))?)
+}
+
+fn print(document: &Document) {
+    println!(
+        "{} parameters in {} bytes, trained on {} samples; a decision takes {:.1} ms (p99 {:.1})",
+        document.parameters, document.bytes, document.samples, document.decision_ms_p50, document.decision_ms_p99
+    );
+    println!("stall over the least of any plan, on {} decisions of graphs that were held out:", document.held_out);
+    println!("{:>14} {:>8} {:>22} {:>12}", "", "all", "start or change", "within 1 %");
+    for score in &document.scores {
+        let Score { chooser, stall, stall_new, right } = score;
+        println!("{chooser:>14} {stall:>8.3} {stall_new:>22.3} {:>10.1} %", right * 100.0);
+    }
+}
