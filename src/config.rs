@@ -86,6 +86,20 @@ impl FromStr for BufferSize {
 }
 
 /// What an [`Engine`](crate::Engine) is told.
+///
+/// ```
+/// use rudder::{BufferSize, Config};
+///
+/// let mut config: Config = serde_json::from_str(r#"{"buffer": "25%", "policy": "lfu:64", "gather_timeout": 30}"#).unwrap();
+/// // An engine takes the variables from its environment.
+/// config.override_by(|name| (name == "RUDDER_BUFFER").then(|| "64MiB".into()))?;
+/// config.settle()?;
+/// assert_eq!((config.buffer, config.policy.name()), (BufferSize::Bytes(64 << 20), "lfu"));
+/// // What cannot do anything is refused, with what could.
+/// config.controller = "periodic:8".parse()?;
+/// assert!(config.settle().unwrap_err().to_string().contains("choose policy rudder"));
+/// # Ok::<(), rudder::Error>(())
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

@@ -48,7 +48,10 @@ pub use id::{NodeId, PartitionId, Rank, Slot, StreamId, TableId};
 pub use partition::PartitionBook;
 pub use pipeline::Ticket;
 
-// The front page's example is compiled and run with the doc tests.
+// The examples of the pages for programmers are compiled and run with the doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct FrontPage;
+#[cfg(doctest)]
+#[doc = include_str!("../docs/extend.md")]
+struct Extend;

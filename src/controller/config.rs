@@ -19,6 +19,18 @@ const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, 
 const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost or bandit:SEED; guard: before one guards it";
 
 /// Which controller steers the buffer, and how.
+///
+/// ```
+/// use rudder::controller::{ControllerConfig, JobFacts, Observation};
+///
+/// let config: ControllerConfig = "periodic:2".parse()?;
+/// assert_eq!(config, ControllerConfig::Periodic { delta: 2 });
+/// let mut controller = config.build(&JobFacts::default())?;
+/// controller.observe(&Observation { minibatch: 2, ..Observation::default() });
+/// assert!(controller.decide().is_some_and(|decision| decision.replace));
+/// assert!("periodic".parse::<ControllerConfig>().unwrap_err().to_string().contains("periodic:DELTA"));
+/// # Ok::<(), rudder::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ControllerConfig {

@@ -48,6 +48,15 @@ pub const FREQUENCY_BANDS: usize = 4;
 pub const RECENCY_BANDS: usize = 3;
 
 /// Vertices that are alike for the decision.
+///
+/// ```
+/// use rudder::PartitionId;
+/// use rudder::controller::Cohort;
+///
+/// let hot = Cohort { owner: PartitionId(2), frequency: 3, recency: 0, announced: true };
+/// assert_eq!(Cohort::at(hot.index()), hot);
+/// assert!(hot.index() < Cohort::count(3));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cohort {
     /// Who owns them.

@@ -205,6 +205,43 @@ impl Engine {
     /// Says that a minibatch of these nodes will be gathered from these tables, so that its rows can be fetched ahead. The window reaches 64
     /// announcements back: a ticket that is held for longer keeps new ones out, whichever stream they are of.
     ///
+    /// ```
+    /// use rudder::bootstrap::{Bootstrap, local};
+    /// use rudder::buffer::PolicyConfig;
+    /// use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, Result, StreamId, TableId, TableSpec};
+    /// use std::sync::Arc;
+    /// use std::time::Duration;
+    ///
+    /// const TABLE: TableId = TableId(0);
+    ///
+    /// /// One of two ranks, each of which owns a row and keeps the other's.
+    /// fn rank(bootstrap: local::LocalBootstrap) -> Result<()> {
+    ///     let (own, other) = (bootstrap.rank().0, 1 - bootstrap.rank().0);
+    ///     let wanted = [NodeId(other.into())];
+    ///     let book = PartitionBook::from_starts(vec![0, 1, 2])?;
+    ///     let spec = TableSpec { halo: wanted.to_vec(), ..TableSpec::new(TABLE, book, PartitionId(own), 4) };
+    ///     let (policy, buffer) = (PolicyConfig::named("window")?, BufferSize::Halo(1.0));
+    ///     // As if on two hosts: rows of one host need not travel.
+    ///     let config = Config { map_host_rows: false, policy, buffer, ..Config::default() };
+    ///     let engine = Engine::builder(config, Arc::new(bootstrap)).table(spec, |row| row.fill(own as u8)).start()?;
+    ///
+    ///     let ticket = engine.announce(StreamId(0), &[TABLE], &wanted)?;
+    ///     engine.wait_idle(Duration::from_secs(10))?;
+    ///     let mut row = [9; 4];
+    ///     engine.gather(TABLE, &wanted, Some(ticket), &mut row)?;
+    ///     assert_eq!(row, [other as u8; 4]);
+    ///     let counts = engine.stats(TABLE)?.pipeline;
+    ///     assert_eq!((counts.prefetched_rows, counts.hits, counts.demand_rows), (1, 1, 0));
+    ///     // A ticket serves once, and one that is not going to be gathered is taken back.
+    ///     assert!(engine.gather(TABLE, &wanted, Some(ticket), &mut row).is_err());
+    ///     engine.forget(engine.announce(StreamId(0), &[TABLE], &wanted)?);
+    ///     engine.shutdown()
+    /// }
+    ///
+    /// let ranks: Vec<_> = local::ranks(2).into_iter().map(|place| std::thread::spawn(move || rank(place))).collect();
+    /// ranks.into_iter().for_each(|rank| rank.join().unwrap().unwrap());
+    /// ```
+    ///
     /// # Errors
     /// A node outside a table; too many minibatches or ids announced already. Gathering without a ticket is always right, only slower.
     pub fn announce(&self, stream: StreamId, tables: &[TableId], nodes: &[NodeId]) -> Result<Ticket> {
@@ -237,6 +274,27 @@ impl Engine {
 
     /// Starts a gather of `nodes` into `rows`, in the order of `nodes`; several may be open at once. The request holds the rows until it is
     /// over; dropping it aborts.
+    ///
+    /// ```
+    /// # use rudder::bootstrap::local;
+    /// # use rudder::{Config, Engine, NodeId, PartitionBook, PartitionId, TableId, TableSpec};
+    /// # use std::sync::Arc;
+    /// # const TABLE: TableId = TableId(0);
+    /// # let spec = TableSpec::new(TABLE, PartitionBook::from_starts(vec![0, 3])?, PartitionId(0), 4);
+    /// # let engine = Engine::builder(Config { rows_buffers: 1, ..Config::default() }, Arc::new(local::ranks(1).remove(0)))
+    /// #     .table(spec, |rows| rows.copy_from_slice(b"aaaabbbbcccc"))
+    /// #     .start()?;
+    /// let request = engine.start(TABLE, &[NodeId(2), NodeId(0)], None, engine.rows(TABLE, 2)?)?;
+    /// // What is computed here overlaps with the gather.
+    /// let rows = request.wait()?;
+    /// assert_eq!(rows.as_bytes(), b"ccccaaaa");
+    /// // The pool has one buffer here, which comes back when its rows are dropped.
+    /// assert!(engine.rows(TABLE, 2).is_err());
+    /// drop(rows);
+    /// assert!(engine.rows(TABLE, 2).is_ok());
+    /// # engine.shutdown()?;
+    /// # Ok::<(), rudder::Error>(())
+    /// ```
     ///
     /// # Errors
     /// A node outside the table, rows of another shape, a ticket that names other nodes or was used, too many open requests.
@@ -395,6 +453,26 @@ impl Engine {
     /// [`gather`](Engine::gather). A request holds its rows, and with them the
     /// registration and `keep_alive`, until nothing will write to them any more. Register once and take rows from it many times:
     /// a registration pins its pages, which costs more than a gather.
+    ///
+    /// ```
+    /// # use rudder::bootstrap::local;
+    /// # use rudder::{Config, Engine, NodeId, PartitionBook, PartitionId, TableId, TableSpec};
+    /// # use std::sync::Arc;
+    /// # const TABLE: TableId = TableId(0);
+    /// # let spec = TableSpec::new(TABLE, PartitionBook::from_starts(vec![0, 3])?, PartitionId(0), 4);
+    /// # let engine = Engine::builder(Config::default(), Arc::new(local::ranks(1).remove(0)))
+    /// #     .table(spec, |rows| rows.copy_from_slice(b"aaaabbbbcccc"))
+    /// #     .start()?;
+    /// let mut memory = vec![0; 16];
+    /// let base = std::ptr::NonNull::new(memory.as_mut_ptr()).expect("it has bytes");
+    /// // SAFETY: the vector is moved to where nobody touches it, and lives as long as the registration.
+    /// let registered = unsafe { engine.register_rows(base, memory.len(), Arc::new(memory)) }?;
+    /// let rows = engine.start(TABLE, &[NodeId(1), NodeId(2)], None, registered.rows(8, 2, 4)?)?.wait()?;
+    /// assert_eq!((rows.as_ptr(), rows.as_bytes()), (base.as_ptr().wrapping_add(8), &b"bbbbcccc"[..]));
+    /// # drop(rows);
+    /// # engine.shutdown()?;
+    /// # Ok::<(), rudder::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The transport cannot register it, or a limit on pinned bytes forbids it; the message says what to do.

@@ -87,6 +87,23 @@ fn address_of(mut address: SocketAddr, rank: Rank) -> std::io::Result<SocketAddr
 impl Engine {
     /// All counts at this moment.
     ///
+    /// ```
+    /// # use rudder::bootstrap::local;
+    /// # use rudder::{Config, Engine, NodeId, PartitionBook, PartitionId, TableId, TableSpec};
+    /// # use std::sync::Arc;
+    /// # const TABLE: TableId = TableId(0);
+    /// # let spec = TableSpec::new(TABLE, PartitionBook::from_starts(vec![0, 3])?, PartitionId(0), 4);
+    /// # let engine = Engine::builder(Config::default(), Arc::new(local::ranks(1).remove(0)))
+    /// #     .table(spec, |rows| rows.copy_from_slice(b"aaaabbbbcccc"))
+    /// #     .start()?;
+    /// engine.gather(TABLE, &[NodeId(1)], None, &mut [0; 4])?;
+    /// let snapshot = engine.snapshot()?;
+    /// assert_eq!(snapshot.tables[0].stats.pipeline.local_rows, 1);
+    /// assert!(snapshot.prometheus().contains("rudder_local_rows_total{table=\"0\",rank=\"0\"} 1\n"));
+    /// # engine.shutdown()?;
+    /// # Ok::<(), rudder::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// In a forked child.
     pub fn snapshot(&self) -> Result<Snapshot> {

@@ -87,6 +87,22 @@ impl<'a> EngineBuilder<'a> {
     /// The file may be longer than the partition. It must not be shortened or rewritten while the engine lives, which only whoever writes
     /// it can promise: a file that is too short at the start is an error, but one that is shortened later ends this process, or a peer
     /// on this host that has it mapped, with SIGBUS when a lost row is read. To publish other rows, write a new file and rename it.
+    ///
+    /// ```
+    /// # use rudder::bootstrap::local;
+    /// # use rudder::{Config, Engine, NodeId, PartitionBook, PartitionId, TableId, TableSpec};
+    /// # use std::sync::Arc;
+    /// # const TABLE: TableId = TableId(0);
+    /// # let spec = TableSpec::new(TABLE, PartitionBook::from_starts(vec![0, 3])?, PartitionId(0), 4);
+    /// let file = tempfile::NamedTempFile::new().expect("a directory for temporary files");
+    /// std::fs::write(file.path(), b"aaaabbbbcccc").expect("it is ours");
+    /// let engine = Engine::builder(Config::default(), Arc::new(local::ranks(1).remove(0))).table_file(spec, file.path()).start()?;
+    /// let mut row = [0; 4];
+    /// engine.gather(TABLE, &[NodeId(1)], None, &mut row)?;
+    /// assert_eq!(&row, b"bbbb");
+    /// # engine.shutdown()?;
+    /// # Ok::<(), rudder::Error>(())
+    /// ```
     pub fn table_file(mut self, spec: TableSpec, path: impl AsRef<Path>) -> Self {
         self.tables.push((spec, Origin::File(path.as_ref().into())));
         self

@@ -2,6 +2,57 @@
 //!
 //! It has no clock, no thread, no socket and no `unsafe`: time comes in as a number, batches to post and copies to make go out as
 //! values. So the engine, the simulator and the property tests run the very same code, and a fault schedule is a list of calls.
+//!
+//! ```
+//! use rudder::controller::Decision;
+//! use rudder::pipeline::{Limits, Pipeline, Source, StartOptions, Table};
+//! use rudder::transport::{Completion, RemoteRegion};
+//! use rudder::{NodeId, PartitionBook, Rank, TableId};
+//! use std::collections::VecDeque;
+//! use std::time::Duration;
+//!
+//! let (now, second) = (Duration::ZERO, Duration::from_secs(1));
+//! let limits = Limits {
+//!     batch_rows: 64,
+//!     prefetch_batch_rows: 64,
+//!     prefetch_rows_in_flight: 64,
+//!     requests: 4,
+//!     tickets: 4,
+//!     announced_nodes: 100,
+//!     attempts: 3,
+//!     backoff: Duration::from_millis(20),
+//!     transfer_timeout: second,
+//!     staging_chunks: 0,
+//! };
+//! let there = RemoteRegion { peer: Rank(1), index: 0, bytes: 16 };
+//! let table = Table {
+//!     id: TableId(0),
+//!     book: PartitionBook::from_starts(vec![0, 2, 4])?,
+//!     sources: vec![Source::Local, Source::Remote(there)],
+//!     spares: vec![VecDeque::new(); 2],
+//!     row_bytes: 8,
+//!     version: 0,
+//!     buffer: None,
+//! };
+//! let mut pipeline = Pipeline::new(limits, vec![table]);
+//!
+//! let mut plan = pipeline.plan();
+//! let options = StartOptions { ticket: None, observed: true, timeout: second, direct: true };
+//! let nodes = [NodeId(3), NodeId(0)];
+//! let request = pipeline.start(now, 0, &nodes, options, &mut plan, &mut |_, _| Decision::default())?;
+//! assert_eq!((&plan.local.rows[..], &plan.local.places[..]), (&[0][..], &[1][..]));
+//! pipeline.handle_plan_done(&plan); // the caller has copied its own rows
+//!
+//! let transmit = pipeline.poll_transmit(now).expect("a row that another rank owns");
+//! assert_eq!((transmit.region, &transmit.rows[..], &transmit.places[..]), (there, &[1][..], &[0][..]));
+//! let complete = Completion { batch: transmit.id, first: 0, count: 1, status: Ok(()) };
+//! pipeline.handle_posted(now, transmit, 1);
+//! assert!(!pipeline.is_over(request));
+//! pipeline.handle_completions(now, &[complete], &mut Vec::new());
+//! pipeline.handle_copied();
+//! assert!(pipeline.is_over(request) && pipeline.collect(request).0.is_ok());
+//! # Ok::<(), rudder::Error>(())
+//! ```
 
 #![forbid(unsafe_code)]
 

@@ -115,6 +115,16 @@ impl Topology {
 
     /// The least distance between a node that has one of these cpus and one near the NIC. A NIC of which the host says nothing is as far as the
     /// farthest.
+    ///
+    /// ```
+    /// use rudder::placement::{Nic, NicKind, Node, Topology};
+    ///
+    /// let mut near = Nic::named("cxi0", NicKind::Cxi);
+    /// near.nodes = vec![1];
+    /// let node = |id, cpus: [u32; 2], distances: [u32; 2]| Node { id, cpus: cpus.to_vec(), distances: distances.to_vec() };
+    /// let host = Topology { nodes: vec![node(0, [0, 1], [10, 21]), node(1, [2, 3], [21, 10])], nics: vec![near] };
+    /// assert_eq!([[0], [3]].map(|cpus| host.distance(&host.nics[0], &cpus)), [21, 10]);
+    /// ```
     pub fn distance(&self, nic: &Nic, cpus: &[u32]) -> u32 {
         let farthest = self.nodes.iter().flat_map(|node| &node.distances).copied().max().unwrap_or(LOCAL);
         let own = self.nodes.iter().filter(|node| node.cpus.iter().any(|cpu| cpus.contains(cpu)));

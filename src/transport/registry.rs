@@ -141,6 +141,18 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Opens a transport by its name; `auto` takes `shm` where the whole job runs on this host and all exported rows can be mapped, and `tcp`
 /// elsewhere.
 ///
+/// ```
+/// use rudder::Rank;
+/// use rudder::transport::{TransportConfig, open};
+///
+/// let mut job = TransportConfig::new(Rank(0), 2);
+/// assert_eq!(open("auto", &job)?.name(), "shm");
+/// job.ranks_on_host = 1;
+/// assert_eq!(open("auto", &job)?.name(), "tcp");
+/// assert!(open("carrier-pigeon", &job).err().unwrap().to_string().contains("there are shm, tcp"));
+/// # Ok::<(), rudder::Error>(())
+/// ```
+///
 /// # Errors
 /// No transport has that name (the error lists those that exist), or it cannot be opened.
 pub fn open(name: &str, config: &TransportConfig) -> Result<Arc<dyn Transport>> {

@@ -24,6 +24,23 @@ const PROTOCOL: u16 = 1;
 const MAGIC: [u8; 4] = *b"RDRB";
 
 /// One rank of a job over TCP.
+///
+/// ```
+/// use rudder::Rank;
+/// use rudder::bootstrap::{Bootstrap, TcpBootstrap, UniqueId};
+/// use std::time::Duration;
+///
+/// let id = UniqueId::create(None)?;
+/// let words = id.to_hex(); // for the other ranks, by whatever the launcher has
+/// let other = std::thread::spawn(move || -> rudder::Result<_> {
+///     let job = TcpBootstrap::join(&words.parse()?, Rank(1), 2, Duration::from_secs(10))?;
+///     job.all_gather(b"one", Duration::from_secs(10))
+/// });
+/// let job = TcpBootstrap::join(&id, Rank(0), 2, Duration::from_secs(10))?;
+/// assert_eq!(job.all_gather(b"zero", Duration::from_secs(10))?, [b"zero".to_vec(), b"one".to_vec()]);
+/// assert_eq!(other.join().unwrap()?[0], b"zero");
+/// # Ok::<(), rudder::Error>(())
+/// ```
 pub struct TcpBootstrap {
     rank: Rank,
     size: u32,

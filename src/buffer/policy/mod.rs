@@ -35,6 +35,17 @@ pub use rudder::{RudderConfig, Start};
 use serde::{Deserialize, Serialize};
 
 /// The policy of a buffer and its settings.
+///
+/// ```
+/// use rudder::buffer::{LfuConfig, PolicyConfig};
+///
+/// for name in PolicyConfig::NAMES {
+///     assert_eq!(PolicyConfig::named(name)?.name(), name);
+/// }
+/// assert_eq!(PolicyConfig::named("lfu:64")?, PolicyConfig::Lfu(LfuConfig { half_life: 64, ..LfuConfig::default() }));
+/// assert!(PolicyConfig::named("best").unwrap_err().to_string().contains("choose one of"));
+/// # Ok::<(), rudder::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum PolicyConfig {

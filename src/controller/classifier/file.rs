@@ -18,6 +18,23 @@ const BYTES_MAX: u64 = 64 << 20;
 const INTERVAL_MAX: u64 = 1 << 20;
 
 /// A classifier, trained.
+///
+/// ```
+/// use rudder::controller::classifier::{FEATURES, Feature, Linear, Model, Trained};
+///
+/// let feature = |name: &&str| Feature { name: (*name).to_owned(), mean: 0.0, deviation: 1.0 };
+/// let never = Trained {
+///     name: "never".into(),
+///     training: "by hand".into(),
+///     interval: 8,
+///     features: FEATURES.iter().map(feature).collect(),
+///     model: Model::Linear(Linear { weights: vec![0.0; FEATURES.len()], bias: -1.0 }),
+/// };
+/// let file = tempfile::NamedTempFile::new().expect("a directory for temporary files");
+/// never.write(file.path())?;
+/// assert_eq!(Trained::read(file.path())?, never);
+/// # Ok::<(), rudder::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trained {
