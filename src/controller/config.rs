@@ -1,10 +1,9 @@
 //! The registry: which controllers there are and how each is built. A new one is its file, its variant and its line in [`ControllerConfig::build`].
 
 use super::bandit;
-use super::classifier::{Classifier, ClassifierConfig};
+use super::classifier::{Classifier, ClassifierConfig, PlanClassifier, TrainedPlans};
 #[cfg(feature = "llm")]
 use super::llm;
-#[cfg(feature = "llm")]
 use super::planner::Planner;
 use super::watching::Watching;
 use super::{Analytic, Bandit, Controller, Fixed, Ghost, Guard, JobFacts, Off, Periodic, Random};
@@ -14,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 #[cfg(feature = "llm")]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost, bandit:SEED, pilot:FILE, llm-replace or llm-cohorts; guard: before one guards it";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost, bandit:SEED, plan-classifier:FILE, pilot:FILE, llm-replace or llm-cohorts; guard: before one guards it";
 #[cfg(not(feature = "llm"))]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost or bandit:SEED; guard: before one guards it";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost, bandit:SEED or plan-classifier:FILE; guard: before one guards it";
 
 /// Which controller steers the buffer, and how.
 ///
@@ -69,6 +68,8 @@ pub enum ControllerConfig {
         /// The controller.
         inner: Box<ControllerConfig>,
     },
+    /// Trained classifiers choose among plans.
+    PlanClassifier(ClassifierConfig),
     /// A language model that was trained for it chooses among plans.
     #[cfg(feature = "llm")]
     Pilot(llm::PilotConfig),
@@ -97,6 +98,9 @@ impl ControllerConfig {
             Self::Ghost => Box::new(Ghost::new()),
             Self::Bandit { seed, episode } => Box::new(Bandit::new(*seed, *episode)?),
             Self::Guard { inner } => Box::new(Guard::new(inner.build(facts)?)),
+            Self::PlanClassifier(config) => {
+                Box::new(Planner::new(Box::new(PlanClassifier(TrainedPlans::read(&config.file)?)), facts))
+            }
             #[cfg(feature = "llm")]
             Self::Pilot(config) => Box::new(Planner::new(Box::new(llm::Pilot::new(config)?), facts)),
             #[cfg(feature = "llm")]
@@ -126,6 +130,7 @@ impl ControllerConfig {
             Self::Ghost => "ghost",
             Self::Bandit { .. } => "bandit",
             Self::Guard { .. } => "guard",
+            Self::PlanClassifier(_) => "plan-classifier",
             #[cfg(feature = "llm")]
             Self::Pilot(_) => "pilot",
             #[cfg(feature = "llm")]
@@ -138,7 +143,9 @@ impl ControllerConfig {
     /// Whether replacement is all that it decides on.
     pub fn decides_on_replacement(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Analytic | Self::Ghost | Self::Bandit { .. } => false,
+            Self::Off | Self::Fixed | Self::Analytic | Self::Ghost | Self::Bandit { .. } | Self::PlanClassifier(_) => {
+                false
+            }
             Self::Periodic { .. } | Self::Random { .. } | Self::Classifier(_) => true,
             Self::Guard { inner } => inner.decides_on_replacement(),
             #[cfg(feature = "llm")]
@@ -162,6 +169,7 @@ impl ControllerConfig {
     pub fn weighs_owners(&self) -> bool {
         match self {
             Self::Guard { inner } => inner.weighs_owners(),
+            Self::PlanClassifier(_) => true,
             #[cfg(feature = "llm")]
             Self::Pilot(_) => true,
             _ => *self == Self::Analytic,
@@ -189,7 +197,7 @@ impl ControllerConfig {
         match self {
             Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic => true,
             Self::Classifier(_) => true,
-            Self::Ghost | Self::Bandit { .. } | Self::Guard { .. } => false,
+            Self::Ghost | Self::Bandit { .. } | Self::Guard { .. } | Self::PlanClassifier(_) => false,
             #[cfg(feature = "llm")]
             Self::Pilot(_) | Self::LlmReplace(_) | Self::LlmCohorts(_) => false,
         }
@@ -198,7 +206,7 @@ impl ControllerConfig {
     /// Whether it is to see what the buffer is asked for, and may change its policy.
     pub fn watches(&self) -> bool {
         match self {
-            Self::Ghost | Self::Bandit { .. } | Self::Guard { .. } => true,
+            Self::Ghost | Self::Bandit { .. } | Self::Guard { .. } | Self::PlanClassifier(_) => true,
             #[cfg(feature = "llm")]
             Self::Pilot(_) => true,
             _ => false,
@@ -222,6 +230,9 @@ impl FromStr for ControllerConfig {
     fn from_str(text: &str) -> Result<Self> {
         if let Some(file) = text.strip_prefix("classifier:").filter(|file| !file.is_empty()) {
             return Ok(Self::Classifier(ClassifierConfig { file: file.into() }));
+        }
+        if let Some(file) = text.strip_prefix("plan-classifier:").filter(|file| !file.is_empty()) {
+            return Ok(Self::PlanClassifier(ClassifierConfig { file: file.into() }));
         }
         #[cfg(feature = "llm")]
         if let Some(file) = text.strip_prefix("pilot:").filter(|file| !file.is_empty()) {

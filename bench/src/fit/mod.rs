@@ -13,6 +13,9 @@ mod score;
 mod smart;
 mod table;
 
+pub use models::ModelName;
+pub use table::{Table, normalisation};
+
 use crate::progress::Progress;
 use crate::record::Made;
 use crate::replay::{Buffer, Job, or_cores, parallel};
@@ -21,7 +24,6 @@ use anyhow::{Context, Result, ensure};
 use branch::Rank;
 use clap::Args;
 use document::{Document, FORMAT, Row, Samples};
-use models::ModelName;
 use rudder::buffer::PolicyConfig;
 use rudder::controller::classifier::{FEATURES, Model, Trained};
 use samples::{Exploration, Sample, explore};
@@ -29,7 +31,6 @@ use score::{Score, share};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use table::Table;
 
 /// Of so many traces one is held out, and of fewer one too.
 const HELD_OUT_OF: usize = 4;
@@ -179,7 +180,8 @@ fn trivial(training: &[Sample], held_out: &[Sample]) -> Vec<Row> {
 /// Trains a classifier and tries it.
 fn fitted(args: &FitArgs, name: ModelName, training: &[Sample], held_out: &[Sample]) -> Result<(Row, Trained)> {
     let began = Instant::now();
-    let features = table::normalisation(training);
+    let shown: Vec<&[f64]> = training.iter().map(|sample| &sample.values[..]).collect();
+    let features = normalisation(&FEATURES, &shown);
     let constant = Model::Linear(Default::default());
     let mut trained = Trained {
         name: name.to_string(),
@@ -188,9 +190,9 @@ fn fitted(args: &FitArgs, name: ModelName, training: &[Sample], held_out: &[Samp
         features,
         model: constant,
     };
-    let samples: Vec<_> = training.iter().map(|sample| (trained.normalised(sample.values), sample.pays())).collect();
-    trained.model =
-        name.train(&Table::of(&samples).balanced(), args.seed).with_context(|| format!("training {name}"))?;
+    let rows = training.iter().map(|sample| trained.normalised(sample.values).to_vec()).collect();
+    let table = Table { rows, labels: training.iter().map(Sample::pays).collect() };
+    trained.model = name.train(&table.balanced(), args.seed).with_context(|| format!("training {name}"))?;
     let train_s = began.elapsed().as_secs_f64();
     let rows: Vec<_> = held_out.iter().map(|sample| trained.normalised(sample.values)).collect();
     let mut scratch = vec![0.0; trained.model.scratch()];

@@ -49,8 +49,7 @@ impl ModelName {
     pub fn train(self, table: &Table, seed: u64) -> Result<Model> {
         if table.is_of_one_label() {
             let bias = if table.labels.first() == Some(&true) { 1.0 } else { -1.0 };
-            let weights = vec![0.0; table.rows.first().map_or(0, Vec::len)];
-            return Ok(Model::Linear(Linear { weights, bias }));
+            return Ok(Model::Linear(Linear { weights: vec![0.0; table.columns()], bias }));
         }
         match self {
             Self::Logistic => smart::logistic(table),

@@ -6,7 +6,7 @@ use candle_core::{D, Device, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, loss, ops};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use rudder::controller::classifier::{Attention, Dense, FEATURES, Model, Perceptron};
+use rudder::controller::classifier::{Attention, Dense, Model, Perceptron};
 
 /// Steps of the optimiser, each on all samples, and their length.
 const STEPS: usize = 400;
@@ -53,8 +53,7 @@ impl Layer {
 
 /// Takes the optimiser's steps on the cross-entropy of a network's answers.
 fn train(table: &Table, parameters: Vec<Var>, forward: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
-    let columns = table.rows.first().map_or(0, Vec::len);
-    let rows = Tensor::from_vec(table.rows.concat(), (table.rows.len(), columns), &Device::Cpu)?;
+    let rows = Tensor::from_vec(table.rows.concat(), (table.rows.len(), table.columns()), &Device::Cpu)?;
     let labels: Vec<f64> = table.labels.iter().map(|&label| f64::from(u8::from(label))).collect();
     let labels = Tensor::from_vec(labels, (table.rows.len(), 1), &Device::Cpu)?;
     let settings = ParamsAdamW { lr: RATE, weight_decay: DECAY, ..ParamsAdamW::default() };
@@ -71,9 +70,9 @@ fn train(table: &Table, parameters: Vec<Var>, forward: impl Fn(&Tensor) -> Resul
 struct Layers(Vec<Layer>);
 
 impl Layers {
-    fn drawn(seed: u64) -> Result<Self> {
+    fn drawn(features: usize, seed: u64) -> Result<Self> {
         let random = &mut Xoshiro256PlusPlus::seed_from_u64(seed);
-        let widths: Vec<usize> = [FEATURES.len()].into_iter().chain(HIDDEN).chain([1]).collect();
+        let widths: Vec<usize> = [features].into_iter().chain(HIDDEN).chain([1]).collect();
         Ok(Self(widths.windows(2).map(|pair| Layer::drawn(pair[0], pair[1], random)).collect::<Result<_>>()?))
     }
 
@@ -92,7 +91,7 @@ impl Layers {
 /// # Errors
 /// Candle refuses.
 pub fn perceptron(table: &Table, seed: u64) -> Result<Model> {
-    let network = Layers::drawn(seed)?;
+    let network = Layers::drawn(table.columns(), seed)?;
     let parameters = network.0.iter().flat_map(Layer::parameters).collect();
     train(table, parameters, |rows| network.forward(rows))?;
     Ok(Model::Perceptron(network.export()?))
@@ -106,9 +105,9 @@ struct Attending {
 }
 
 impl Attending {
-    fn drawn(seed: u64) -> Result<Self> {
+    fn drawn(features: usize, seed: u64) -> Result<Self> {
         let random = &mut Xoshiro256PlusPlus::seed_from_u64(seed);
-        let ((width, steps), features) = (ATTENDING, FEATURES.len());
+        let (width, steps) = ATTENDING;
         let mut layer = |inputs, outputs| Layer::drawn(inputs, outputs, random);
         Ok(Self {
             first: layer(features, 2 * width)?,
@@ -161,7 +160,7 @@ fn gated(values: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Candle refuses.
 pub fn attention(table: &Table, seed: u64) -> Result<Model> {
-    let network = Attending::drawn(seed)?;
+    let network = Attending::drawn(table.columns(), seed)?;
     train(table, network.parameters(), |rows| network.forward(rows))?;
     Ok(Model::Attention(network.export()?))
 }
@@ -174,8 +173,10 @@ mod tests {
     use proptest::prelude::*;
     use rand::Rng;
 
+    const FEATURES: usize = 17;
+
     fn rows() -> impl Strategy<Value = Vec<Vec<f64>>> {
-        proptest::collection::vec(proptest::collection::vec(-3.0..3.0f64, FEATURES.len()), 1..20)
+        proptest::collection::vec(proptest::collection::vec(-3.0..3.0f64, FEATURES), 1..20)
     }
 
     fn agree(model: &Model, rows: &[Vec<f64>], said: &Tensor) -> Result<(), TestCaseError> {
@@ -192,15 +193,15 @@ mod tests {
 
         #[test]
         fn attention_answers_as_its_tensors_do(rows in rows(), seed in any::<u64>()) {
-            let network = Attending::drawn(seed).unwrap();
-            let tensor = Tensor::from_vec(rows.concat(), (rows.len(), FEATURES.len()), &Device::Cpu).unwrap();
+            let network = Attending::drawn(FEATURES, seed).unwrap();
+            let tensor = Tensor::from_vec(rows.concat(), (rows.len(), FEATURES), &Device::Cpu).unwrap();
             agree(&Model::Attention(network.export().unwrap()), &rows, &network.forward(&tensor).unwrap())?;
         }
 
         #[test]
         fn a_perceptron_answers_as_its_tensors_do(rows in rows(), seed in any::<u64>()) {
-            let network = Layers::drawn(seed).unwrap();
-            let tensor = Tensor::from_vec(rows.concat(), (rows.len(), FEATURES.len()), &Device::Cpu).unwrap();
+            let network = Layers::drawn(FEATURES, seed).unwrap();
+            let tensor = Tensor::from_vec(rows.concat(), (rows.len(), FEATURES), &Device::Cpu).unwrap();
             agree(&Model::Perceptron(network.export().unwrap()), &rows, &network.forward(&tensor).unwrap())?;
         }
     }
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn networks_learn_what_no_weighted_sum_tells() {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(1);
-        let mut row = || (0..FEATURES.len()).map(|_| random.random_range(-1.0..1.0)).collect::<Vec<f64>>();
+        let mut row = || (0..FEATURES).map(|_| random.random_range(-1.0..1.0)).collect::<Vec<f64>>();
         let rows: Vec<Vec<f64>> = (0..300).map(|_| row()).collect();
         let labels = rows.iter().map(|row| row[0] * row[1] > 0.0).collect();
         let table = Table { rows, labels };

@@ -1,24 +1,23 @@
 //! Samples as a table of numbers: normalised features, and labels.
 
-use super::samples::Sample;
-use rudder::controller::classifier::{FEATURES, Feature, Values};
+use rudder::controller::classifier::Feature;
 
 /// A deviation below this is that of a feature which never changes.
 const CONSTANT: f64 = 1e-9;
 
-/// How features are normalised: by the means and standard deviations of these samples.
-pub fn normalisation(samples: &[Sample]) -> Vec<Feature> {
-    let count = samples.len().max(1) as f64;
+/// How features of these names are normalised: by the means and standard deviations of these samples' values.
+pub fn normalisation(names: &[&str], values: &[&[f64]]) -> Vec<Feature> {
+    let count = values.len().max(1) as f64;
     let of_feature = |(at, name): (usize, &&str)| {
-        let mean = samples.iter().map(|sample| sample.values[at]).sum::<f64>() / count;
-        let variance = samples.iter().map(|sample| (sample.values[at] - mean).powi(2)).sum::<f64>() / count;
+        let mean = values.iter().map(|values| values[at]).sum::<f64>() / count;
+        let variance = values.iter().map(|values| (values[at] - mean).powi(2)).sum::<f64>() / count;
         let deviation = if variance.sqrt() > CONSTANT { variance.sqrt() } else { 1.0 };
         Feature { name: (*name).to_owned(), mean, deviation }
     };
-    FEATURES.iter().enumerate().map(of_feature).collect()
+    names.iter().enumerate().map(of_feature).collect()
 }
 
-/// Rows of features, and whether replacing pays.
+/// Rows of features, and a label each, such as whether replacing pays.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
     /// Normalised features, a row each.
@@ -28,12 +27,6 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of samples as they are.
-    pub fn of(samples: &[(Values, bool)]) -> Self {
-        let (rows, labels) = samples.iter().map(|(values, label)| (values.to_vec(), *label)).unzip();
-        Self { rows, labels }
-    }
-
     /// With as many rows of either label: those of the rarer one are repeated, since the published classifiers weigh labels so.
     pub fn balanced(mut self) -> Self {
         let yes = self.labels.iter().filter(|label| **label).count();
@@ -45,6 +38,11 @@ impl Table {
             self.labels.push(rare);
         }
         self
+    }
+
+    /// Values of a row.
+    pub fn columns(&self) -> usize {
+        self.rows.first().map_or(0, Vec::len)
     }
 
     /// Whether all labels are one.

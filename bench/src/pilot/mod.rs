@@ -4,6 +4,7 @@
 //! learn. `train` trains it, quantizes it, and says what its choices cost on jobs that it has not seen.
 
 mod branch;
+mod classifiers;
 mod draw;
 mod gguf;
 mod network;
@@ -13,6 +14,7 @@ mod train;
 mod vocabulary;
 
 use crate::cli::positive;
+use crate::fit::ModelName;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use std::num::NonZero;
@@ -26,13 +28,15 @@ pub struct PilotArgs {
     pub step: Step,
 }
 
-/// The two steps.
+/// The steps.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Step {
     /// Generate jobs, and replay every plan at some of their decisions
     Samples(SamplesArgs),
-    /// Train a model on samples
+    /// Train the language model on samples
     Train(TrainArgs),
+    /// Train classifiers on the same samples, for the controller `plan-classifier:FILE`
+    Classifiers(ClassifiersArgs),
 }
 
 /// `rudder pilot samples`
@@ -72,6 +76,23 @@ pub struct TrainArgs {
     pub json: Option<PathBuf>,
 }
 
+/// `rudder pilot classifiers`
+#[derive(Args, Clone, Debug)]
+pub struct ClassifiersArgs {
+    /// What `rudder pilot samples` has left
+    #[arg(value_name = "SAMPLES")]
+    pub samples: PathBuf,
+    /// The classifiers to train
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', required = true)]
+    pub model: Vec<ModelName>,
+    /// Where to leave them; of several, {} in the name stands for the classifier's
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Seed of what training draws
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+}
+
 /// `rudder pilot`
 ///
 /// # Errors
@@ -80,5 +101,6 @@ pub fn run(args: &PilotArgs) -> Result<()> {
     match &args.step {
         Step::Samples(args) => samples::make(args),
         Step::Train(args) => train::run(args),
+        Step::Classifiers(args) => classifiers::run(args),
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_xoshiro::Xoshiro256PlusPlus;
-use rudder::controller::planner::PLANS;
+use rudder::controller::planner::{PLANS, VALUES};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -137,6 +137,25 @@ fn decisions(random: &mut Xoshiro256PlusPlus) -> [usize; 4] {
     [0, 1, random.random_range(2..CHANGE), CHANGE + usize::from(random.random_bool(0.3))]
 }
 
+/// Of so many graphs one is held out.
+const HELD_OUT_OF: u64 = 10;
+
+/// Samples to train on, and those of graphs that are held out.
+///
+/// # Errors
+/// Either are none.
+pub fn halves(samples: &[Sample]) -> Result<(Vec<&Sample>, Vec<&Sample>)> {
+    let (held_out, training): (Vec<&Sample>, Vec<&Sample>) =
+        samples.iter().partition(|sample| sample.graph % HELD_OUT_OF == HELD_OUT_OF - 1);
+    ensure!(
+        !training.is_empty() && !held_out.is_empty(),
+        "{} samples to train on and {} to hold out: make samples of {HELD_OUT_OF} graphs at least",
+        training.len(),
+        held_out.len()
+    );
+    Ok((training, held_out))
+}
+
 /// Reads samples.
 ///
 /// # Errors
@@ -149,8 +168,10 @@ pub fn read(path: &Path) -> Result<Vec<Sample>> {
         let sample: Sample = serde_json::from_str(&line.with_context(place)?).with_context(place)?;
         ensure!(sample.format == FORMAT, "{}: samples of format {}, and this is {FORMAT}", place(), sample.format);
         ensure!(
-            sample.stalls.len() == PLANS.len() && sample.stalls.get(sample.plan).is_some_and(Option::is_some),
-            "{}: the plans are not those of this version",
+            sample.values.len() == VALUES.len()
+                && sample.stalls.len() == PLANS.len()
+                && sample.stalls.get(sample.plan).is_some_and(Option::is_some),
+            "{}: the values or plans are not those of this version",
             place()
         );
         samples.push(sample);

@@ -54,3 +54,12 @@ pub fn simple(samples: &[&Sample]) -> Vec<Score> {
     }
     scores
 }
+
+/// Prints scores on so many decisions.
+pub fn print(scores: &[Score], decisions: usize) {
+    println!("stall over the least of any plan, on {decisions} decisions of graphs that were held out:");
+    println!("{:>14} {:>8} {:>22} {:>12}", "", "all", "start or change", "within 1 %");
+    for Score { chooser, stall, stall_new, right } in scores {
+        println!("{chooser:>14} {stall:>8.3} {stall_new:>22.3} {:>10.1} %", right * 100.0);
+    }
+}

@@ -3,13 +3,13 @@
 use super::TrainArgs;
 use super::gguf;
 use super::network::Network;
-use super::samples::{Sample, read};
-use super::score::{Score, simple};
+use super::samples::{Sample, halves, read};
+use super::score::{self, Score, simple};
 use super::vocabulary::Vocabulary;
 use crate::progress::Progress;
 use crate::record::{Made, percentile};
 use crate::report;
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use candle_core::{Device, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, ops};
 use rand::SeedableRng;
@@ -23,8 +23,6 @@ use std::time::Instant;
 
 /// The document's version.
 const FORMAT: u32 = 1;
-/// Of so many graphs one is held out.
-const HELD_OUT_OF: u64 = 10;
 /// Prompts of a step of the optimiser.
 const BATCH: usize = 32;
 /// The longest step, and how many steps it takes to grow to it; it shrinks to nothing along a quarter of a cosine after that.
@@ -85,14 +83,7 @@ impl Prompt {
 pub fn run(args: &TrainArgs) -> Result<()> {
     let began = Instant::now();
     let samples = read(&args.samples)?;
-    let (held_out, training): (Vec<&Sample>, Vec<&Sample>) =
-        samples.iter().partition(|sample| sample.graph % HELD_OUT_OF == HELD_OUT_OF - 1);
-    ensure!(
-        !training.is_empty() && !held_out.is_empty(),
-        "{} samples to train on and {} to hold out: make samples of {HELD_OUT_OF} graphs at least",
-        training.len(),
-        held_out.len()
-    );
+    let (training, held_out) = halves(&samples)?;
     let vocabulary = Vocabulary::new();
     let random = &mut Xoshiro256PlusPlus::seed_from_u64(args.seed);
     let network = Network::drawn(vocabulary.tokens.len(), random)?;
@@ -131,7 +122,11 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         scores,
         wall_s: began.elapsed().as_secs_f64(),
     };
-    print(&document);
+    println!(
+        "{} parameters in {} bytes, trained on {} samples; a decision takes {:.1} ms (p99 {:.1})",
+        document.parameters, document.bytes, document.samples, document.decision_ms_p50, document.decision_ms_p99
+    );
+    score::print(&document.scores, document.held_out);
     if let Some(path) = &args.json {
         report::write(path, &(serde_json::to_string(&document)? + "\n"))?;
     }
@@ -194,17 +189,4 @@ fn loss(network: &Network, prompts: &[Prompt], batch: &[usize], answers: &[u32])
     let logits = (network.logits(&tokens, answers)? + table(|prompt| &prompt.lowered)?)?;
     let products = (ops::log_softmax(&logits, 1)? * table(|prompt| &prompt.worth)?)?;
     Ok((products.sum_all()? * (-1.0 / batch.len() as f64))?)
-}
-
-fn print(document: &Document) {
-    println!(
-        "{} parameters in {} bytes, trained on {} samples; a decision takes {:.1} ms (p99 {:.1})",
-        document.parameters, document.bytes, document.samples, document.decision_ms_p50, document.decision_ms_p99
-    );
-    println!("stall over the least of any plan, on {} decisions of graphs that were held out:", document.held_out);
-    println!("{:>14} {:>8} {:>22} {:>12}", "", "all", "start or change", "within 1 %");
-    for score in &document.scores {
-        let Score { chooser, stall, stall_new, right } = score;
-        println!("{chooser:>14} {stall:>8.3} {stall_new:>22.3} {:>10.1} %", right * 100.0);
-    }
 }

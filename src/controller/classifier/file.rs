@@ -6,12 +6,13 @@
 use super::features::{FEATURES, Values};
 use super::model::Model;
 use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::Path;
 
 /// The version of the file's layout. It also changes when a feature comes to mean something else.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Most bytes of a file.
 const BYTES_MAX: u64 = 64 << 20;
 /// Most minibatches between two decisions.
@@ -54,7 +55,7 @@ pub struct Trained {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Feature {
-    /// Its name, one of [`FEATURES`].
+    /// Its name.
     pub name: String,
     /// Its mean.
     pub mean: f64,
@@ -64,16 +65,110 @@ pub struct Feature {
 
 /// The file.
 #[derive(Deserialize, Serialize)]
-struct Document {
+struct Document<T> {
     format: u32,
+    question: String,
     crc32: u32,
-    classifier: Trained,
+    classifier: T,
 }
 
-/// What any version of the file has.
+/// What any version of the file has, and what this one has of any question.
 #[derive(Deserialize)]
 struct Version {
     format: u32,
+    #[serde(default)]
+    question: String,
+}
+
+/// What a file can hold.
+pub(super) trait Kept: Serialize + DeserializeOwned + Clone {
+    /// What it answers, in a word.
+    const QUESTION: &'static str;
+    /// The command that makes it.
+    const COMMAND: &'static str;
+
+    /// Refuses numbers that do not fit together.
+    fn check(&self) -> Result<(), String>;
+}
+
+/// Reads a file.
+pub(super) fn read<T: Kept>(path: &Path) -> Result<T> {
+    let wrong = |cause: String| Error::config(format!("classifier {}: {cause}", path.display()));
+    let file = std::fs::File::open(path).map_err(|cause| wrong(cause.to_string()))?;
+    let mut bytes = Vec::new();
+    file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|cause| wrong(cause.to_string()))?;
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(wrong(format!("the file has more than {BYTES_MAX} bytes")));
+    }
+    parse(&bytes).map_err(wrong)
+}
+
+/// Writes a file.
+pub(super) fn write<T: Kept>(classifier: &T, path: &Path) -> Result<()> {
+    let wrong = |cause: String| Error::config(format!("classifier {}: {cause}", path.display()));
+    classifier.check().map_err(wrong)?;
+    let document = Document {
+        format: FORMAT,
+        question: T::QUESTION.to_owned(),
+        crc32: checksum(classifier),
+        classifier: classifier.clone(),
+    };
+    let text = serde_json::to_vec(&document).map_err(|cause| wrong(cause.to_string()))?;
+    std::fs::write(path, text).map_err(|cause| wrong(cause.to_string()))
+}
+
+fn parse<T: Kept>(bytes: &[u8]) -> Result<T, String> {
+    let remedy = format!("make it again with `{}`", T::COMMAND);
+    let Version { format, question } =
+        serde_json::from_slice(bytes).map_err(|cause| format!("no classifier, or a damaged one: {cause}; {remedy}"))?;
+    if format != FORMAT {
+        return Err(format!("its format is {format}, and this version of rudder reads {FORMAT}: {remedy}"));
+    }
+    if question != T::QUESTION {
+        return Err(format!("it answers the question {question:?} and not {:?}: {remedy}", T::QUESTION));
+    }
+    let document: Document<T> = serde_json::from_slice(bytes).map_err(|cause| format!("damaged: {cause}; {remedy}"))?;
+    document.classifier.check()?;
+    if checksum(&document.classifier) != document.crc32 {
+        return Err(format!("damaged: its checksum is not that of its numbers; {remedy}"));
+    }
+    Ok(document.classifier)
+}
+
+fn checksum(classifier: &impl Serialize) -> u32 {
+    crc32fast::hash(&serde_json::to_vec(classifier).unwrap_or_default())
+}
+
+/// Refuses features that are not these, or cannot be normalised.
+pub(super) fn check_features(features: &[Feature], names: &[&str]) -> Result<(), String> {
+    if !features.iter().map(|feature| feature.name.as_str()).eq(names.iter().copied()) {
+        return Err(format!("its features are not those of this version of rudder: {}", names.join(", ")));
+    }
+    let normal = |feature: &Feature| feature.mean.is_finite() && feature.deviation.is_normal();
+    match features.iter().find(|feature| !normal(feature)) {
+        Some(feature) => Err(format!("feature {} cannot be normalised: {feature:?}", feature.name)),
+        None => Ok(()),
+    }
+}
+
+/// Normalises values of features.
+pub(super) fn normalise(values: &mut [f64], features: &[Feature]) {
+    for (value, feature) in values.iter_mut().zip(features) {
+        *value = (*value - feature.mean) / feature.deviation;
+    }
+}
+
+impl Kept for Trained {
+    const QUESTION: &'static str = "replace";
+    const COMMAND: &'static str = "rudder fit";
+
+    fn check(&self) -> Result<(), String> {
+        if !(1..=INTERVAL_MAX).contains(&self.interval) {
+            return Err(format!("it decides every {} minibatches; the most are {INTERVAL_MAX}", self.interval));
+        }
+        check_features(&self.features, &FEATURES)?;
+        self.model.check(self.features.len()).map_err(|cause| format!("its model does not fit together: {cause}"))
+    }
 }
 
 impl Trained {
@@ -82,14 +177,7 @@ impl Trained {
     /// # Errors
     /// It cannot be read, is damaged or of another version, or its numbers do not fit together.
     pub fn read(path: &Path) -> Result<Self> {
-        let wrong = |cause: String| Error::config(format!("classifier {}: {cause}", path.display()));
-        let file = std::fs::File::open(path).map_err(|cause| wrong(cause.to_string()))?;
-        let mut bytes = Vec::new();
-        file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|cause| wrong(cause.to_string()))?;
-        if bytes.len() as u64 > BYTES_MAX {
-            return Err(wrong(format!("the file has more than {BYTES_MAX} bytes")));
-        }
-        Self::parse(&bytes).map_err(wrong)
+        read(path)
     }
 
     /// Writes a file.
@@ -97,55 +185,12 @@ impl Trained {
     /// # Errors
     /// It cannot be written, or its numbers do not fit together.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let wrong = |cause: String| Error::config(format!("classifier {}: {cause}", path.display()));
-        self.check().map_err(wrong)?;
-        let document = Document { format: FORMAT, crc32: self.checksum(), classifier: self.clone() };
-        let text = serde_json::to_vec(&document).map_err(|cause| wrong(cause.to_string()))?;
-        std::fs::write(path, text).map_err(|cause| wrong(cause.to_string()))
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let remedy = "make it again with `rudder fit`";
-        let version: Version = serde_json::from_slice(bytes)
-            .map_err(|cause| format!("no classifier, or a damaged one: {cause}; {remedy}"))?;
-        if version.format != FORMAT {
-            return Err(format!(
-                "its format is {}, and this version of rudder reads {FORMAT}: {remedy}",
-                version.format
-            ));
-        }
-        let document: Document =
-            serde_json::from_slice(bytes).map_err(|cause| format!("damaged: {cause}; {remedy}"))?;
-        document.classifier.check()?;
-        if document.classifier.checksum() != document.crc32 {
-            return Err(format!("damaged: its checksum is not that of its numbers; {remedy}"));
-        }
-        Ok(document.classifier)
-    }
-
-    fn checksum(&self) -> u32 {
-        crc32fast::hash(&serde_json::to_vec(self).unwrap_or_default())
-    }
-
-    fn check(&self) -> Result<(), String> {
-        if !(1..=INTERVAL_MAX).contains(&self.interval) {
-            return Err(format!("it decides every {} minibatches; the most are {INTERVAL_MAX}", self.interval));
-        }
-        if !self.features.iter().map(|feature| feature.name.as_str()).eq(FEATURES) {
-            return Err(format!("its features are not those of this version of rudder: {}", FEATURES.join(", ")));
-        }
-        let normal = |feature: &Feature| feature.mean.is_finite() && feature.deviation.is_normal();
-        if let Some(feature) = self.features.iter().find(|feature| !normal(feature)) {
-            return Err(format!("feature {} cannot be normalised: {feature:?}", feature.name));
-        }
-        self.model.check(self.features.len()).map_err(|cause| format!("its model does not fit together: {cause}"))
+        write(self, path)
     }
 
     /// Normalises features.
     pub fn normalised(&self, mut values: Values) -> Values {
-        for (value, feature) in values.iter_mut().zip(&self.features) {
-            *value = (*value - feature.mean) / feature.deviation;
-        }
+        normalise(&mut values, &self.features);
         values
     }
 }
@@ -232,7 +277,8 @@ mod tests {
             refused(&whole[..length], "rudder fit");
         }
         let text = String::from_utf8(whole).unwrap();
-        refused(text.replace("\"format\":1", "\"format\":2").as_bytes(), "format is 2");
+        refused(text.replace("\"format\":2", "\"format\":1").as_bytes(), "format is 1");
+        refused(text.replace("\"replace\"", "\"plan\"").as_bytes(), "the question \"plan\" and not \"replace\"");
         refused(text.replace("\"interval\":8", "\"interval\":9").as_bytes(), "checksum");
         refused(text.replace("\"interval\":8", "\"interval\":0").as_bytes(), "every 0 minibatches");
         refused(text.replace("\"bias\":0.30000000000000004", "\"bias\":0.3").as_bytes(), "checksum");

@@ -7,12 +7,14 @@ mod features;
 mod file;
 mod model;
 mod network;
+mod plans;
 mod trees;
 
 pub use features::{FEATURES, Features, Values};
 pub use file::{FORMAT, Feature, Trained};
 pub use model::{Kernel, Linear, Model};
 pub use network::{Attention, Dense, Perceptron};
+pub use plans::{PlanClassifier, TrainedPlans};
 pub use trees::{Node, Trees};
 
 use super::{Controller, Decision, JobFacts, Observation};

@@ -37,8 +37,32 @@ pub struct Situation {
     pub costs: [Option<f64>; TRIED],
 }
 
-/// The numbers of a situation, for what is no language model.
-pub const VALUES: usize = 15 + TRIED;
+/// The names of a situation's numbers, in their order, for what is no language model: logarithms, shares and ratios.
+pub const VALUES: [&str; OTHERS + TRIED] = [
+    "nodes",
+    "degree",
+    "partitions",
+    "halo_of_graph",
+    "slots",
+    "minibatch",
+    "progress",
+    "announced",
+    "wanted",
+    "hits",
+    "hits_change",
+    "row_us",
+    "stalled",
+    "slowest",
+    "load",
+    "cost_lfu",
+    "cost_lfubrief",
+    "cost_lfulong",
+    "cost_tinylfu",
+    "cost_degree",
+    "cost_window",
+];
+/// Those that are no costs.
+const OTHERS: usize = 15;
 
 impl Situation {
     /// Whether a plan can be chosen.
@@ -93,11 +117,11 @@ impl Situation {
     }
 
     /// As numbers, finite and of moderate size.
-    pub fn values(&self) -> [f64; VALUES] {
+    pub fn values(&self) -> [f64; VALUES.len()] {
         let facts = &self.facts;
         let over = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
-        let mut values = [0.0; VALUES];
-        let (first, costs) = values.split_at_mut(VALUES - TRIED);
+        let mut values = [0.0; VALUES.len()];
+        let (first, costs) = values.split_at_mut(OTHERS);
         first.copy_from_slice(&[
             (facts.nodes as f64).ln_1p(),
             over(facts.edges, facts.nodes),

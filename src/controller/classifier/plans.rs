@@ -1,0 +1,130 @@
+//! The pilot's question, answered by classifiers: which plan? One for each plan says how likely it is as good as the best, and the likeliest that can be
+//! chosen is followed. What they are shown is what the pilot reads, as numbers.
+
+use super::file::{Feature, Kept, check_features, normalise, read, write};
+use super::model::Model;
+use crate::controller::planner::{Advisor, PLANS, Situation, VALUES};
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Classifiers of plans, trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainedPlans {
+    /// What it is called, such as `logistic`.
+    pub name: String,
+    /// What it was trained on and how, in words.
+    pub training: String,
+    /// The features, in their order.
+    pub features: Vec<Feature>,
+    /// The plans by name, in their order, and what was learnt of each.
+    pub plans: Vec<(String, Model)>,
+}
+
+impl Kept for TrainedPlans {
+    const QUESTION: &'static str = "plan";
+    const COMMAND: &'static str = "rudder pilot classifiers";
+
+    fn check(&self) -> Result<(), String> {
+        check_features(&self.features, &VALUES)?;
+        if !self.plans.iter().map(|(name, _)| name.as_str()).eq(PLANS.map(|plan| plan.name)) {
+            let names = PLANS.map(|plan| plan.name).join(", ");
+            return Err(format!("its plans are not those of this version of rudder: {names}"));
+        }
+        let of = |(name, model): &(String, Model)| {
+            let checked = model.check(self.features.len());
+            checked.map_err(|cause| format!("its model of {name} does not fit together: {cause}"))
+        };
+        self.plans.iter().try_for_each(of)
+    }
+}
+
+impl TrainedPlans {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, is damaged or of another version, or its numbers do not fit together.
+    pub fn read(path: &Path) -> Result<Self> {
+        read(path)
+    }
+
+    /// Writes a file.
+    ///
+    /// # Errors
+    /// It cannot be written, or its numbers do not fit together.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write(self, path)
+    }
+
+    /// The likeliest plan of those that are allowed; none if none is.
+    pub fn choose(&self, mut values: [f64; VALUES.len()], allows: impl Fn(usize) -> bool) -> Option<usize> {
+        normalise(&mut values, &self.features);
+        let score = |(_, model): &(String, Model)| model.score(&values, &mut vec![0.0; model.scratch()]);
+        let scores: Vec<f64> = self.plans.iter().map(score).collect();
+        let allowed = (0..scores.len()).filter(|&plan| allows(plan));
+        allowed.max_by(|&one, &other| scores[one].total_cmp(&scores[other]))
+    }
+}
+
+/// Follows them.
+pub struct PlanClassifier(pub TrainedPlans);
+
+impl Advisor for PlanClassifier {
+    fn name(&self) -> &'static str {
+        "plan-classifier"
+    }
+
+    fn choose(&mut self, situation: &Situation) -> Result<usize> {
+        let chosen = self.0.choose(situation.values(), |plan| situation.allows(plan));
+        Ok(chosen.unwrap_or(situation.plan))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: the likeliest plan that can be chosen is chosen, and a file is what was written. Method: weighted sums made for it.
+    use super::*;
+    use crate::controller::classifier::{Linear, Trained};
+
+    fn trained() -> TrainedPlans {
+        let feature = |name: &&str| Feature { name: (*name).to_owned(), mean: 0.0, deviation: 1.0 };
+        // Later plans are the likelier, the more was hit.
+        let model = |at: usize| {
+            let weights = VALUES.map(|name| if name == "hits" { at as f64 } else { 0.0 }).to_vec();
+            Model::Linear(Linear { weights, bias: if at == 2 { 1.5 } else { 0.0 } })
+        };
+        TrainedPlans {
+            name: "test".into(),
+            training: String::new(),
+            features: VALUES.iter().map(feature).collect(),
+            plans: PLANS.iter().enumerate().map(|(at, plan)| (plan.name.to_owned(), model(at))).collect(),
+        }
+    }
+
+    #[test]
+    fn the_likeliest_that_can_be_chosen_is_chosen() {
+        let mut classifier = PlanClassifier(trained());
+        let mut situation = Situation { hits: 0.1, ..Situation::default() };
+        assert_eq!(classifier.choose(&situation).unwrap(), 2);
+        situation.hits = 0.9;
+        assert_eq!(classifier.choose(&situation).unwrap(), 4, "nothing is announced");
+        situation.announced = 1;
+        assert_eq!(classifier.choose(&situation).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_file_holds_it_to_the_bit_and_answers_no_other_question() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        trained().write(file.path()).unwrap();
+        assert_eq!(TrainedPlans::read(file.path()).unwrap(), trained());
+        let other = Trained::read(file.path()).unwrap_err().to_string();
+        assert!(other.contains("\"plan\" and not \"replace\"") && other.contains("rudder fit"), "{other}");
+        let mut wrong = trained();
+        wrong.plans[3].0 = "best".into();
+        assert!(wrong.write(file.path()).unwrap_err().to_string().contains("lfubrief"));
+        wrong = trained();
+        wrong.plans[0].1 = Model::Linear(Linear::default());
+        assert!(wrong.write(file.path()).unwrap_err().to_string().contains("model of lfu does not fit"));
+    }
+}
