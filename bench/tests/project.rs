@@ -87,6 +87,7 @@ fn what_cannot_be_meant_is_refused() {
         (&["--ranks", "1"], "--ranks"),
         (&["--policy", "lru/periodic:8"], "--policy"),
         (&["nothing-here"], "nothing-here"),
+        (&["--network", "loggp:no-such.json,tcp"], "reading no-such.json"),
     ] {
         let output = rudder(&[&["project"][..], arguments].concat());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

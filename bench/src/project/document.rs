@@ -6,7 +6,7 @@ use crate::record::Made;
 use serde::{Deserialize, Serialize};
 
 /// The version of the document's layout.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub struct Document {
     pub held_out: Option<HeldOut>,
     /// By number of ranks.
     pub rows: Vec<Row>,
+    /// What to know of where it is from.
+    pub notes: Vec<String>,
     /// Seconds that it took.
     pub wall_s: f64,
 }

@@ -21,7 +21,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use document::{Document, FORMAT, Kind, Row};
 use model::{Model, Work};
-use network::Network;
+use network::{Network, NetworkSpec};
 use point::Point;
 use rudder::BufferSize;
 use std::path::PathBuf;
@@ -52,9 +52,10 @@ pub struct ProjectArgs {
     /// Minibatches announced ahead
     #[arg(long, value_name = "W", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=63))]
     lookahead: u32,
-    /// The network of each NIC: `slingshot`, by the vendor's figures; RATE,LATENCY; or L:g:G of LogGP, in seconds
+    /// The network of each NIC: `slingshot`, by the vendor's figures; RATE,LATENCY; L:g:G of LogGP, in seconds; or `loggp:FILE,CONTENDER`, what
+    /// `rudder mpi --json FILE` has fitted to one of its contenders, such as `tcp`
     #[arg(long, value_name = "NETWORK", default_value = "slingshot")]
-    network: Network,
+    network: NetworkSpec,
     /// Ranks that share a NIC
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
     ranks_per_nic: usize,
@@ -94,7 +95,8 @@ pub fn run(args: &ProjectArgs) -> Result<()> {
     if let Some(job) = recorded.first() {
         (sampling.sample, sampling.compute) = computing(job);
     }
-    let network = args.network.shared(args.ranks_per_nic as f64);
+    let (nic, network_from) = args.network.load()?;
+    let network = nic.shared(args.ranks_per_nic as f64);
     let mut points = Vec::new();
     let (mut nodes, mut training) = (0, 0);
     for &ranks in &simulate {
@@ -151,6 +153,7 @@ pub fn run(args: &ProjectArgs) -> Result<()> {
         compute_s: sampling.compute,
         held_out: held_out(&points, &work),
         rows,
+        notes: network_from.into_iter().collect(),
         wall_s: began.elapsed().as_secs_f64(),
     };
     println!("{}", report::text(&document));

@@ -178,6 +178,7 @@ mod tests {
     //! Goal: a job that follows a law is projected by it, and what holds it back is told. Method: points of a random partition, whose shares
     //! are known for every number of ranks, and networks that are slow in one way each.
 
+    use super::super::network::NetworkSpec;
     use super::*;
 
     const INPUTS: f64 = 1000.0;
@@ -209,7 +210,7 @@ mod tests {
             sample_s: 0.0,
             compute_s: 1e-4,
             gradient_bytes: 0.0,
-            network: network.parse().unwrap(),
+            network: network.parse::<NetworkSpec>().unwrap().load().unwrap().0,
             memory: None,
         }
     }

@@ -74,7 +74,7 @@ fn projected(document: &Document) -> String {
 }
 
 fn findings(document: &Document) -> Vec<String> {
-    let mut findings = Vec::new();
+    let mut findings = document.notes.clone();
     if let Some(held_out) = document.held_out {
         findings.push(format!(
             "From the smaller numbers of ranks alone the model has {:.2} times the rows and {:.2} times the step that the simulator has at {} ranks.",
