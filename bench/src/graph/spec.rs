@@ -59,6 +59,36 @@ impl GraphSpec {
     }
 }
 
+impl GraphSpec {
+    /// The graph of so many ranks, each of which has as much of it as each of `of` ranks has of this one: nodes grow with them, communities too, and
+    /// degrees stay.
+    ///
+    /// # Errors
+    /// There is no such graph.
+    pub fn grown(&self, ranks: u32, of: u32) -> Result<Self> {
+        let times = |number: usize| {
+            let grown = number * ranks as usize;
+            grown.is_multiple_of(of as usize).then_some(grown / of as usize)
+        };
+        let grown = match *self {
+            Self::Rmat { scale, degree, dim } => times(1 << scale)
+                .filter(|nodes| nodes.is_power_of_two())
+                .map(|nodes| Self::Rmat { scale: nodes.ilog2(), degree, dim }),
+            Self::Sbm { nodes, degree, communities, dim } => times(nodes)
+                .zip(times(communities))
+                .map(|(nodes, communities)| Self::Sbm { nodes, degree, communities, dim }),
+            Self::Debian | Self::Directory(_) => {
+                bail!("graph {self} is the size it is: only rmat and sbm grow with the ranks")
+            }
+        };
+        let grown = grown.with_context(|| {
+            format!("graph {self} of {of} ranks is none of {ranks}: sizes are whole, rmat's powers of 2")
+        })?;
+        // The bounds of what can be written hold for it, too.
+        grown.to_string().parse()
+    }
+}
+
 impl FromStr for GraphSpec {
     type Err = Error;
 
@@ -157,6 +187,26 @@ mod tests {
             ("sbm:nodes=3,communities=4", "communities"),
         ] {
             let error = format!("{:#}", text.parse::<GraphSpec>().unwrap_err());
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn graphs_grow_by_whole_sizes() {
+        for (text, ranks, of, grown) in [
+            ("rmat:scale=9,degree=4,dim=7", 8, 2, "rmat:scale=11,degree=4,dim=7"),
+            ("rmat:scale=9,degree=4,dim=7", 2, 16, "rmat:scale=6,degree=4,dim=7"),
+            ("sbm:nodes=600,degree=6,communities=6,dim=3", 6, 4, "sbm:nodes=900,degree=6,communities=9,dim=3"),
+        ] {
+            assert_eq!(text.parse::<GraphSpec>().unwrap().grown(ranks, of).unwrap().to_string(), grown);
+        }
+        for (text, ranks, of, words) in [
+            ("debian", 4, 2, "rmat and sbm"),
+            ("rmat:scale=9,degree=4,dim=7", 3, 2, "powers of 2"),
+            ("sbm:nodes=600,degree=6,communities=5,dim=3", 2, 4, "whole"),
+            ("rmat:scale=28,degree=4,dim=7", 4, 2, "1..=28"),
+        ] {
+            let error = format!("{:#}", text.parse::<GraphSpec>().unwrap().grown(ranks, of).unwrap_err());
             assert!(error.contains(words), "{text}: {error}");
         }
     }

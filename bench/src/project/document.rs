@@ -24,14 +24,57 @@ pub struct Document {
     pub sample_s: f64,
     /// Seconds of computing on one.
     pub compute_s: f64,
-    /// The laws' error, where there are points enough to know one.
-    pub held_out: Option<HeldOut>,
-    /// By number of ranks.
-    pub rows: Vec<Row>,
+    /// By how the graph goes with the ranks.
+    pub projections: Vec<Projection>,
     /// What to know of where it is from.
     pub notes: Vec<String>,
     /// Seconds that it took.
     pub wall_s: f64,
+}
+
+/// How the graph goes with the ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scaling {
+    /// It is the same, however many there are.
+    Strong,
+    /// It grows as they do: a rank's part is the same.
+    Weak,
+}
+
+impl Scaling {
+    /// As the document has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strong => "strong",
+            Self::Weak => "weak",
+        }
+    }
+
+    /// How many times as large as the part that is held fixed the graph is at so many ranks.
+    pub fn times(self, ranks: f64) -> f64 {
+        match self {
+            Self::Strong => 1.0,
+            Self::Weak => ranks,
+        }
+    }
+}
+
+/// A job at all its numbers of ranks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Projection {
+    /// How the graph goes with them.
+    pub scaling: Scaling,
+    /// What is held fixed: nodes of the graph in strong scaling, of a rank's part of it in weak.
+    pub nodes: f64,
+    /// Of them, those that are trained on.
+    pub training: f64,
+    /// The least and the most such nodes among the simulated graphs, which generators give nearly as many as are asked for.
+    pub simulated_nodes: [f64; 2],
+    /// The laws' error, where there are points enough to know one.
+    pub held_out: Option<HeldOut>,
+    /// By number of ranks.
+    pub rows: Vec<Row>,
 }
 
 /// The largest simulated number of ranks, predicted from the smaller ones: the model's over the simulator's.
@@ -81,6 +124,8 @@ pub struct Row {
     pub epoch_s: f64,
     /// The same as it was measured or simulated.
     pub checked_s: Option<f64>,
+    /// How much of what the fewest ranks do in a second each of these does; not of a recorded run, whose computing is another.
+    pub efficiency: Option<f64>,
     /// Of the epoch: waiting for rows.
     pub stall_s: f64,
     /// Of the epoch: averaging gradients.
@@ -109,6 +154,7 @@ impl Row {
             steps,
             epoch_s: steps * estimate.step_s,
             checked_s: None,
+            efficiency: None,
             stall_s: steps * estimate.stall_s,
             allreduce_s: steps * estimate.allreduce_s,
             wanted: estimate.wanted,
