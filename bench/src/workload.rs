@@ -137,6 +137,11 @@ impl<'a> Workload<'a> {
         (self.cut.book.nodes(), self.training.iter().map(|nodes| nodes.len() as u64).sum())
     }
 
+    /// Edges of the graph, in both directions.
+    pub fn edges(&self) -> u64 {
+        self.cut.graph.topology.arcs() as u64
+    }
+
     /// Input nodes of a minibatch, whoever owns them: the mean over the first ones of each rank.
     ///
     /// # Errors

@@ -100,6 +100,33 @@ fn in_weak_scaling_a_ranks_part_stays_the_same() {
 }
 
 #[test]
+fn sizes_alone_are_held_against_a_graph() {
+    let folder = tempfile::tempdir().unwrap();
+    let papers = "sizes:nodes=111059956,edges=3231371744,train=1207179";
+    for (sizes, graph, least, most) in
+        [(papers.to_owned(), RMAT, 0.8, 1.25), (format!("{papers},tail=1.3,local=0.5"), SBM, 0.7, 1.4)]
+    {
+        let document = document(&sizes, folder.path(), &["--check", graph, "--network", "1gbit,50us", "--weak", "4"]);
+        assert_eq!(document["check"]["graph"], graph);
+        let checked = document["check"]["rows"].as_array().unwrap();
+        assert_eq!(checked.iter().map(|row| row["ranks"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4, 8]);
+        for (row, part) in checked.iter().flat_map(|row| ["wanted", "fetched", "step"].map(|part| (row, part))) {
+            let times = row[part].as_f64().unwrap();
+            assert!((least..most).contains(&times), "{graph}: {part} {times} x in {row}");
+        }
+        let [strong, weak] = &document["projections"].as_array().unwrap()[..] else { panic!("{document}") };
+        for row in [strong, weak].iter().flat_map(|of| of["rows"].as_array().unwrap()) {
+            assert_eq!((row["kind"].as_str(), row["checked_s"].is_null()), (Some("sizes"), true));
+        }
+        let at = |of: &Value, ranks: u64| {
+            of["rows"].as_array().unwrap().iter().find(|row| row["ranks"] == ranks).unwrap()["epoch_s"].clone()
+        };
+        let [one, other] = [strong, weak].map(|of| at(of, 4).as_f64().unwrap());
+        assert!((one / other - 1.0).abs() < 1e-9, "with 4 ranks it is the same job");
+    }
+}
+
+#[test]
 fn a_recorded_job_stands_beside_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let prefix = folder.path().join("two");
@@ -127,6 +154,11 @@ fn what_cannot_be_meant_is_refused() {
         (&["--policy", "lru/periodic:8"], "--policy"),
         (&["nothing-here"], "nothing-here"),
         (&["--weak", "8"], "graph debian is the size it is"),
+        (&["--graph", "sizes:nodes=9,edges=20"], "train is missing"),
+        (
+            &["--graph", "sizes:nodes=9,edges=20,train=5", "--policy", "window", "--lookahead", "4"],
+            "not window with --lookahead 4",
+        ),
         (&["--network", "loggp:no-such.json,tcp"], "reading no-such.json"),
     ] {
         let output = rudder(&[&["project"][..], arguments].concat());

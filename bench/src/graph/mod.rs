@@ -11,7 +11,7 @@ mod hash;
 mod prepared;
 mod rmat;
 mod sbm;
-mod spec;
+pub mod spec;
 
 pub use array::Array;
 pub use features::Features;

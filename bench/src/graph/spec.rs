@@ -2,10 +2,10 @@
 
 use super::{CLASSES_MAX, Graph, Prepared, debian, rmat, sbm};
 use anyhow::{Context, Error, Result, bail, ensure};
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::{error, fmt};
 
 const FORMS: &str = "debian | rmat:scale=15,degree=16,dim=602 | sbm:nodes=60000,degree=20,communities=64,dim=16 | DIR of a prepared graph";
 
@@ -101,15 +101,15 @@ impl FromStr for GraphSpec {
             }
             "rmat" => {
                 let [scale, degree, dim] =
-                    values(parameters, [("scale", 1, 28, 15), DEGREE, ("dim", 1, 1 << 16, 602)])?;
+                    values(parameters, [("scale", 1, 28, Some(15)), DEGREE, ("dim", 1, 1 << 16, Some(602))])?;
                 Self::Rmat { scale: scale as u32, degree, dim }
             }
             "sbm" => {
                 let keys = [
-                    ("nodes", 2, 1 << 28, 60_000),
-                    ("degree", 1, 1 << 12, 20),
-                    ("communities", 1, CLASSES_MAX, 64),
-                    ("dim", 1, 1 << 16, 16),
+                    ("nodes", 2, 1 << 28, Some(60_000)),
+                    ("degree", 1, 1 << 12, Some(20)),
+                    ("communities", 1, CLASSES_MAX, Some(64)),
+                    ("dim", 1, 1 << 16, Some(16)),
                 ];
                 let [nodes, degree, communities, dim] = values(parameters, keys)?;
                 ensure!(communities <= nodes, "graph sbm: {communities} communities of {nodes} nodes");
@@ -123,13 +123,20 @@ impl FromStr for GraphSpec {
     }
 }
 
-const DEGREE: Key = ("degree", 1, 1 << 12, 16);
+const DEGREE: Key<usize> = ("degree", 1, 1 << 12, Some(16));
 
-/// A parameter: its name, least, most and default value.
-type Key = (&'static str, usize, usize, usize);
+/// A parameter: its name, least, most and, where it may be left out, default value.
+pub type Key<T> = (&'static str, T, T, Option<T>);
 
-fn values<const N: usize>(parameters: &str, keys: [Key; N]) -> Result<[usize; N]> {
-    let mut values = keys.map(|(.., default)| default);
+/// The values of `key=value,...`.
+///
+/// # Errors
+/// A key is unknown, given twice, or missing without a default, or a value is not within its bounds.
+pub fn values<T, const N: usize>(parameters: &str, keys: [Key<T>; N]) -> Result<[T; N]>
+where
+    T: Copy + PartialOrd + Default + FromStr<Err: error::Error + Send + Sync + 'static> + fmt::Display,
+{
+    let mut values = keys.map(|(.., default)| default.unwrap_or_default());
     let mut given = [false; N];
     for parameter in parameters.split(',').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').with_context(|| format!("{parameter} is not key=value"))?;
@@ -141,6 +148,10 @@ fn values<const N: usize>(parameters: &str, keys: [Key; N]) -> Result<[usize; N]
         let value = value.parse().with_context(|| format!("{name}={value} is not a number"))?;
         ensure!((least..=most).contains(&value), "{name}={value} is not within {least}..={most}");
         (values[at], given[at]) = (value, true);
+    }
+    if let Some((name, ..)) = keys.iter().zip(given).find_map(|(key, given)| (!given && key.3.is_none()).then_some(key))
+    {
+        bail!("{name} is missing; allowed: {}", keys.map(|key| key.0).join(", "));
     }
     Ok(values)
 }

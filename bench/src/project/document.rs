@@ -26,6 +26,8 @@ pub struct Document {
     pub compute_s: f64,
     /// By how the graph goes with the ranks.
     pub projections: Vec<Projection>,
+    /// Where sizes are all that is known of the graph: how far they are right about another.
+    pub check: Option<Check>,
     /// What to know of where it is from.
     pub notes: Vec<String>,
     /// Seconds that it took.
@@ -70,7 +72,7 @@ pub struct Projection {
     /// Of them, those that are trained on.
     pub training: f64,
     /// The least and the most such nodes among the simulated graphs, which generators give nearly as many as are asked for.
-    pub simulated_nodes: [f64; 2],
+    pub simulated_nodes: Option<[f64; 2]>,
     /// The laws' error, where there are points enough to know one.
     pub held_out: Option<HeldOut>,
     /// By number of ranks.
@@ -88,6 +90,30 @@ pub struct HeldOut {
     pub step: f64,
 }
 
+/// What sizes alone say of a graph that can be simulated.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Check {
+    /// The graph.
+    pub graph: String,
+    /// By number of ranks.
+    pub rows: Vec<CheckRow>,
+}
+
+/// Of a number of ranks: the model's figures by sizes alone over the simulator's.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct CheckRow {
+    /// Ranks.
+    pub ranks: u64,
+    /// Rows that a rank wants from others in a minibatch.
+    pub wanted: f64,
+    /// Rows that it fetches for one.
+    pub fetched: f64,
+    /// Halo nodes of a rank.
+    pub halo: f64,
+    /// A step's time.
+    pub step: f64,
+}
+
 /// Where a row's `checked_s` is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -98,6 +124,8 @@ pub enum Kind {
     Simulated,
     /// Nowhere: these are the model's figures alone.
     Model,
+    /// Nowhere, and the model is fitted to nothing: these are of the graph's sizes alone.
+    Sizes,
 }
 
 impl Kind {
@@ -107,6 +135,7 @@ impl Kind {
             Self::Measured => "measured",
             Self::Simulated => "simulated",
             Self::Model => "model",
+            Self::Sizes => "sizes alone",
         }
     }
 }

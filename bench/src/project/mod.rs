@@ -9,6 +9,7 @@ mod model;
 mod network;
 mod point;
 mod report;
+mod sizes;
 
 use crate::cli::positive;
 use crate::graph::GraphSpec;
@@ -19,13 +20,16 @@ use crate::study::Contender;
 use crate::workload::{Sampling, Scenario, Workload};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use document::{Document, FORMAT, HeldOut, Kind, Projection, Row, Scaling};
+use document::{Check, CheckRow, Document, FORMAT, HeldOut, Kind, Projection, Row, Scaling};
 use law::Laws;
 use model::Work;
 use network::{Network, NetworkSpec};
 use point::Point;
 use rudder::BufferSize;
+use sizes::{Sampled, Sizes};
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 /// `rudder project`
@@ -35,9 +39,13 @@ pub struct ProjectArgs {
     /// what the first one's ranks compute replaces --sample and --compute
     #[arg(value_name = "TRACE")]
     traces: Vec<PathBuf>,
-    /// The graph, as `rudder train --graph` takes it
+    /// The graph, as `rudder train --graph` takes it; or, where its sizes are all that is known, `sizes:nodes=N,edges=E,train=T`, edges in all
+    /// directions in which they are sampled, with `,tail=A` of degrees and `,local=S`, the share of edges that a partitioner keeps
     #[arg(long, value_name = "SPEC", default_value = "debian")]
-    graph: GraphSpec,
+    graph: ProjectGraph,
+    /// The graph that the model of sizes alone is held against, in the simulator
+    #[arg(long, value_name = "SPEC", default_value = "debian")]
+    check: GraphSpec,
     /// Numbers of ranks to sample and replay, which the laws go through; at least two
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "2,4,8,16", value_parser = clap::value_parser!(u32).range(2..=256))]
     simulate: Vec<u32>,
@@ -83,6 +91,32 @@ pub struct ProjectArgs {
     run: ReplayRun,
 }
 
+/// What is projected.
+#[derive(Clone, Debug)]
+enum ProjectGraph {
+    /// A graph that is there, or can be made.
+    Whole(GraphSpec),
+    /// Its sizes alone.
+    Sizes(Sizes),
+}
+
+impl FromStr for ProjectGraph {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text.starts_with("sizes:") { text.parse().map(Self::Sizes) } else { text.parse().map(Self::Whole) }
+    }
+}
+
+impl fmt::Display for ProjectGraph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(spec) => spec.fmt(f),
+            Self::Sizes(sizes) => sizes.fmt(f),
+        }
+    }
+}
+
 /// `rudder project`
 ///
 /// # Errors
@@ -102,14 +136,14 @@ pub fn run(args: &ProjectArgs) -> Result<()> {
     let (nic, network_from) = args.network.load()?;
     let network = nic.shared(args.ranks_per_nic as f64);
     let project = Project { args, simulate, sampling, network };
-    // What cannot be asked for shows before anything is simulated.
-    let grown = args.weak.map(|of| project.simulate.iter().map(|&ranks| args.graph.grown(ranks, of)).collect());
-    let grown: Option<Vec<GraphSpec>> = grown.transpose()?;
-    let same = vec![args.graph.clone(); project.simulate.len()];
-    let mut projections = vec![project.simulated(Scaling::Strong, &same, &recorded)?];
-    if let Some(graphs) = grown {
-        projections.push(project.simulated(Scaling::Weak, &graphs, &[])?);
-    }
+    let (projections, check) = match &args.graph {
+        ProjectGraph::Whole(spec) => (project.whole(spec, &recorded)?, None),
+        ProjectGraph::Sizes(sizes) => {
+            ensure!(recorded.is_empty(), "a recorded job has a graph: name it by --graph, not its sizes");
+            let (projections, check) = project.sizes(*sizes)?;
+            (projections, Some(check))
+        }
+    };
     let document = Document {
         made: Made::here(FORMAT),
         graph: args.graph.to_string(),
@@ -118,6 +152,7 @@ pub fn run(args: &ProjectArgs) -> Result<()> {
         sample_s: project.sampling.sample,
         compute_s: project.sampling.compute,
         projections,
+        check,
         notes: network_from.into_iter().collect(),
         wall_s: began.elapsed().as_secs_f64(),
     };
@@ -136,6 +171,69 @@ struct Project<'a> {
 }
 
 impl Project<'_> {
+    /// A graph that can be simulated.
+    fn whole(&self, graph: &GraphSpec, recorded: &[Job]) -> Result<Vec<Projection>> {
+        // What cannot be asked for shows before anything is simulated.
+        let grown = self.args.weak.map(|of| self.simulate.iter().map(|&ranks| graph.grown(ranks, of)).collect());
+        let grown: Option<Vec<GraphSpec>> = grown.transpose()?;
+        let same = vec![graph.clone(); self.simulate.len()];
+        let mut projections = vec![self.simulated(Scaling::Strong, &same, recorded)?];
+        if let Some(graphs) = grown {
+            projections.push(self.simulated(Scaling::Weak, &graphs, &[])?);
+        }
+        Ok(projections)
+    }
+
+    /// A graph's sizes alone, and what they say of one that can be simulated.
+    fn sizes(&self, sizes: Sizes) -> Result<(Vec<Projection>, Check)> {
+        let policy = self.args.policy.to_string();
+        ensure!(
+            ["off", "degree", "lfu"].contains(&policy.as_str()) && self.args.lookahead == 0,
+            "sizes alone say what policies off, degree and lfu fetch with nothing announced, not {policy} with --lookahead {}",
+            self.args.lookahead
+        );
+        let sampled = |sizes| Sampled {
+            sizes,
+            batch: self.sampling.batch as f64,
+            fanout: &self.sampling.fanout,
+            buffer: self.args.buffer,
+            keeps: policy != "off",
+        };
+        let project = |scaling: Scaling, part: Sizes| {
+            let row = |&ranks: &u32| {
+                let ranks = f64::from(ranks);
+                let sizes = part.grown(scaling.times(ranks));
+                let estimate = self.work(sizes.nodes, sizes.train).takes(ranks, &sampled(sizes).at(ranks));
+                Row::of(Kind::Sizes, ranks, &estimate, self.args.ranks_per_node)
+            };
+            Projection {
+                scaling,
+                nodes: part.nodes,
+                training: part.train,
+                simulated_nodes: None,
+                held_out: None,
+                rows: compared(scaling, self.args.ranks.iter().map(row).collect()),
+            }
+        };
+        let mut projections = vec![project(Scaling::Strong, sizes)];
+        projections.extend(self.args.weak.map(|of| project(Scaling::Weak, sizes.grown(1.0 / f64::from(of)))));
+        let check = |&ranks: &u32| {
+            let point = self.point(&self.args.check, ranks)?;
+            let Point { ranks, nodes, edges, training: train, .. } = point;
+            let demand = sampled(Sizes { nodes, edges, train, ..sizes }).at(ranks);
+            let estimate = Work { gradient_bytes: 0.0, ..self.work(nodes, train) }.takes(ranks, &demand);
+            Ok(CheckRow {
+                ranks: ranks as u64,
+                wanted: estimate.wanted / point.wanted,
+                fetched: estimate.fetched / point.fetched,
+                halo: demand.halo / point.halo,
+                step: estimate.step_s / point.step_s,
+            })
+        };
+        let rows = self.simulate.iter().map(check).collect::<Result<_>>()?;
+        Ok((projections, Check { graph: self.args.check.to_string(), rows }))
+    }
+
     /// By laws through simulated jobs, of the graph that each number of ranks has, beside recorded ones.
     fn simulated(&self, scaling: Scaling, graphs: &[GraphSpec], recorded: &[Job]) -> Result<Projection> {
         let jobs = self.simulate.iter().zip(graphs);
@@ -163,10 +261,10 @@ impl Project<'_> {
             scaling,
             nodes: fixed.nodes,
             training: fixed.training,
-            simulated_nodes: [
+            simulated_nodes: Some([
                 each(|point| point.nodes).fold(f64::MAX, f64::min),
                 each(|point| point.nodes).fold(0.0, f64::max),
-            ],
+            ]),
             held_out: held_out(scaling, &points, &fixed),
             rows: compared(scaling, rows),
         })

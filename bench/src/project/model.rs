@@ -180,6 +180,7 @@ mod tests {
                 ranks,
                 nodes: 1e6,
                 training: 1e6,
+                edges: 1e7,
                 inputs: INPUTS,
                 wanted,
                 fetched: wanted / 2.0,

@@ -16,6 +16,8 @@ pub struct Point {
     pub nodes: f64,
     /// Of them, those that are trained on.
     pub training: f64,
+    /// Edges, in both directions.
+    pub edges: f64,
     /// Input nodes of a minibatch, whoever owns them.
     pub inputs: f64,
     /// Of them, those of other ranks.
@@ -51,6 +53,7 @@ impl Point {
             ranks,
             nodes: nodes as f64,
             training: training as f64,
+            edges: workload.edges() as f64,
             inputs: workload.inputs()?,
             wanted: job.wanted() as f64 / minibatches,
             fetched: (outcome.stats.demand_rows + outcome.stats.prefetched_rows) as f64 / minibatches,

@@ -1,6 +1,6 @@
 //! A projection as a table for the terminal and as an HTML page.
 
-use super::document::{Document, Kind, Projection, Row, Scaling};
+use super::document::{Check, CheckRow, Document, Kind, Projection, Row, Scaling};
 use super::model::Bound;
 use crate::report::column::Column;
 use crate::report::plot::{Bars, Line, Part, escape, tidy};
@@ -12,7 +12,7 @@ const COLUMNS: [Column<Row>; 13] = [
     Column { head: "ranks", meaning: "each with a partition", cell: |row| row.ranks.to_string() },
     Column {
         head: "checked by",
-        meaning: "a recorded run, the simulator, or nothing: then all of the row is the model's alone",
+        meaning: "a recorded run, the simulator, or nothing: then all of the row is the model's, or of the graph's sizes alone",
         cell: |row| row.kind.name().to_owned(),
     },
     Column { head: "steps", meaning: "of an epoch", cell: |row| tidy(row.steps) },
@@ -60,21 +60,46 @@ const COLUMNS: [Column<Row>; 13] = [
     Column { head: "held back by", meaning: "what takes longest", cell: |row| row.bound.to_string() },
 ];
 
+const CHECK_COLUMNS: [Column<CheckRow>; 5] = [
+    Column { head: "ranks", meaning: "each with a partition", cell: |row| row.ranks.to_string() },
+    Column { head: "wanted", meaning: "rows that a rank wants from others", cell: |row| times(row.wanted) },
+    Column { head: "fetched", meaning: "rows that it fetches for a minibatch", cell: |row| times(row.fetched) },
+    Column { head: "halo", meaning: "halo nodes of a rank", cell: |row| times(row.halo) },
+    Column { head: "step", meaning: "time of a step", cell: |row| times(row.step) },
+];
+
+fn times(ratio: f64) -> String {
+    format!("{ratio:.2} x")
+}
+
+/// What a check's table says, and its lines.
+fn checked(check: &Check) -> (String, Vec<Vec<String>>) {
+    let words = format!(
+        "The projection is by the graph's sizes alone: a model that is fitted to nothing. Of {}, which can be simulated, the same model with its \
+         sizes has so many times what the simulator has",
+        check.graph
+    );
+    (words, check.rows.iter().map(|row| Column::cells(&CHECK_COLUMNS, row)).collect())
+}
+
 fn cells(projection: &Projection) -> Vec<Vec<String>> {
     projection.rows.iter().map(|row| Column::cells(&COLUMNS, row)).collect()
 }
 
 /// What a projection's scaling holds fixed.
 fn held_fixed(projection: &Projection) -> String {
-    let &Projection { scaling, nodes, training, simulated_nodes: [least, most], .. } = projection;
+    let &Projection { scaling, nodes, training, simulated_nodes, .. } = projection;
     let (nodes, training) = (tidy(nodes.round()), tidy(training.round()));
     match scaling {
         Scaling::Strong => format!("Strong scaling: the same graph, {nodes} nodes, {training} of them trained on"),
-        Scaling::Weak => format!(
-            "Weak scaling: the graph grows with the ranks, {nodes} nodes a rank, {training} of them trained on; {} to {} a rank in the simulated ones",
-            tidy(least.round()),
-            tidy(most.round())
-        ),
+        Scaling::Weak => {
+            let found = simulated_nodes.map(|of| of.map(|nodes| tidy(nodes.round())));
+            let found = found.map(|[least, most]| format!("; {least} to {most} a rank in the simulated ones"));
+            format!(
+                "Weak scaling: the graph grows with the ranks, {nodes} nodes a rank, {training} of them trained on{}",
+                found.unwrap_or_default()
+            )
+        }
     }
 }
 
@@ -100,7 +125,8 @@ fn findings(projection: &Projection) -> Vec<String> {
             held_out.rows, held_out.step, held_out.ranks
         ));
     }
-    let unchecked = |row: &Row| if row.kind == Kind::Model { "; nothing has checked that" } else { "" };
+    let unchecked =
+        |row: &Row| if matches!(row.kind, Kind::Model | Kind::Sizes) { "; nothing has checked that" } else { "" };
     let full = projection.rows.iter().filter(|row| row.kind != Kind::Measured && row.bound != Bound::Seeds);
     match projection.scaling {
         Scaling::Strong => {
@@ -133,6 +159,9 @@ pub fn text(document: &Document) -> String {
     for note in &document.notes {
         let _ = writeln!(text, "- {note}");
     }
+    if let Some((words, lines)) = document.check.as_ref().map(checked) {
+        let _ = writeln!(text, "\n{words}\n{}", table(Column::heads(&CHECK_COLUMNS), &lines));
+    }
     for projection in &document.projections {
         let heads = Column::heads(&COLUMNS);
         let _ = writeln!(text, "\n{}\n{}\n", held_fixed(projection), table(heads, &cells(projection)));
@@ -151,6 +180,14 @@ pub fn html(document: &Document) -> String {
     );
     if !document.notes.is_empty() {
         let _ = write!(body, "<section>{}</section>", list(&document.notes));
+    }
+    if let Some((words, lines)) = document.check.as_ref().map(checked) {
+        let table = markup(Column::heads(&CHECK_COLUMNS), &lines);
+        let _ = write!(
+            body,
+            "<section><h2>How far sizes alone are right</h2><p class=\"note\">{}.</p>{table}</section>",
+            escape(&words)
+        );
     }
     let bars = Bars {
         label: "An epoch by number of ranks".to_owned(),
