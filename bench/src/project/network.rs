@@ -99,8 +99,9 @@ impl NetworkSpec {
             Self::Fitted { file, contender } => {
                 let (fit, job) = fitted::read(file, contender.as_deref())?;
                 let (file, contender) = (file.display(), &fit.contender);
-                let network =
-                    Network::try_from(&fit).with_context(|| format!("{file}: what was fitted to {contender}"))?;
+                let network = Network::try_from(&fit).with_context(|| {
+                    format!("{file}: what was fitted to {contender} is no network, measure with more samples")
+                })?;
                 let within = if job.ranks_on_host == job.ranks { ", all on one host: this is no NIC" } else { "" };
                 Ok((
                     network,
