@@ -149,23 +149,30 @@ impl<'a> Workload<'a> {
         (self.cut.book.nodes(), self.training.iter().map(|nodes| nodes.len() as u64).sum())
     }
 
-    /// Input nodes of a minibatch, whoever owns them: the mean over the first ones of rank 0.
+    /// Edges of the graph, in both directions.
+    pub fn edges(&self) -> u64 {
+        self.cut.graph.topology.arcs() as u64
+    }
+
+    /// Input nodes of a minibatch, whoever owns them: the mean over the first ones of each rank.
     ///
     /// # Errors
-    /// The rank has nothing to train on.
+    /// A rank has nothing to train on.
     pub fn inputs(&self) -> Result<f64> {
         const MINIBATCHES: u64 = 16;
-        let nodes = self.training[0].clone();
-        let mut order = EpochOrder::new(nodes, self.sampling.batch, self.steps_per_epoch(), self.seed, Rank(0))?;
-        let mut sampler = Sampler::new(self.cut.graph.topology.clone(), &self.sampling.fanout, self.seed, Rank(0))?;
         let (mut seeds, mut minibatch, mut inputs) = (Vec::new(), Minibatch::default(), 0);
-        for index in 0..MINIBATCHES {
-            let position = order.position(index);
-            order.seeds(position, &mut seeds);
-            sampler.sample(position, &seeds, &mut minibatch);
-            inputs += minibatch.input_nodes.len();
+        for (rank, nodes) in (0..).map(Rank).zip(&self.training) {
+            let steps = self.steps_per_epoch();
+            let mut order = EpochOrder::new(nodes.clone(), self.sampling.batch, steps, self.seed, rank)?;
+            let mut sampler = Sampler::new(self.cut.graph.topology.clone(), &self.sampling.fanout, self.seed, rank)?;
+            for index in 0..MINIBATCHES {
+                let position = order.position(index);
+                order.seeds(position, &mut seeds);
+                sampler.sample(position, &seeds, &mut minibatch);
+                inputs += minibatch.input_nodes.len();
+            }
         }
-        Ok(inputs as f64 / MINIBATCHES as f64)
+        Ok(inputs as f64 / (MINIBATCHES * u64::from(self.ranks())) as f64)
     }
 
     /// Ranks, each with a partition.

@@ -9,7 +9,15 @@ fn rudder(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_rudder")).args(arguments).output().expect("the command starts")
 }
 
+/// A document's only projection, of strong scaling.
 fn project(graph: &str, folder: &Path, more: &[&str]) -> Value {
+    let mut document = document(graph, folder, more);
+    let projections = document["projections"].as_array_mut().unwrap();
+    assert_eq!((projections.len(), projections[0]["scaling"].as_str()), (1, Some("strong")));
+    projections.remove(0)
+}
+
+fn document(graph: &str, folder: &Path, more: &[&str]) -> Value {
     let file = folder.join("project.json");
     let base = ["project", "--graph", graph, "--simulate", "2,4,8", "--ranks", "4,16,64,256", "--minibatches", "64"];
     let output = rudder(&[&base[..], more, &["--json", file.to_str().unwrap()]].concat());
@@ -25,16 +33,19 @@ fn the_model_agrees_with_the_simulator() {
     let folder = tempfile::tempdir().unwrap();
     for graph in [RMAT, SBM] {
         for link in ["1gbit,50us", "200mbit,10us"] {
-            let document = project(graph, folder.path(), &["--network", link, "--gradient-bytes", "0"]);
-            let rows = document["rows"].as_array().unwrap();
-            for row in rows.iter().filter(|row| row["kind"] == "simulated") {
-                let error = row["epoch_s"].as_f64().unwrap() / row["checked_s"].as_f64().unwrap() - 1.0;
-                assert!(error.abs() < 0.2, "{graph}, {link}: {error} in {row}");
-            }
-            let held_out = &document["held_out"];
-            for part in ["rows", "step"] {
-                let times = held_out[part].as_f64().unwrap();
-                assert!((0.8..1.25).contains(&times), "{graph}, {link}: {part} {times} x");
+            let document = document(graph, folder.path(), &["--network", link, "--gradient-bytes", "0", "--weak", "8"]);
+            for projection in document["projections"].as_array().unwrap() {
+                let told = format!("{graph}, {link}, {}", projection["scaling"]);
+                let rows = projection["rows"].as_array().unwrap();
+                for row in rows.iter().filter(|row| row["kind"] == "simulated") {
+                    let error = row["epoch_s"].as_f64().unwrap() / row["checked_s"].as_f64().unwrap() - 1.0;
+                    assert!(error.abs() < 0.2, "{told}: {error} in {row}");
+                }
+                let held_out = &projection["held_out"];
+                for part in ["rows", "step"] {
+                    let times = held_out[part].as_f64().unwrap();
+                    assert!((0.8..1.25).contains(&times), "{told}: {part} {times} x");
+                }
             }
         }
     }
@@ -57,6 +68,61 @@ fn every_number_of_ranks_is_there_once_and_bytes_are_those_of_rows() {
         assert!((number("epoch_bytes") / bytes - 1.0).abs() < 1e-9);
         assert!(number("fetched") <= number("wanted"));
         assert_eq!(row["checked_s"].is_null(), row["kind"] == "model");
+    }
+}
+
+#[test]
+fn in_weak_scaling_a_ranks_part_stays_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = document(SBM, folder.path(), &["--weak", "8", "--row-bytes", "400", "--batch", "32"]);
+    let [strong, weak] = &document["projections"].as_array().unwrap()[..] else { panic!("{document}") };
+    assert_eq!((strong["scaling"].as_str(), weak["scaling"].as_str()), (Some("strong"), Some("weak")));
+    let number = |of: &Value, name: &str| of[name].as_f64().unwrap();
+    // 12000 nodes are those of 8 ranks; the few without an edge are left out.
+    assert!((1400.0..=1500.0).contains(&number(weak, "nodes")), "{}", weak["nodes"]);
+    let [least, most] = [0, 1].map(|at| weak["simulated_nodes"][at].as_f64().unwrap());
+    assert!(least <= number(weak, "nodes") && number(weak, "nodes") <= most && most / least < 1.02);
+    let rows = |of: &Value| of["rows"].as_array().unwrap().clone();
+    let at = |of: &Value, ranks: u64| rows(of).into_iter().find(|row| row["ranks"] == ranks).unwrap();
+    // With 8 ranks it is the same job.
+    assert_eq!(at(weak, 8)["checked_s"], at(strong, 8)["checked_s"]);
+    for row in rows(weak) {
+        assert_eq!(row["steps"], weak["rows"][0]["steps"], "as many minibatches, however many ranks");
+        let efficiency = number(&weak["rows"][0], "epoch_s") / number(&row, "epoch_s");
+        assert!((number(&row, "efficiency") - efficiency).abs() < 1e-9);
+    }
+    for row in rows(strong) {
+        let epochs = number(&strong["rows"][0], "epoch_s") / number(&row, "epoch_s");
+        assert!((number(&row, "efficiency") - epochs * 2.0 / number(&row, "ranks")).abs() < 1e-9);
+    }
+    assert_eq!(at(strong, 256)["bound"], "seeds");
+    assert_ne!(at(weak, 256)["bound"], "seeds");
+}
+
+#[test]
+fn sizes_alone_are_held_against_a_graph() {
+    let folder = tempfile::tempdir().unwrap();
+    let papers = "sizes:nodes=111059956,edges=3231371744,train=1207179";
+    for (sizes, graph, least, most) in
+        [(papers.to_owned(), RMAT, 0.8, 1.25), (format!("{papers},tail=1.3,local=0.5"), SBM, 0.7, 1.4)]
+    {
+        let document = document(&sizes, folder.path(), &["--check", graph, "--network", "1gbit,50us", "--weak", "4"]);
+        assert_eq!(document["check"]["graph"], graph);
+        let checked = document["check"]["rows"].as_array().unwrap();
+        assert_eq!(checked.iter().map(|row| row["ranks"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4, 8]);
+        for (row, part) in checked.iter().flat_map(|row| ["wanted", "fetched", "step"].map(|part| (row, part))) {
+            let times = row[part].as_f64().unwrap();
+            assert!((least..most).contains(&times), "{graph}: {part} {times} x in {row}");
+        }
+        let [strong, weak] = &document["projections"].as_array().unwrap()[..] else { panic!("{document}") };
+        for row in [strong, weak].iter().flat_map(|of| of["rows"].as_array().unwrap()) {
+            assert_eq!((row["kind"].as_str(), row["checked_s"].is_null()), (Some("sizes"), true));
+        }
+        let at = |of: &Value, ranks: u64| {
+            of["rows"].as_array().unwrap().iter().find(|row| row["ranks"] == ranks).unwrap()["epoch_s"].clone()
+        };
+        let [one, other] = [strong, weak].map(|of| at(of, 4).as_f64().unwrap());
+        assert!((one / other - 1.0).abs() < 1e-9, "with 4 ranks it is the same job");
     }
 }
 
@@ -87,6 +153,13 @@ fn what_cannot_be_meant_is_refused() {
         (&["--ranks", "1"], "--ranks"),
         (&["--policy", "lru/periodic:8"], "--policy"),
         (&["nothing-here"], "nothing-here"),
+        (&["--weak", "8"], "graph debian is the size it is"),
+        (&["--graph", "sizes:nodes=9,edges=20"], "train is missing"),
+        (
+            &["--graph", "sizes:nodes=9,edges=20,train=5", "--policy", "window", "--lookahead", "4"],
+            "not window with --lookahead 4",
+        ),
+        (&["--network", "loggp:no-such.json,tcp"], "reading no-such.json"),
     ] {
         let output = rudder(&[&["project"][..], arguments].concat());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

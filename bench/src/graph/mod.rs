@@ -13,7 +13,7 @@ mod prepared;
 mod rmat;
 mod sbm;
 mod smallworld;
-mod spec;
+pub mod spec;
 
 pub use array::Array;
 pub use features::Features;

@@ -2,10 +2,10 @@
 
 use super::{CLASSES_MAX, Graph, Prepared, attachment, debian, rmat, sbm, smallworld};
 use anyhow::{Context, Error, Result, bail, ensure};
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::{error, fmt};
 
 const FORMS: &str = "debian | rmat:scale=15,degree=16,dim=602 | sbm:nodes=60000,degree=20,communities=64,dim=16 | ba:nodes=60000,degree=16,dim=16 | ws:nodes=60000,degree=16,rewired=10,dim=16 | DIR of a prepared graph";
 
@@ -83,6 +83,40 @@ impl GraphSpec {
     }
 }
 
+impl GraphSpec {
+    /// The graph of so many ranks, each of which has as much of it as each of `of` ranks has of this one: nodes grow with them, communities too, and
+    /// degrees stay.
+    ///
+    /// # Errors
+    /// There is no such graph.
+    pub fn grown(&self, ranks: u32, of: u32) -> Result<Self> {
+        let times = |number: usize| {
+            let grown = number * ranks as usize;
+            grown.is_multiple_of(of as usize).then_some(grown / of as usize)
+        };
+        let grown = match *self {
+            Self::Rmat { scale, degree, dim } => times(1 << scale)
+                .filter(|nodes| nodes.is_power_of_two())
+                .map(|nodes| Self::Rmat { scale: nodes.ilog2(), degree, dim }),
+            Self::Sbm { nodes, degree, communities, dim } => times(nodes)
+                .zip(times(communities))
+                .map(|(nodes, communities)| Self::Sbm { nodes, degree, communities, dim }),
+            Self::Ba { nodes, degree, dim } => times(nodes).map(|nodes| Self::Ba { nodes, degree, dim }),
+            Self::Ws { nodes, degree, rewired, dim } => {
+                times(nodes).map(|nodes| Self::Ws { nodes, degree, rewired, dim })
+            }
+            Self::Debian | Self::Directory(_) => {
+                bail!("graph {self} is the size it is: only generated graphs grow with the ranks")
+            }
+        };
+        let grown = grown.with_context(|| {
+            format!("graph {self} of {of} ranks is none of {ranks}: sizes are whole, rmat's powers of 2")
+        })?;
+        // The bounds of what can be written hold for it, too.
+        grown.to_string().parse()
+    }
+}
+
 impl FromStr for GraphSpec {
     type Err = Error;
 
@@ -95,11 +129,11 @@ impl FromStr for GraphSpec {
             }
             "rmat" => {
                 let [scale, degree, dim] =
-                    values(parameters, [("scale", 1, 28, 15), DEGREE, ("dim", 1, 1 << 16, 602)])?;
+                    values(parameters, [("scale", 1, 28, Some(15)), DEGREE, ("dim", 1, 1 << 16, Some(602))])?;
                 Self::Rmat { scale: scale as u32, degree, dim }
             }
             "sbm" => {
-                let keys = [NODES, ("degree", 1, 1 << 12, 20), ("communities", 1, CLASSES_MAX, 64), DIM];
+                let keys = [NODES, ("degree", 1, 1 << 12, Some(20)), ("communities", 1, CLASSES_MAX, Some(64)), DIM];
                 let [nodes, degree, communities, dim] = values(parameters, keys)?;
                 ensure!(communities <= nodes, "graph sbm: {communities} communities of {nodes} nodes");
                 Self::Sbm { nodes, degree, communities, dim }
@@ -109,7 +143,7 @@ impl FromStr for GraphSpec {
                 Self::Ba { nodes, degree, dim }
             }
             "ws" => {
-                let keys = [NODES, DEGREE, ("rewired", 0, 100, 10), DIM];
+                let keys = [NODES, DEGREE, ("rewired", 0, 100, Some(10)), DIM];
                 let [nodes, degree, rewired, dim] = values(parameters, keys)?;
                 Self::Ws { nodes, degree, rewired, dim }
             }
@@ -121,15 +155,22 @@ impl FromStr for GraphSpec {
     }
 }
 
-const NODES: Key = ("nodes", 2, 1 << 28, 60_000);
-const DEGREE: Key = ("degree", 1, 1 << 12, 16);
-const DIM: Key = ("dim", 1, 1 << 16, 16);
+const NODES: Key<usize> = ("nodes", 2, 1 << 28, Some(60_000));
+const DEGREE: Key<usize> = ("degree", 1, 1 << 12, Some(16));
+const DIM: Key<usize> = ("dim", 1, 1 << 16, Some(16));
 
-/// A parameter: its name, least, most and default value.
-type Key = (&'static str, usize, usize, usize);
+/// A parameter: its name, least, most and, where it may be left out, default value.
+pub type Key<T> = (&'static str, T, T, Option<T>);
 
-fn values<const N: usize>(parameters: &str, keys: [Key; N]) -> Result<[usize; N]> {
-    let mut values = keys.map(|(.., default)| default);
+/// The values of `key=value,...`.
+///
+/// # Errors
+/// A key is unknown, given twice, or missing without a default, or a value is not within its bounds.
+pub fn values<T, const N: usize>(parameters: &str, keys: [Key<T>; N]) -> Result<[T; N]>
+where
+    T: Copy + PartialOrd + Default + FromStr<Err: error::Error + Send + Sync + 'static> + fmt::Display,
+{
+    let mut values = keys.map(|(.., default)| default.unwrap_or_default());
     let mut given = [false; N];
     for parameter in parameters.split(',').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').with_context(|| format!("{parameter} is not key=value"))?;
@@ -141,6 +182,10 @@ fn values<const N: usize>(parameters: &str, keys: [Key; N]) -> Result<[usize; N]
         let value = value.parse().with_context(|| format!("{name}={value} is not a number"))?;
         ensure!((least..=most).contains(&value), "{name}={value} is not within {least}..={most}");
         (values[at], given[at]) = (value, true);
+    }
+    if let Some((name, ..)) = keys.iter().zip(given).find_map(|(key, given)| (!given && key.3.is_none()).then_some(key))
+    {
+        bail!("{name} is missing; allowed: {}", keys.map(|key| key.0).join(", "));
     }
     Ok(values)
 }
@@ -197,6 +242,26 @@ mod tests {
             ("sbm:nodes=3,communities=4", "communities"),
         ] {
             let error = format!("{:#}", text.parse::<GraphSpec>().unwrap_err());
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn graphs_grow_by_whole_sizes() {
+        for (text, ranks, of, grown) in [
+            ("rmat:scale=9,degree=4,dim=7", 8, 2, "rmat:scale=11,degree=4,dim=7"),
+            ("rmat:scale=9,degree=4,dim=7", 2, 16, "rmat:scale=6,degree=4,dim=7"),
+            ("sbm:nodes=600,degree=6,communities=6,dim=3", 6, 4, "sbm:nodes=900,degree=6,communities=9,dim=3"),
+        ] {
+            assert_eq!(text.parse::<GraphSpec>().unwrap().grown(ranks, of).unwrap().to_string(), grown);
+        }
+        for (text, ranks, of, words) in [
+            ("debian", 4, 2, "rmat and sbm"),
+            ("rmat:scale=9,degree=4,dim=7", 3, 2, "powers of 2"),
+            ("sbm:nodes=600,degree=6,communities=5,dim=3", 2, 4, "whole"),
+            ("rmat:scale=28,degree=4,dim=7", 4, 2, "1..=28"),
+        ] {
+            let error = format!("{:#}", text.parse::<GraphSpec>().unwrap().grown(ranks, of).unwrap_err());
             assert!(error.contains(words), "{text}: {error}");
         }
     }

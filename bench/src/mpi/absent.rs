@@ -1,4 +1,19 @@
-//! `rudder mpi` in a build without MPI: says how to build one.
+//! `rudder mpi` in a build without MPI: says how to build one. What others measured with one can be read all the same.
+
+pub mod fitted;
+
+// What writes documents, so that what reads them is held against it without MPI.
+#[cfg(test)]
+#[expect(dead_code, reason = "nothing is measured")]
+mod args;
+#[cfg(test)]
+#[expect(dead_code, reason = "as above")]
+mod document;
+#[cfg(test)]
+mod loggp;
+
+#[cfg(test)]
+pub use document::sample;
 
 use anyhow::{Result, bail};
 use clap::Args;

@@ -5,6 +5,9 @@ use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+/// Bytes that one gather brings at most.
+pub const LANDING_BYTES: usize = 16 << 20;
+
 /// `rudder mpi`: all ranks of a job are given the same.
 #[derive(Args, Clone, Debug)]
 pub struct MpiArgs {
@@ -130,10 +133,8 @@ impl Sizes {
 fn sizes(text: &str) -> Result<Sizes, String> {
     let (first, last) = text.split_once(':').unwrap_or((text, text));
     match (first.parse(), last.parse()) {
-        (Ok(first), Ok(last)) if (1..=last).contains(&first) && last <= super::LANDING_BYTES => {
-            Ok(Sizes { first, last })
-        }
-        _ => Err(format!("must be MIN:MAX, from 1 to {} bytes", super::LANDING_BYTES)),
+        (Ok(first), Ok(last)) if (1..=last).contains(&first) && last <= LANDING_BYTES => Ok(Sizes { first, last }),
+        _ => Err(format!("must be MIN:MAX, from 1 to {} bytes", LANDING_BYTES)),
     }
 }
 

@@ -1,14 +1,12 @@
 //! What was measured: a line a contender and case, as JSON and as CSV.
 
-use super::args::{Benchmark, MpiArgs, ThreadLevel};
-use super::loggp::{LogGp, Sweeps};
+use super::args::{Benchmark, ThreadLevel};
+use super::fitted::{FORMAT, LogGp};
+use super::loggp::Sweeps;
 use crate::record::Made;
 use crate::statistics::{median_low95, quantile, ratios, sorted};
 use serde::Serialize;
 use std::fmt::Write;
-
-/// The version of the document's layout.
-const FORMAT: u32 = 1;
 
 /// The document.
 #[derive(Clone, Debug, Serialize)]
@@ -215,18 +213,36 @@ impl Document {
     }
 }
 
-impl Job {
-    pub fn new(args: &MpiArgs, world: &super::world::World) -> Self {
-        let &MpiArgs { iterations, skip, table_mib, seed, .. } = args;
-        Self {
-            mpi: super::world::library(),
-            thread_level: world.level,
-            ranks: world.size,
-            ranks_on_host: world.ranks_on_host,
-            iterations,
-            skip,
-            table_mib,
-            seed,
+/// A document of two contenders between two hosts, whose sweeps follow LogGP.
+#[cfg(test)]
+pub fn sample() -> Document {
+    let mut document = Document::new(Job {
+        mpi: "MPICH".to_owned(),
+        thread_level: ThreadLevel::Multiple,
+        ranks: 2,
+        ranks_on_host: 1,
+        iterations: 30,
+        skip: 1,
+        table_mib: 1,
+        seed: 1,
+    });
+    for (contender, there_and_back, o, g, byte) in
+        [("MPI_Get plain", 4.0, 0.2, 0.4, 0.001), ("tcp", 60.0, 0.05, 0.1, 0.002)]
+    {
+        let mut line = |benchmark, bytes, rows, us: f64, start: Option<f64>| {
+            let origin = Origin { benchmark, state: None, ranks: 1, bytes, rows };
+            let line = Line::new(origin, contender, &[us], &[]);
+            document.lines.push(Line { start_us_p50: start, ..line });
+        };
+        for bytes in [8, 512, 32_768] {
+            line(Benchmark::Latency, bytes, 1, there_and_back + byte * bytes as f64, None);
+            line(Benchmark::Bandwidth, bytes, 64, 64.0 * (g + byte * bytes as f64), None);
+        }
+        for rows in [1, 16, 256] {
+            let many = rows as f64;
+            line(Benchmark::MessageRate, 8, rows, there_and_back + g * many, Some(o * many));
         }
     }
+    document.fit();
+    document
 }

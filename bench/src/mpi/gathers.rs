@@ -1,6 +1,7 @@
 //! The benchmarks that gather rows, and who takes part in them.
 
-use super::args::{Benchmark, MpiArgs, ThreadLevel};
+use super::Measured;
+use super::args::{Benchmark, LANDING_BYTES, MpiArgs, ThreadLevel};
 use super::contender::{Contender, Memcpy};
 use super::document::{Line, Origin};
 use super::ours::Ours;
@@ -9,7 +10,6 @@ use super::traffic::Traffic;
 use super::turns::{self, Case};
 use super::wants::Pattern;
 use super::world::{Waiting, World};
-use super::{LANDING_BYTES, Measured};
 use anyhow::Result;
 
 /// Rows of a gather in the sweep of the message rate.

@@ -9,24 +9,7 @@
 //!
 //! The fits over bytes weigh each point by the square of its inverse, since sizes span decades: what is least is the relative error.
 
-use serde::Serialize;
-
-/// The parameters, in µs, and `G` in ns a byte.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct LogGp {
-    /// Whose they are.
-    pub contender: String,
-    /// Latency.
-    #[serde(rename = "L_us")]
-    pub latency_us: f64,
-    /// Overhead.
-    pub o_us: f64,
-    /// Gap between messages.
-    pub g_us: f64,
-    /// Gap between bytes.
-    #[serde(rename = "G_ns_per_byte")]
-    pub gap_ns_per_byte: f64,
-}
+use super::fitted::LogGp;
 
 /// One point of a sweep: what was varied, and the time in µs.
 pub type Point = (f64, f64);

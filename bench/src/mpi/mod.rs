@@ -9,6 +9,7 @@ mod contender;
 mod content;
 mod decision;
 mod document;
+pub mod fitted;
 mod gathers;
 mod loggp;
 mod ours;
@@ -22,6 +23,8 @@ mod wants;
 mod world;
 
 pub use args::MpiArgs;
+#[cfg(test)]
+pub use document::sample;
 
 use anyhow::{Result, ensure};
 use args::Benchmark;
@@ -29,9 +32,6 @@ use clap::ValueEnum;
 use document::{Document, Job, Line};
 use std::time::Instant;
 use world::World;
-
-/// Bytes that one gather brings at most.
-const LANDING_BYTES: usize = 16 << 20;
 
 /// What rank 0 has to tell; other ranks keep it to themselves.
 struct Measured {
@@ -90,7 +90,7 @@ fn measure(
         "one rank has nobody to get rows from: start it by mpiexec -n 2, or by srun with the --mpi= that this MPI needs"
     );
     let begun = Instant::now();
-    let mut measured = Measured { document: Document::new(Job::new(args, world)), speaks: world.rank == 0 };
+    let mut measured = Measured { document: Document::new(job(world, args)), speaks: world.rank == 0 };
     for words in args.transports.iter().filter_map(|name| gathers::left_out(world, name)) {
         measured.note(&words);
     }
@@ -107,6 +107,20 @@ fn measure(
     measured.document.fit();
     measured.document.wall_s = begun.elapsed().as_secs_f64();
     Ok(measured.document)
+}
+
+fn job(world: &World, args: &MpiArgs) -> Job {
+    let &MpiArgs { iterations, skip, table_mib, seed, .. } = args;
+    Job {
+        mpi: world::library(),
+        thread_level: world.level,
+        ranks: world.size,
+        ranks_on_host: world.ranks_on_host,
+        iterations,
+        skip,
+        table_mib,
+        seed,
+    }
 }
 
 fn tell(args: &MpiArgs, benchmarks: &[Benchmark], document: &Document) -> Result<()> {

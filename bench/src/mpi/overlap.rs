@@ -5,7 +5,7 @@
 //! time, so that a thread that helps a gather and takes a core from it counts against it. Ours gathers by the engine, whose thread drives the
 //! transport, as in training. Owners stay out of MPI, but for a look each 200 µs.
 
-use super::args::{Benchmark, MpiArgs};
+use super::args::{Benchmark, LANDING_BYTES, MpiArgs};
 use super::contender::{self, Contender};
 use super::document::{Line, Origin};
 use super::gathers::left_out;
@@ -14,7 +14,7 @@ use super::traffic::compute;
 use super::turns::Order;
 use super::wants::{Pattern, Wants};
 use super::world::{PATIENCE, Waiting, World, WorldBootstrap};
-use super::{LANDING_BYTES, Measured, content};
+use super::{Measured, content};
 use crate::statistics::{quantile, sorted};
 use anyhow::{Context, Result};
 use rand::SeedableRng;

@@ -58,7 +58,7 @@ fn rows(document: &Document, benchmark: Benchmark) -> (Vec<&'static str>, Vec<Ve
 }
 
 fn loggp_rows(document: &Document) -> Vec<Vec<String>> {
-    let row = |fit: &super::loggp::LogGp| {
+    let row = |fit: &super::fitted::LogGp| {
         let numbers = [fit.latency_us, fit.o_us, fit.g_us, fit.gap_ns_per_byte].map(|number| format!("{number:.4}"));
         [vec![fit.contender.clone()], numbers.to_vec()].concat()
     };

@@ -6,7 +6,7 @@ use crate::record::Made;
 use serde::{Deserialize, Serialize};
 
 /// The version of the document's layout.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,12 +24,59 @@ pub struct Document {
     pub sample_s: f64,
     /// Seconds of computing on one.
     pub compute_s: f64,
+    /// By how the graph goes with the ranks.
+    pub projections: Vec<Projection>,
+    /// Where sizes are all that is known of the graph: how far they are right about another.
+    pub check: Option<Check>,
+    /// What to know of where it is from.
+    pub notes: Vec<String>,
+    /// Seconds that it took.
+    pub wall_s: f64,
+}
+
+/// How the graph goes with the ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scaling {
+    /// It is the same, however many there are.
+    Strong,
+    /// It grows as they do: a rank's part is the same.
+    Weak,
+}
+
+impl Scaling {
+    /// As the document has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strong => "strong",
+            Self::Weak => "weak",
+        }
+    }
+
+    /// How many times as large as the part that is held fixed the graph is at so many ranks.
+    pub fn times(self, ranks: f64) -> f64 {
+        match self {
+            Self::Strong => 1.0,
+            Self::Weak => ranks,
+        }
+    }
+}
+
+/// A job at all its numbers of ranks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Projection {
+    /// How the graph goes with them.
+    pub scaling: Scaling,
+    /// What is held fixed: nodes of the graph in strong scaling, of a rank's part of it in weak.
+    pub nodes: f64,
+    /// Of them, those that are trained on.
+    pub training: f64,
+    /// The least and the most such nodes among the simulated graphs, which generators give nearly as many as are asked for.
+    pub simulated_nodes: Option<[f64; 2]>,
     /// The laws' error, where there are points enough to know one.
     pub held_out: Option<HeldOut>,
     /// By number of ranks.
     pub rows: Vec<Row>,
-    /// Seconds that it took.
-    pub wall_s: f64,
 }
 
 /// The largest simulated number of ranks, predicted from the smaller ones: the model's over the simulator's.
@@ -39,6 +86,30 @@ pub struct HeldOut {
     pub ranks: u64,
     /// Rows fetched.
     pub rows: f64,
+    /// A step's time.
+    pub step: f64,
+}
+
+/// What sizes alone say of a graph that can be simulated.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Check {
+    /// The graph.
+    pub graph: String,
+    /// By number of ranks.
+    pub rows: Vec<CheckRow>,
+}
+
+/// Of a number of ranks: the model's figures by sizes alone over the simulator's.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct CheckRow {
+    /// Ranks.
+    pub ranks: u64,
+    /// Rows that a rank wants from others in a minibatch.
+    pub wanted: f64,
+    /// Rows that it fetches for one.
+    pub fetched: f64,
+    /// Halo nodes of a rank.
+    pub halo: f64,
     /// A step's time.
     pub step: f64,
 }
@@ -53,6 +124,8 @@ pub enum Kind {
     Simulated,
     /// Nowhere: these are the model's figures alone.
     Model,
+    /// Nowhere, and the model is fitted to nothing: these are of the graph's sizes alone.
+    Sizes,
 }
 
 impl Kind {
@@ -62,6 +135,7 @@ impl Kind {
             Self::Measured => "measured",
             Self::Simulated => "simulated",
             Self::Model => "model",
+            Self::Sizes => "sizes alone",
         }
     }
 }
@@ -79,6 +153,8 @@ pub struct Row {
     pub epoch_s: f64,
     /// The same as it was measured or simulated.
     pub checked_s: Option<f64>,
+    /// How much of what the fewest ranks do in a second each of these does; not of a recorded run, whose computing is another.
+    pub efficiency: Option<f64>,
     /// Of the epoch: waiting for rows.
     pub stall_s: f64,
     /// Of the epoch: averaging gradients.
@@ -107,6 +183,7 @@ impl Row {
             steps,
             epoch_s: steps * estimate.step_s,
             checked_s: None,
+            efficiency: None,
             stall_s: steps * estimate.stall_s,
             allreduce_s: steps * estimate.allreduce_s,
             wanted: estimate.wanted,

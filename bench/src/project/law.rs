@@ -1,6 +1,10 @@
 //! How a quantity goes on with the number of ranks, from a few numbers of ranks at which it is known.
 
-/// `y = a + b ln(ranks)` for what a function makes of the quantity, by least squares.
+use super::document::Scaling;
+use super::model::Demand;
+use super::point::Point;
+
+/// `y = a + b x` for what a function makes of the quantity and another of the ranks, by least squares.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Law {
     scale: Scale,
@@ -8,24 +12,33 @@ pub struct Law {
     b: f64,
 }
 
-/// What is straight over the logarithm of the ranks.
+/// What is straight over what.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scale {
-    /// The quantity itself.
+    /// The quantity itself, over the logarithm of the ranks.
     Linear,
-    /// Its logarithm: a power of the ranks.
+    /// Its logarithm over theirs: a power of the ranks.
     Power,
-    /// The logarithm of it over what is missing to 1: a share, which stays one.
+    /// The logarithm of it over what is missing to 1, over theirs: a share, which stays one.
     Share,
+    /// The quantity itself over 1/ranks: it comes to a limit.
+    Limit,
 }
 
 /// Shares are kept so far from 0 and 1, where they have no logarithm.
 const EDGE: f64 = 1e-6;
 
 impl Scale {
+    fn along(self, ranks: f64) -> f64 {
+        match self {
+            Self::Limit => 1.0 / ranks,
+            _ => ranks.ln(),
+        }
+    }
+
     fn of(self, value: f64) -> f64 {
         match self {
-            Self::Linear => value,
+            Self::Linear | Self::Limit => value,
             Self::Power => value.max(EDGE).ln(),
             Self::Share => {
                 let share = value.clamp(EDGE, 1.0 - EDGE);
@@ -36,7 +49,7 @@ impl Scale {
 
     fn back(self, value: f64) -> f64 {
         match self {
-            Self::Linear => value,
+            Self::Linear | Self::Limit => value,
             Self::Power => value.exp(),
             Self::Share => 1.0 / (1.0 + (-value).exp()),
         }
@@ -46,7 +59,8 @@ impl Scale {
 impl Law {
     /// Through points of ranks and value; a single one makes a constant.
     pub fn through(scale: Scale, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
-        let points: Vec<(f64, f64)> = points.into_iter().map(|(ranks, value)| (ranks.ln(), scale.of(value))).collect();
+        let points: Vec<(f64, f64)> =
+            points.into_iter().map(|(ranks, value)| (scale.along(ranks), scale.of(value))).collect();
         let count = points.len().max(1) as f64;
         let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
         let (x, y) = (mean(|point| point.0), mean(|point| point.1));
@@ -58,7 +72,59 @@ impl Law {
 
     /// The quantity at so many ranks.
     pub fn at(&self, ranks: f64) -> f64 {
-        self.scale.back(self.a + self.b * ranks.ln())
+        self.scale.back(self.a + self.b * self.scale.along(ranks))
+    }
+}
+
+/// Laws of what a job asks of the network.
+#[derive(Clone, Debug)]
+pub struct Laws {
+    /// Input nodes of a minibatch: the fewer nodes there are within reach, the more of their neighbours are the same.
+    inputs: Law,
+    /// Share of a minibatch's inputs that is the rank's own.
+    local: Law,
+    /// Rows fetched for a row wanted.
+    misses: Law,
+    halo: Law,
+    reader_skew: Law,
+    owner_skew: Law,
+    /// Slots for a halo node.
+    buffer: f64,
+}
+
+impl Laws {
+    /// Through these points, of which there is at least one.
+    pub fn through(scaling: Scaling, points: &[Point]) -> Self {
+        let law =
+            |scale, of: fn(&Point) -> f64| Law::through(scale, points.iter().map(|point| (point.ranks, of(point))));
+        let mean = |of: fn(&Point) -> f64| points.iter().map(of).sum::<f64>() / points.len() as f64;
+        // Smaller and smaller partitions keep less and less. Those of one size keep what a partitioner can, and what chance adds to it.
+        let (count, local) = match scaling {
+            Scaling::Strong => (Scale::Power, Scale::Power),
+            Scaling::Weak => (Scale::Linear, Scale::Limit),
+        };
+        Self {
+            inputs: law(count, |point| point.inputs),
+            local: law(local, |point| 1.0 - point.wanted / point.inputs),
+            misses: law(Scale::Share, |point| point.fetched / point.wanted),
+            halo: law(count, |point| point.halo),
+            reader_skew: law(Scale::Linear, |point| point.reader_skew),
+            owner_skew: law(Scale::Linear, |point| point.owner_skew),
+            buffer: mean(|point| point.slots / point.halo),
+        }
+    }
+
+    /// At so many ranks.
+    pub fn at(&self, ranks: f64) -> Demand {
+        let wanted = self.inputs.at(ranks) * (1.0 - self.local.at(ranks).max(0.0)).max(0.0);
+        Demand {
+            wanted,
+            fetched: wanted * self.misses.at(ranks),
+            halo: self.halo.at(ranks),
+            buffer: self.buffer,
+            reader_skew: self.reader_skew.at(ranks),
+            owner_skew: self.owner_skew.at(ranks),
+        }
     }
 }
 
@@ -83,6 +149,12 @@ mod tests {
             let share = Law::through(Scale::Share, points).at(ranks);
             prop_assert!((0.0..=1.0).contains(&share));
         }
+    }
+
+    #[test]
+    fn a_limit_is_come_to() {
+        let law = Law::through(Scale::Limit, [2.0, 4.0, 16.0].map(|ranks| (ranks, 0.4 + 0.6 / ranks)));
+        assert!((law.at(1e9) - 0.4).abs() < 1e-6 && (law.at(1.0) - 1.0).abs() < 1e-9);
     }
 
     #[test]

@@ -1,8 +1,6 @@
-//! The model: laws through the simulated numbers of ranks, and what a step takes by them.
+//! What a step takes that asks so much of the network.
 
-use super::law::{Law, Scale};
 use super::network::Network;
-use super::point::Point;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -85,63 +83,51 @@ pub struct Estimate {
     pub bound: Bound,
 }
 
-/// Laws of a job's quantities.
-#[derive(Clone, Debug)]
-pub struct Model {
-    /// Input nodes of a minibatch: the fewer nodes a partition has, the more of their neighbours are the same.
-    inputs: Law,
-    /// Share of a minibatch's inputs that is the rank's own.
-    local: Law,
-    /// Rows fetched for a row wanted.
-    misses: Law,
-    halo: Law,
-    reader_skew: Law,
-    owner_skew: Law,
-    /// Slots for a halo node.
-    buffer: f64,
+/// What a job asks of the network at a number of ranks. Means are over ranks and minibatches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Demand {
+    /// Input nodes of a full minibatch that other ranks own.
+    pub wanted: f64,
+    /// Rows fetched for them.
+    pub fetched: f64,
+    /// Halo nodes of a rank.
+    pub halo: f64,
+    /// Slots of a rank's buffer for each of them.
+    pub buffer: f64,
+    /// What the rank fetches that fetches most, over the mean of its step.
+    pub reader_skew: f64,
+    /// What the owner sends that sends most, over the mean of its step.
+    pub owner_skew: f64,
 }
 
 /// Bytes that a halo node's number and degree take.
 const HALO_NODE_BYTES: f64 = 12.0;
 
-impl Model {
-    /// Through these points, of which there is at least one.
-    pub fn through(points: &[Point]) -> Self {
-        let law =
-            |scale, of: fn(&Point) -> f64| Law::through(scale, points.iter().map(|point| (point.ranks, of(point))));
-        let mean = |of: fn(&Point) -> f64| points.iter().map(of).sum::<f64>() / points.len() as f64;
-        Self {
-            inputs: law(Scale::Power, |point| point.inputs),
-            local: law(Scale::Power, |point| 1.0 - point.wanted / point.inputs),
-            misses: law(Scale::Share, |point| point.fetched / point.wanted),
-            halo: law(Scale::Power, |point| point.halo),
-            reader_skew: law(Scale::Linear, |point| point.reader_skew),
-            owner_skew: law(Scale::Linear, |point| point.owner_skew),
-            buffer: mean(|point| point.slots / point.halo),
-        }
+impl Work {
+    /// The same on a graph so many times as large.
+    pub fn grown(self, times: f64) -> Self {
+        Self { nodes: self.nodes * times, training: self.training * times, ..self }
     }
 
     /// What the job takes at so many ranks.
-    pub fn at(&self, ranks: f64, work: &Work) -> Estimate {
-        let Work { network, row_bytes, .. } = *work;
-        let seeds = work.training / ranks;
+    pub fn takes(&self, ranks: f64, demand: &Demand) -> Estimate {
+        let Self { network, row_bytes, .. } = *self;
+        let seeds = self.training / ranks;
         // A minibatch that cannot be filled wants less in proportion.
-        let filled = (seeds / work.batch).min(1.0);
-        let wanted = filled * self.inputs.at(ranks) * (1.0 - self.local.at(ranks)).max(0.0);
-        let fetched = wanted * self.misses.at(ranks);
-        let skew = |law: &Law| law.at(ranks).max(1.0);
-        let reader_s = network.carrying(fetched * skew(&self.reader_skew), row_bytes);
-        let owner_s = network.carrying(fetched * skew(&self.owner_skew), row_bytes);
+        let filled = (seeds / self.batch).min(1.0);
+        let (wanted, fetched) = (filled * demand.wanted, filled * demand.fetched);
+        let reader_s = network.carrying(fetched * demand.reader_skew.max(1.0), row_bytes);
+        let owner_s = network.carrying(fetched * demand.owner_skew.max(1.0), row_bytes);
         let latency_s = if fetched > 0.0 { network.latency_s } else { 0.0 };
         let fetch_s = latency_s + reader_s.max(owner_s);
-        let compute_s = filled * work.compute_s;
-        let allreduce_s = network.allreduce(ranks, work.gradient_bytes);
+        let compute_s = filled * self.compute_s;
+        let allreduce_s = network.allreduce(ranks, self.gradient_bytes);
         let stall_s = (fetch_s - compute_s).max(0.0);
-        let step_s = filled * work.sample_s + compute_s + stall_s + allreduce_s;
-        let halo = self.halo.at(ranks).min(work.nodes * (ranks - 1.0) / ranks);
-        let memory_bytes = (work.nodes / ranks + halo * self.buffer) * row_bytes + halo * HALO_NODE_BYTES;
-        let own_s = filled * work.sample_s + compute_s;
-        let bound = if work.memory.is_some_and(|memory| memory_bytes > memory) {
+        let step_s = filled * self.sample_s + compute_s + stall_s + allreduce_s;
+        let halo = demand.halo.min(self.nodes * (ranks - 1.0) / ranks);
+        let memory_bytes = (self.nodes / ranks + halo * demand.buffer) * row_bytes + halo * HALO_NODE_BYTES;
+        let own_s = filled * self.sample_s + compute_s;
+        let bound = if self.memory.is_some_and(|memory| memory_bytes > memory) {
             Bound::Memory
         } else if filled < 1.0 {
             Bound::Seeds
@@ -159,7 +145,7 @@ impl Model {
             Bound::Reader
         };
         Estimate {
-            steps: (seeds / work.batch).ceil().max(1.0),
+            steps: (seeds / self.batch).ceil().max(1.0),
             wanted,
             fetched,
             step_s,
@@ -178,6 +164,10 @@ mod tests {
     //! Goal: a job that follows a law is projected by it, and what holds it back is told. Method: points of a random partition, whose shares
     //! are known for every number of ranks, and networks that are slow in one way each.
 
+    use super::super::document::Scaling;
+    use super::super::law::Laws;
+    use super::super::network::NetworkSpec;
+    use super::super::point::Point;
     use super::*;
 
     const INPUTS: f64 = 1000.0;
@@ -188,6 +178,9 @@ mod tests {
             let (halo, skew) = (5000.0, 1.0);
             Point {
                 ranks,
+                nodes: 1e6,
+                training: 1e6,
+                edges: 1e7,
                 inputs: INPUTS,
                 wanted,
                 fetched: wanted / 2.0,
@@ -209,16 +202,16 @@ mod tests {
             sample_s: 0.0,
             compute_s: 1e-4,
             gradient_bytes: 0.0,
-            network: network.parse().unwrap(),
+            network: network.parse::<NetworkSpec>().unwrap().load().unwrap().0,
             memory: None,
         }
     }
 
     #[test]
     fn a_random_partition_goes_on_as_one() {
-        let model = Model::through(&points());
+        let laws = Laws::through(Scaling::Strong, &points());
         for ranks in [2.0, 64.0, 1024.0] {
-            let estimate = model.at(ranks, &work("1gbit,50us"));
+            let estimate = work("1gbit,50us").takes(ranks, &laws.at(ranks));
             let wanted = INPUTS * (1.0 - 1.0 / ranks);
             assert!((estimate.wanted / wanted - 1.0).abs() < 1e-9, "{ranks}: {estimate:?}");
             assert!((estimate.fetched / estimate.wanted - 0.5).abs() < 1e-9);
@@ -230,8 +223,8 @@ mod tests {
 
     #[test]
     fn what_is_slowest_holds_a_job_back() {
-        let model = Model::through(&points());
-        let bound = |work: &Work| model.at(64.0, work).bound;
+        let demand = Laws::through(Scaling::Strong, &points()).at(64.0);
+        let bound = |work: &Work| work.takes(64.0, &demand).bound;
         let link = work("1gbit,50us");
         assert_eq!(bound(&link), Bound::Reader);
         assert_eq!(bound(&Work { compute_s: 1.0, ..link }), Bound::Compute);
@@ -241,8 +234,8 @@ mod tests {
         assert_eq!(bound(&Work { memory: Some(1e6), ..link }), Bound::Memory);
         assert_eq!(bound(&Work { training: 64.0 * 99.0, ..link }), Bound::Seeds);
         let busy = points().map(|point| Point { owner_skew: 3.0, ..point });
-        let estimate = Model::through(&busy).at(64.0, &link);
+        let estimate = link.takes(64.0, &Laws::through(Scaling::Strong, &busy).at(64.0));
         assert_eq!(estimate.bound, Bound::Owner);
-        assert!(estimate.stall_s > 2.0 * model.at(64.0, &link).stall_s);
+        assert!(estimate.stall_s > 2.0 * link.takes(64.0, &demand).stall_s);
     }
 }

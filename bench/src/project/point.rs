@@ -1,6 +1,7 @@
 //! A job at a number of ranks: what its minibatches want and what is fetched for them, counted in the simulator.
 
 use crate::replay::{Case, Job, Outcome, RankTrace};
+use crate::workload::Workload;
 use anyhow::{Context, Result};
 use rudder::NodeId;
 use std::cmp::Reverse;
@@ -11,6 +12,12 @@ use std::collections::{HashMap, HashSet};
 pub struct Point {
     /// Ranks, each with a partition.
     pub ranks: f64,
+    /// Nodes of the graph.
+    pub nodes: f64,
+    /// Of them, those that are trained on.
+    pub training: f64,
+    /// Edges, in both directions.
+    pub edges: f64,
     /// Input nodes of a minibatch, whoever owns them.
     pub inputs: f64,
     /// Of them, those of other ranks.
@@ -33,8 +40,9 @@ impl Point {
     /// Of a sampled job and what came of its replay.
     ///
     /// # Errors
-    /// The partitions do not hold together.
-    pub fn of(job: &Job, case: &Case, outcome: &Outcome, inputs: f64) -> Result<Self> {
+    /// The partitions do not hold together, or a rank has nothing to train on.
+    pub fn of(workload: &Workload, job: &Job, case: &Case, outcome: &Outcome) -> Result<Self> {
+        let (nodes, training) = workload.nodes();
         let ranks = job.ranks.len() as f64;
         let minibatches = ranks * job.steps as f64;
         let slots = job.ranks.iter().map(|trace| case.buffer.slots(trace)).collect::<Result<Vec<_>>>()?;
@@ -43,7 +51,10 @@ impl Point {
         let (reader_skew, owner_skew) = skews(job, &kept)?;
         Ok(Self {
             ranks,
-            inputs,
+            nodes: nodes as f64,
+            training: training as f64,
+            edges: workload.edges() as f64,
+            inputs: workload.inputs()?,
             wanted: job.wanted() as f64 / minibatches,
             fetched: (outcome.stats.demand_rows + outcome.stats.prefetched_rows) as f64 / minibatches,
             halo: job.ranks.iter().map(|trace| trace.hints.halo.len()).sum::<usize>() as f64 / ranks,
