@@ -26,7 +26,7 @@ pub fn run(args: &ClassifiersArgs) -> Result<()> {
     );
     let samples = super::samples::read(&args.samples)?;
     let (training, held_out) = halves(&samples)?;
-    let mut scores = simple(&held_out);
+    let mut scores = simple(&held_out)?;
     let mut progress = Progress::new();
     for &name in &args.model {
         progress.begin(name.name());
@@ -36,8 +36,8 @@ pub fn run(args: &ClassifiersArgs) -> Result<()> {
         progress.end(&format!("wrote {}", file.display()));
         scores.push(Score::of(name.name(), &held_out, |sample| {
             let values = sample.values.as_slice().try_into().expect("samples that were read have all values");
-            trained.choose(values, |plan| sample.stalls[plan].is_some()).unwrap_or(sample.plan)
-        }));
+            Ok(trained.choose(values, |plan| sample.stalls[plan].is_some()).unwrap_or(sample.plan))
+        })?);
     }
     print(&scores, held_out.len());
     Ok(())

@@ -67,6 +67,9 @@ mod tests {
         for word in names.iter().map(|name| (*name).to_owned()).chain(numbers.iter().map(u64::to_string)) {
             assert_eq!(scorer.tokenizer().encode(&format!(" {word}")).unwrap().len(), 1, "{word}");
         }
+        for plan in &PLANS {
+            assert_eq!(scorer.tokenizer().encode(plan.name).unwrap().len(), 1, "{}", plan.name);
+        }
         let situation =
             Situation { announced: 3, hits_before: Some(0.2), costs: [Some(1.1); 6], ..Situation::default() };
         let (job, text) = (situation.job(), situation.text());

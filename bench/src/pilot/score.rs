@@ -1,6 +1,7 @@
 //! What choices cost on samples.
 
 use super::samples::Sample;
+use anyhow::Result;
 use rudder::controller::planner::PLANS;
 use serde::Serialize;
 
@@ -19,40 +20,44 @@ pub struct Score {
 
 impl Score {
     /// Of a way to choose; a plan that cannot be chosen leaves the one that stands.
-    pub fn of(chooser: &str, samples: &[&Sample], mut choose: impl FnMut(&Sample) -> usize) -> Self {
-        let ratios: Vec<(f64, bool)> = samples
-            .iter()
-            .map(|sample| {
-                let ratios = sample.ratios();
-                let chosen = ratios[choose(sample)].or(ratios[sample.plan]);
-                (chosen.unwrap_or(1.0), sample.new)
-            })
-            .collect();
+    ///
+    /// # Errors
+    /// That of a choice.
+    pub fn of(chooser: &str, samples: &[&Sample], mut choose: impl FnMut(&Sample) -> Result<usize>) -> Result<Self> {
+        let ratio = |sample: &&Sample| {
+            let ratios = sample.ratios();
+            let chosen = ratios[choose(sample)?].or(ratios[sample.plan]);
+            Ok((chosen.unwrap_or(1.0), sample.new))
+        };
+        let ratios = samples.iter().map(ratio).collect::<Result<Vec<(f64, bool)>>>()?;
         let mean = |of: &dyn Fn(bool) -> bool| {
             let logarithms: Vec<f64> = ratios.iter().filter(|(_, new)| of(*new)).map(|(ratio, _)| ratio.ln()).collect();
             (logarithms.iter().sum::<f64>() / logarithms.len().max(1) as f64).exp()
         };
-        Self {
+        Ok(Self {
             chooser: chooser.to_owned(),
             stall: mean(&|_| true),
             stall_new: mean(&|new| new),
             right: ratios.iter().filter(|(ratio, _)| *ratio < 1.01).count() as f64 / ratios.len().max(1) as f64,
-        }
+        })
     }
 }
 
-/// What is chosen without learning: the plan that stands, each plan for everything, and the one that costs least where they were tried.
-pub fn simple(samples: &[&Sample]) -> Vec<Score> {
-    let mut scores = vec![Score::of("as it stands", samples, |sample| sample.plan)];
+/// What is chosen without learning: the plan that stands, and each plan for everything.
+///
+/// # Errors
+/// None: these choices cannot fail.
+pub fn simple(samples: &[&Sample]) -> Result<Vec<Score>> {
+    let mut scores = vec![Score::of("as it stands", samples, |sample| Ok(sample.plan))?];
     for (plan, named) in PLANS.iter().enumerate() {
         // Without announcements a window is what lies beyond it.
         let alone = PLANS.iter().position(|other| Some(other.name) == named.alone());
         scores.push(Score::of(named.name, samples, |sample| match sample.stalls[plan] {
-            Some(_) => plan,
-            None => alone.unwrap_or(sample.plan),
-        }));
+            Some(_) => Ok(plan),
+            None => Ok(alone.unwrap_or(sample.plan)),
+        })?);
     }
-    scores
+    Ok(scores)
 }
 
 /// Prints scores on so many decisions.

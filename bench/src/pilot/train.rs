@@ -98,16 +98,16 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 
     let mut scorer = LocalScorer::load(&args.out, ScorerLimits::default())?;
     let mut took = Vec::new();
-    let mut scores = simple(&held_out);
+    let mut scores = simple(&held_out)?;
     scores.push(Score::of("pilot", &held_out, |sample| {
         let allowed: Vec<usize> = (0..PLANS.len()).filter(|&plan| sample.stalls[plan].is_some()).collect();
         let labels: Vec<&str> = allowed.iter().map(|&plan| PLANS[plan].name).collect();
         let asked = Instant::now();
-        let scores = scorer.score(&sample.job, &sample.text, &labels);
+        let scores = scorer.score(&sample.job, &sample.text, &labels)?;
         took.push(asked.elapsed().as_secs_f64() * 1e3);
-        let best = scores.ok().and_then(|scores| (0..labels.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])));
-        best.map_or(sample.plan, |best| allowed[best])
-    }));
+        let best = (0..labels.len()).max_by(|&one, &other| scores[one].total_cmp(&scores[other]));
+        Ok(best.map_or(sample.plan, |best| allowed[best]))
+    })?);
     took.sort_by(f64::total_cmp);
     let document = Document {
         made: Made::here(FORMAT),

@@ -3,7 +3,7 @@
 //! It is a byte-level BPE like other models', so that the same tokenizer reads it. A word's token is merged from its left end on. Texts put a space
 //! before every word, and merges of what begins with one come first, so that no merge within a word gets in the way of another word's.
 
-use rudder::controller::planner::words;
+use rudder::controller::planner::{PLANS, words};
 
 /// Tokens, and the merges that make them.
 pub struct Vocabulary {
@@ -33,8 +33,8 @@ impl Vocabulary {
         for word in names.iter().copied().chain(numbers.iter().map(String::as_str)) {
             vocabulary.add(&format!(" {word}"));
         }
-        // What stands around a prompt's parts, and the answers, which no space comes before.
-        for word in ["\n\n", "Answer"].into_iter().chain(names) {
+        // What stands around a prompt's parts, and the answers, which no space comes before: no answer has the beginning of another one inside.
+        for word in ["\n\n", "Answer"].into_iter().chain(PLANS.map(|plan| plan.name)) {
             vocabulary.add(word);
         }
         vocabulary

@@ -19,7 +19,7 @@ pub const PLANS: [Plan; 8] = [
     Plan { name: "lfu", policy: "lfu", announced: false },
     Plan { name: "lfubrief", policy: "lfu:64", announced: false },
     Plan { name: "lfulong", policy: "lfu:4096", announced: false },
-    Plan { name: "tinylfu", policy: "wtinylfu", announced: false },
+    Plan { name: "tiny", policy: "wtinylfu", announced: false },
     Plan { name: "degree", policy: "degree", announced: false },
     Plan { name: "window", policy: "window", announced: true },
     Plan { name: "windowbrief", policy: "window:64", announced: true },

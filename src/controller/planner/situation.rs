@@ -57,7 +57,7 @@ pub const VALUES: [&str; OTHERS + TRIED] = [
     "cost_lfu",
     "cost_lfubrief",
     "cost_lfulong",
-    "cost_tinylfu",
+    "cost_tiny",
     "cost_degree",
     "cost_window",
 ];
