@@ -81,7 +81,7 @@ test-mpi: ## Check the MPI transport with MPICH and with Open MPI, 2 to 4 ranks 
 	tools/mpi.sh mpich openmpi
 
 .PHONY: test-bench-mpi
-test-bench-mpi: ## Run all MPI benchmarks at small size with both, and look at what they leave; not a part of .ci/run
+test-bench-mpi: ## Run all MPI benchmarks at small size with both, and look at what they leave
 	@tools/setup.sh --check mpi
 	tools/bench-mpi.sh --check mpich openmpi
 
@@ -91,7 +91,7 @@ bench-mpi: ## Measure gets beside raw MPI_Get with MPICH and with Open MPI, into
 	RUDDER_COMMIT='$(commit)' tools/bench-mpi.sh $(if $(QUICK),--small) $(or $(MPI),mpich openmpi)
 
 .PHONY: test-slurm
-test-slurm: ## Submit the job templates to a real Slurm of four virtual nodes, as root; `tools/setup.sh slurm` and `dgl` install what it takes
+test-slurm: ## Submit the job templates to a real Slurm of four virtual nodes, MPI's with both MPIs, as root; `tools/setup.sh slurm` and `dgl` install what it takes
 	@tools/setup.sh --check slurm
 	@tools/setup.sh --check dgl
 	tools/test-slurm.sh

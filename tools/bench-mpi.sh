@@ -4,7 +4,8 @@
 #
 #   tools/bench-mpi.sh [--small|--check] [mpich|openmpi]...
 #
-# --small is a size for two minutes. --check is smaller still, for tests: what is measured says nothing, and every document is looked at.
+# --small is a size for two minutes. --check is smaller still, for tests: it takes the build of the tests, what is measured says nothing, and every
+# document is looked at.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,7 +38,7 @@ esac
 [[ ${#size[@]} -gt 0 || ! -r $model ]] || size=(--model "$model")
 [[ $# -gt 0 ]] || set -- mpich openmpi
 
-# launch MPI RANKS ARGUMENT...: `rudder mpi`, its variables and the MPI's own options in `ways`.
+# launch MPI RANKS ARGUMENT...: `rudder mpi` of the command in `rudder`, its variables and the MPI's own options in `ways`.
 launch() {
     local mpi=$1 ranks=$2 options=()
     shift 2
@@ -47,7 +48,7 @@ launch() {
         [[ $(id -u) != 0 ]] || options+=(--allow-run-as-root)
     fi
     env "${ways[@]}" timeout --kill-after=10 "$limit_s" "mpiexec.$mpi" "${options[@]}" -n "$ranks" \
-        "$target/$mpi/release/rudder" mpi "$@" "${size[@]}" </dev/null
+        "$rudder" mpi "$@" "${size[@]}" </dev/null
 }
 
 # measure NAME MPI RANKS ARGUMENT...
@@ -62,13 +63,17 @@ measure() {
 
 mkdir -p "$out"
 two=(latency bandwidth message-rate gather overlap registration allreduce decision)
-build=(--release --package rudder-bench --locked --features mpi)
 many=(multi-pair all-to-all incast)
+# What needs no MPI is the same with each.
+unit_tests=(--test)
 for mpi in "$@"; do
-    export MPICC=mpicc.$mpi
-    cargo build --target-dir "$target/$mpi" "${build[@]}" --bins
-    # What needs no MPI is the same with each.
-    [[ $check == false || $mpi != "$1" ]] || cargo test --target-dir "$target/$mpi" "${build[@]}" --bins -- mpi::
+    if $check; then
+        rudder=$(tools/mpi-build.sh "${unit_tests[@]}" "$mpi")/rudder
+        unit_tests=()
+    else
+        MPICC=mpicc.$mpi cargo build --target-dir "$target/$mpi" --release --package rudder-bench --locked --features mpi --bins
+        rudder=$target/$mpi/release/rudder
+    fi
     ways=()
     measure "mpi-$mpi" "$mpi" 2 "${two[@]}"
     measure "mpi-$mpi-many" "$mpi" 4 "${many[@]}"

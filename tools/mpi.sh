@@ -3,12 +3,11 @@
 #
 #   tools/mpi.sh [mpich|openmpi]...
 #
-# Each MPI has a target directory of its own, because the library is built for one. Every run has a time limit.
+# Every run has a time limit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RUST_BACKTRACE=0
 
-target=${CARGO_TARGET_DIR:-target}
 limit_s=${RUDDER_MPI_TEST_LIMIT:-150}
 death_limit_s=30
 
@@ -22,14 +21,6 @@ launch() {
         [[ $(id -u) != 0 ]] || options+=(--allow-run-as-root)
     fi
     timeout --kill-after=10 "$limit_s" "mpiexec.$mpi" "${options[@]}" -n "$ranks" "$@" </dev/null
-}
-
-# build MPI: prints the path of the tests' program.
-build() {
-    local built
-    built=$(MPICC=mpicc.$1 CARGO_TARGET_DIR=$target/$1 cargo test --package rudder --locked --no-default-features --features mpi \
-        --test mpi --no-run --message-format=json-render-diagnostics)
-    sed -nE 's/.*"executable":"([^"]*\/mpi-[0-9a-f]+)".*/\1/p' <<<"$built" | tail -n 1
 }
 
 # check_death MPI PROGRAM: the death of a rank must end the job, soon and not as a success.
@@ -48,11 +39,7 @@ check_death() {
 
 [[ $# -gt 0 ]] || set -- mpich openmpi
 for mpi in "$@"; do
-    program=$(build "$mpi")
-    [[ -x $program ]] || {
-        echo "mpi.sh: cargo built no tests for $mpi" >&2
-        exit 1
-    }
+    program=$(tools/mpi-build.sh "$mpi")/tests
     for run in '2 hindexed' '3 plain' '4 probe'; do
         read -r ranks form <<<"$run"
         echo "== $mpi, $ranks ranks, RUDDER_MPI_GET=$form"

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Submits every job template at small size to a real Slurm of four virtual nodes: tests/slurm/templates.sh on tests/slurm/cluster.sh. Uses the
-# build of the tests, and DistDGL as the adapter's tests install it.
+# builds of the tests, MPI's too, and DistDGL as the adapter's tests install it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 site=$target/slurm/site
 
+for mpi in mpich openmpi; do
+    tools/mpi-build.sh "$mpi" >/dev/null
+done
 # Asked for in this way, it shares every dependency with the build of the tests.
 cargo build --workspace --locked --bins --tests
 python=$(tools/dgl-env.sh)

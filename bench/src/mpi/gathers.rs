@@ -45,7 +45,9 @@ pub fn run(world: &World, args: &MpiArgs, benchmarks: &[Benchmark], measured: &m
     if wanted.is_empty() {
         return Ok(());
     }
-    let mut contenders = contenders(world, args)?;
+    let landing_bytes =
+        wanted.iter().flat_map(|&benchmark| cases(args, benchmark)).map(|case| case.rows * case.row_bytes).max();
+    let mut contenders = contenders(world, args, landing_bytes.unwrap_or_default())?;
     for benchmark in wanted {
         measured.begin(benchmark);
         match benchmark {
@@ -69,20 +71,20 @@ pub fn run(world: &World, args: &MpiArgs, benchmarks: &[Benchmark], measured: &m
     world.meet(Waiting::InMpi)
 }
 
-/// Ours, the raw calls, the same from C, and memcpy. Collective.
-fn contenders(world: &World, args: &MpiArgs) -> Result<Vec<Box<dyn Contender>>> {
+/// Ours, the raw calls, the same from C, and memcpy, with room for gathers of so many bytes. Collective.
+fn contenders(world: &World, args: &MpiArgs, landing_bytes: usize) -> Result<Vec<Box<dyn Contender>>> {
     let table_bytes = (args.table_mib as usize) << 20;
     let mut contenders: Vec<Box<dyn Contender>> = Vec::new();
     for name in args.transports.iter().filter(|name| left_out(world, name).is_none()) {
-        contenders.push(Box::new(Ours::new(world, name, args.listen, table_bytes, LANDING_BYTES)?));
+        contenders.push(Box::new(Ours::new(world, name, args.listen, table_bytes, landing_bytes)?));
     }
     let window = Window::new(world.rank, table_bytes)?;
     for caller in [Caller::Rust, Caller::C] {
         for form in [Form::Plain, Form::Hindexed] {
-            contenders.push(Box::new(Raw::new(window.clone(), form, caller, LANDING_BYTES)?));
+            contenders.push(Box::new(Raw::new(window.clone(), form, caller, landing_bytes)?));
         }
     }
-    contenders.push(Box::new(Memcpy::new(world.rank, table_bytes, LANDING_BYTES)?));
+    contenders.push(Box::new(Memcpy::new(world.rank, table_bytes, landing_bytes)?));
     // Every table is full now.
     world.meet(Waiting::InMpi)?;
     Ok(contenders)
