@@ -5,11 +5,14 @@
 
 use proptest::prelude::*;
 use rudder::buffer::{BufferHints, Pin, PolicyConfig, PrefetchBuffer, Residency};
+use rudder::controller::classifier::{Feature, Linear, Model, TrainedPlans};
+use rudder::controller::planner::{PLANS, VALUES};
 use rudder::controller::{
     Cohort, Controller, ControllerConfig, ControllerRuntime, Decision, Health, JobFacts, Observation, RuntimeConfig,
     Shutdown,
 };
 use rudder::{Config, Error, NodeId, PartitionBook, PartitionId, Result};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -169,9 +172,20 @@ fn wrong_settings_are_refused() {
         assert!(error.to_string().contains("delta is 0"), "{error}");
     }
     assert!("bandit:1:0".parse::<ControllerConfig>().unwrap().build(&JobFacts::default()).is_err());
-    for text in
-        ["", "periodic", "periodic:x", "random:1", "oracle", "bandit", "guard:", "guard:off", "guard:guard:ghost"]
-    {
+    for text in [
+        "",
+        "periodic",
+        "periodic:x",
+        "random:1",
+        "oracle",
+        "bandit",
+        "guard:",
+        "guard:off",
+        "guard:guard:ghost",
+        "pilot",
+        "pilot:",
+        "plan-classifier:",
+    ] {
         assert!(matches!(text.parse::<ControllerConfig>(), Err(Error::Config(_))), "{text:?}");
     }
     let unknown = "oracle".parse::<ControllerConfig>().unwrap_err().to_string();
@@ -197,7 +211,17 @@ fn wrong_settings_are_refused() {
 
 #[test]
 fn configurations_survive_json() {
-    for text in ["off", "fixed", "periodic:16", "random:7:16", "analytic", "ghost", "bandit:1:4", "guard:random:7:16"] {
+    for text in [
+        "off",
+        "fixed",
+        "periodic:16",
+        "random:7:16",
+        "analytic",
+        "ghost",
+        "bandit:1:4",
+        "guard:random:7:16",
+        "guard:plan-classifier:plans.json",
+    ] {
         let config: ControllerConfig = text.parse().unwrap();
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<ControllerConfig>(&json).unwrap(), config, "{json}");
@@ -291,6 +315,44 @@ fn a_guard_takes_what_is_worth_it_and_overrules_what_is_not() {
     let (had, _) = steer("guard:ghost", "lfu", 400, with_drift);
     let (free, _) = steer("ghost", "lfu", 400, with_drift);
     assert!(!free.is_empty() && !had.is_empty(), "one that follows the best has its way: {had:?}, alone {free:?}");
+}
+
+/// Classifiers that find one plan likeliest, whatever the situation.
+fn always(plan: &str, folder: &Path) -> String {
+    let feature = |name: &&str| Feature { name: (*name).to_owned(), mean: 0.0, deviation: 1.0 };
+    let model = |bias| Model::Linear(Linear { weights: vec![0.0; VALUES.len()], bias });
+    let trained = TrainedPlans {
+        name: plan.to_owned(),
+        training: String::new(),
+        features: VALUES.iter().map(feature).collect(),
+        plans: PLANS.map(|other| (other.name.to_owned(), model(f64::from(u8::from(other.name == plan))))).to_vec(),
+    };
+    let file = folder.join(format!("{plan}.json"));
+    trained.write(&file).unwrap();
+    file.display().to_string()
+}
+
+#[test]
+fn a_plan_is_in_place_from_the_first_minibatch_on_and_a_guard_keeps_a_bad_one_from_doing_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = format!("plan-classifier:{}", always("tiny", folder.path()));
+    let (had, hits) = steer(&tiny, "lfu", 400, with_scans);
+    assert_eq!(had.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1], "{had:?}");
+    assert!(had[0].1.contains("wtinylfu"), "{had:?}");
+    assert_eq!((had, hits), steer(&tiny, "lfu", 400, with_scans), "the same in every run");
+    assert_eq!(steer(&format!("plan-classifier:{}", always("lfu", folder.path())), "lfu", 400, with_scans).0, []);
+    // Nothing is announced, so that there is nothing for a window to keep.
+    let window = format!("plan-classifier:{}", always("window", folder.path()));
+    assert!(steer(&window, "lfu", 40, with_scans).0.iter().all(|(_, policy)| !policy.contains("window")));
+    // Of a buffer without a halo this one keeps nothing.
+    let degree = format!("plan-classifier:{}", always("degree", folder.path()));
+    let (_, alone) = steer(&degree, "lfu", 400, with_scans);
+    let (had, guarded) = steer(&format!("guard:{degree}"), "lfu", 400, with_scans);
+    let (_, best) = steer("ghost", "lfu", 400, with_scans);
+    assert!(
+        guarded > 2 * alone && guarded * 10 > best * 8,
+        "{alone} hits alone, {guarded} guarded, {best} of lfu: {had:?}"
+    );
 }
 
 #[test]

@@ -15,8 +15,8 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rudder::bootstrap::{Bootstrap, local};
 use rudder::controller::llm::{
-    CohortsConfig, LlmReplace, LlmService, LocalScorer, ModelSource, RemoteScorer, ReplaceConfig, Scorer, ScorerLimits,
-    ServiceConfig,
+    CohortsConfig, LlmReplace, LlmService, LocalScorer, ModelSource, PROMPT, PROMPT_KEY, RemoteScorer, ReplaceConfig,
+    Scorer, ScorerLimits, ServiceConfig,
 };
 use rudder::controller::{Cohort, ControllerConfig, ControllerRuntime, Decision, JobFacts, Observation, RuntimeConfig};
 use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, TableId, TableSpec};
@@ -162,6 +162,24 @@ fn other_models_are_refused_by_name() {
     let error = load(&folder.0.join("absent.gguf")).err().unwrap().to_string();
     assert!(error.contains("cannot open"), "{error}");
     assert!(load(&folder.0).err().unwrap().to_string().contains("not a regular file"));
+}
+
+#[test]
+fn a_model_that_was_not_trained_to_be_the_pilot_is_refused() {
+    let folder = Folder::new("pilot");
+    let build = |bytes: &[u8]| {
+        let file = folder.file("model.gguf", bytes);
+        let pilot: ControllerConfig = format!("pilot:{}", file.display()).parse().unwrap();
+        pilot.build(&JobFacts::default()).map(|_| ()).map_err(|cause| cause.to_string())
+    };
+    let stranger = build(&tiny(|_| {})).unwrap_err();
+    assert!(stranger.contains("no pilot") && stranger.contains("model.gguf"), "{stranger}");
+    let of_version = |version| tiny(set(PROMPT_KEY, Value::U32(version)));
+    let later = build(&of_version(PROMPT + 1)).unwrap_err();
+    assert!(later.contains(&format!("version {}", PROMPT + 1)) && later.contains("train it again"), "{later}");
+    let sound = of_version(PROMPT);
+    assert_eq!(build(&sound), Ok(()));
+    assert!(build(&sound[..sound.len() / 2]).unwrap_err().contains("truncated"));
 }
 
 #[test]
