@@ -108,6 +108,10 @@ bench-dgl: wheel ## Measure the DistDGL adapter beside DistDGL on shaped links; 
 		$(if $(QUICK),--quick) $(if $(ALONE),--alone) $(if $(PART_CONFIG),--part-config "$(PART_CONFIG)") \
 		$(foreach part,GRAPHS LINKS DIMS MACHINES MODELS SYSTEMS ROUNDS,$(if $($(part)),--$(shell echo $(part) | tr A-Z a-z) "$($(part))"))
 
+.PHONY: pilot
+pilot: build ## Make the controller pilot's model anew, and hold it against the others on the frozen list, into target/pilot (two hours)
+	tools/pilot.sh $(rudder) $(CARGO_TARGET_DIR)/pilot
+
 .PHONY: wheel
 wheel: build ## Make the wheel of the DistDGL adapter, with the library in it, in target/wheels
 	tools/wheel.sh "$(CARGO_TARGET_DIR)/release/librudder.so" "$(CARGO_TARGET_DIR)/wheels"

@@ -43,7 +43,7 @@ pub enum Step {
 #[derive(Args, Clone, Debug)]
 pub struct SamplesArgs {
     /// Graphs to generate, each with its partitions; of each there are 6 jobs
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 240, value_parser = positive)]
     pub graphs: usize,
     /// Seed of all that is drawn
     #[arg(long, value_name = "S", default_value_t = 1)]
@@ -66,7 +66,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// Times that every sample is learnt from
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
     pub epochs: usize,
     /// Seed of what training draws
     #[arg(long, value_name = "S", default_value_t = 1)]
