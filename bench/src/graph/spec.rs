@@ -256,7 +256,8 @@ mod tests {
             assert_eq!(text.parse::<GraphSpec>().unwrap().grown(ranks, of).unwrap().to_string(), grown);
         }
         for (text, ranks, of, words) in [
-            ("debian", 4, 2, "rmat and sbm"),
+            ("debian", 4, 2, "only generated graphs"),
+            ("ba:nodes=600,degree=6,dim=3", 5, 4, "whole"),
             ("rmat:scale=9,degree=4,dim=7", 3, 2, "powers of 2"),
             ("sbm:nodes=600,degree=6,communities=5,dim=3", 2, 4, "whole"),
             ("rmat:scale=28,degree=4,dim=7", 4, 2, "1..=28"),
