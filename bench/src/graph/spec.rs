@@ -252,12 +252,13 @@ mod tests {
             ("rmat:scale=9,degree=4,dim=7", 8, 2, "rmat:scale=11,degree=4,dim=7"),
             ("rmat:scale=9,degree=4,dim=7", 2, 16, "rmat:scale=6,degree=4,dim=7"),
             ("sbm:nodes=600,degree=6,communities=6,dim=3", 6, 4, "sbm:nodes=900,degree=6,communities=9,dim=3"),
+            ("ba:nodes=600,degree=6,dim=3", 5, 4, "ba:nodes=750,degree=6,dim=3"),
         ] {
             assert_eq!(text.parse::<GraphSpec>().unwrap().grown(ranks, of).unwrap().to_string(), grown);
         }
         for (text, ranks, of, words) in [
             ("debian", 4, 2, "only generated graphs"),
-            ("ba:nodes=600,degree=6,dim=3", 5, 4, "whole"),
+            ("ba:nodes=601,degree=6,dim=3", 5, 4, "whole"),
             ("rmat:scale=9,degree=4,dim=7", 3, 2, "powers of 2"),
             ("sbm:nodes=600,degree=6,communities=5,dim=3", 2, 4, "whole"),
             ("rmat:scale=28,degree=4,dim=7", 4, 2, "1..=28"),
