@@ -122,6 +122,9 @@ pub struct TrainArgs {
     /// The classifier that set-up `classifier` asks, as `rudder fit` left it
     #[arg(long, value_name = "FILE")]
     pub classifier: Option<PathBuf>,
+    /// The model that set-up `pilot` asks, as `rudder pilot` left it
+    #[arg(long, value_name = "GGUF")]
+    pub pilot: Option<PathBuf>,
     /// The interface that ranks listen on, where a launcher has started them on several machines
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub listen: IpAddr,

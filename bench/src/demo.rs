@@ -81,6 +81,7 @@ fn plan(args: &DemoArgs, model: Option<PathBuf>) -> Plan {
             controls: Controls::default(),
             model: None,
             classifier: None,
+            pilot: None,
             partitions_are_hosts: true,
             private_buffers: false,
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),

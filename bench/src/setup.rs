@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use rudder::buffer::{self, LfuConfig, PolicyConfig, RandomConfig, RudderConfig};
 use rudder::controller::ControllerConfig;
 use rudder::controller::classifier::ClassifierConfig;
-use rudder::controller::llm::{CohortsConfig, HitRate, ModelSource, ReplaceConfig};
+use rudder::controller::llm::{CohortsConfig, HitRate, ModelSource, PilotConfig, ReplaceConfig};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
@@ -58,11 +58,13 @@ pub enum SetUp {
     Ghost,
     /// As analytic, while that costs no more than the best simple policy
     Guard,
+    /// As analytic, and a small language model chooses the policy; needs --pilot
+    Pilot,
 }
 
 impl SetUp {
     /// Every set-up, in the order of a comparison.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::OffSync,
         Self::Off,
         Self::Fixed,
@@ -82,6 +84,7 @@ impl SetUp {
         Self::Analytic,
         Self::Ghost,
         Self::Guard,
+        Self::Pilot,
     ];
 
     /// Its name on the command line and in documents.
@@ -106,6 +109,7 @@ impl SetUp {
             Self::Analytic => "analytic",
             Self::Ghost => "ghost",
             Self::Guard => "guard",
+            Self::Pilot => "pilot",
         }
     }
 
@@ -131,6 +135,7 @@ impl SetUp {
             Self::Analytic => "as window or lfu, and rows of owners that hold minibatches up are worth more",
             Self::Ghost => "changes to the simple policy that does best on a sample",
             Self::Guard => "as analytic, while that costs no more than the best simple policy",
+            Self::Pilot => "as analytic, and a small language model chooses the policy",
         }
     }
 
@@ -142,7 +147,7 @@ impl SetUp {
             Self::FixedRandom => "random",
             Self::Periodic | Self::Random | Self::Classifier | Self::Llm => "rudder",
             Self::LlmCohorts => "lfu",
-            Self::Analytic | Self::Ghost | Self::Guard => "window",
+            Self::Analytic | Self::Ghost | Self::Guard | Self::Pilot => "window",
             Self::Presc | Self::Lru | Self::Sieve | Self::S3fifo | Self::Wtinylfu | Self::Lfu | Self::Window => {
                 self.name()
             }
@@ -159,7 +164,8 @@ impl SetUp {
             | Self::LlmCohorts
             | Self::Analytic
             | Self::Ghost
-            | Self::Guard => self.name(),
+            | Self::Guard
+            | Self::Pilot => self.name(),
             _ => "off",
         }
     }
@@ -167,7 +173,7 @@ impl SetUp {
     /// The library's settings for it.
     ///
     /// # Errors
-    /// It asks a language model, and no service is named, or a classifier, and there is no file.
+    /// It asks a language model, and no service is named, or a classifier or the pilot, and there is no file.
     pub fn configure(
         self,
         controls: &Controls,
@@ -212,6 +218,7 @@ impl SetUp {
             Self::Analytic => ControllerConfig::Analytic,
             Self::Ghost => ControllerConfig::Ghost,
             Self::Guard => ControllerConfig::Guard { inner: Box::new(ControllerConfig::Analytic) },
+            Self::Pilot => ControllerConfig::Pilot(PilotConfig { file: asked.pilot.context(NO_PILOT)?.to_owned() }),
             _ => ControllerConfig::Off,
         };
         Ok((policy, controller))
@@ -240,11 +247,16 @@ pub struct Asked<'a> {
     pub model: Option<&'a Path>,
     /// The classifier's file.
     pub classifier: Option<&'a Path>,
+    /// The pilot's file.
+    pub pilot: Option<&'a Path>,
 }
 
 /// What is to be said where a classifier is asked and none is named.
 pub const NO_CLASSIFIER: &str =
     "set-up classifier asks one: name its file, which `rudder fit` leaves, with --classifier";
+
+/// What is to be said where the pilot is asked and none is named.
+pub const NO_PILOT: &str = "set-up pilot asks one: name its file, such as bench/pilot/pilot.gguf, with --pilot";
 
 /// The machine's one model, behind its socket.
 fn service(socket: Option<&Path>) -> anyhow::Result<ModelSource> {

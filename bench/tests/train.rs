@@ -52,11 +52,15 @@ fn losses_are_the_same_bits_whatever_keeps_or_moves_the_rows() {
     for (transport, controllers, lookahead) in [
         ("shm", "off-sync,off,fixed,periodic,random,lfu", "0"),
         ("tcp", "off-sync,lfu,analytic", "0"),
-        ("tcp", "off,lfu,window,analytic,ghost,guard", "6"),
+        ("tcp", "off,lfu,window,analytic,ghost,guard,pilot", "6"),
     ] {
         let document = document(
             directory.path(),
-            &["--transport", transport, "--controller", controllers, "--lookahead", lookahead, "--epochs", "3"],
+            &[
+                &["--transport", transport, "--controller", controllers, "--lookahead", lookahead, "--epochs", "3"][..],
+                &["--pilot", concat!(env!("CARGO_MANIFEST_DIR"), "/pilot/pilot.gguf")],
+            ]
+            .concat(),
         );
         for run in runs(&document) {
             let loss = &run["series"]["loss"];

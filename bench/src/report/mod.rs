@@ -39,6 +39,7 @@ fn colour(setup: SetUp) -> &'static str {
         SetUp::Analytic => "#1f8a70",
         SetUp::Ghost => "#7a6ff0",
         SetUp::Guard => "#b08968",
+        SetUp::Pilot => "#b0413e",
     }
 }
 

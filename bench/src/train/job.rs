@@ -49,6 +49,8 @@ pub struct Job {
     pub model: Option<PathBuf>,
     /// The classifier's file.
     pub classifier: Option<PathBuf>,
+    /// The pilot's file.
+    pub pilot: Option<PathBuf>,
     /// Partitions stand for hosts: ranks of different ones are to each other as if on different machines, wherever they run.
     pub partitions_are_hosts: bool,
     /// Each rank keeps a buffer for itself, where those of a host would share one.

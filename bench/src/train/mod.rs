@@ -16,12 +16,13 @@ use crate::partition::{self, Partitioner};
 use crate::progress::Progress;
 use crate::record::{Document, FORMAT, Made, Run, Settings};
 use crate::report;
-use crate::setup::{NO_CLASSIFIER, SetUp};
+use crate::setup::{NO_CLASSIFIER, NO_PILOT, SetUp};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use job::Job;
 use rudder::controller::classifier::Trained;
 use rudder::controller::llm::{LlmService, ServiceConfig, default_model_path};
+use rudder::controller::llm::{Pilot, PilotConfig};
 use rudder::transport::hook::Link;
 use rudder::{BufferSize, bootstrap};
 use std::path::{Path, PathBuf};
@@ -105,6 +106,7 @@ impl From<&TrainArgs> for Plan {
                 controls: args.controls.into(),
                 model: None,
                 classifier: args.classifier.clone(),
+                pilot: args.pilot.clone(),
                 partitions_are_hosts: true,
                 private_buffers: args.private_buffers,
                 listen: args.listen,
@@ -179,6 +181,9 @@ impl Plan {
         if self.cases.iter().any(|(setup, _)| *setup == SetUp::Classifier) {
             // A file that cannot be used shows here, and not in every rank.
             Trained::read(job.classifier.as_deref().context(NO_CLASSIFIER)?)?;
+        }
+        if self.cases.iter().any(|(setup, _)| *setup == SetUp::Pilot) {
+            Pilot::new(&PilotConfig { file: job.pilot.clone().context(NO_PILOT)? })?;
         }
         // As the optimiser has it, in single precision.
         let step = job.learning_rate as f32;

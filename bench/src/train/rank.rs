@@ -155,7 +155,8 @@ fn start_engine(job: &Job, graph: &Prepared, steps: u64, bootstrap: Arc<dyn Boot
 fn config(job: &Job, graph: &Prepared, partition: PartitionId, steps: u64) -> Result<Config> {
     // A minibatch has at most all nodes, and at most what its fan-outs can reach.
     let reach = job.fanout.iter().fold(job.batch, |reach, fanout| reach.saturating_mul(fanout + 1));
-    let asked = Asked { model: job.model.as_deref(), classifier: job.classifier.as_deref() };
+    let asked =
+        Asked { model: job.model.as_deref(), classifier: job.classifier.as_deref(), pilot: job.pilot.as_deref() };
     let (policy, controller) = job.setup.configure(&job.controls, asked, job.seed)?;
     Ok(Config {
         transport: job.transport.clone(),
