@@ -9,6 +9,7 @@ use crate::controller::planner::{Advisor, PLANS, Situation};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The version of texts and plans: a model knows those that it was trained on.
 pub const PROMPT: u32 = 1;
@@ -53,6 +54,10 @@ impl Advisor for Pilot {
         let scores = self.scorer.score(&situation.job(), &situation.text(), &labels)?;
         let best = (0..labels.len()).max_by(|&one, &other| scores[one].total_cmp(&scores[other]));
         Ok(best.map_or(situation.plan, |best| allowed[best]))
+    }
+
+    fn remote_cpu(&self) -> Duration {
+        self.scorer.remote_cpu()
     }
 }
 

@@ -16,11 +16,11 @@ use situation::{Since, TRIED};
 use std::time::Duration;
 
 /// Minibatches between two choices, once the job is under way.
-pub const INTERVAL: u64 = 16;
+const INTERVAL: u64 = 16;
 /// The first two choices come after so many minibatches: one knows what is wanted, the other also how rows come.
 const FIRST: [u64; 2] = [1, 4];
 
-/// The minibatches that are over at a choice, counted from 0, where none has been missed.
+/// The minibatches that are over when a choice is due, counted from 0.
 pub const fn minibatches_at(choice: usize) -> u64 {
     match choice {
         0 | 1 => FIRST[choice],
@@ -58,6 +58,8 @@ pub struct Planner {
     shadows: Option<Shadows>,
     announced: [bool; WINDOW_MAX],
     minibatch: u64,
+    /// Choices whose time has come, made or not.
+    choices: usize,
     since: Since,
     hits_before: Option<f64>,
     plan: usize,
@@ -76,6 +78,7 @@ impl Planner {
             shadows: None,
             announced: [false; WINDOW_MAX],
             minibatch: 0,
+            choices: 0,
             since: Since::default(),
             hits_before: None,
             plan: 0,
@@ -171,7 +174,10 @@ impl Controller for Planner {
             return None;
         }
         let weights = self.weights.decide();
-        let due = FIRST.contains(&self.minibatch) || self.since.minibatches() >= INTERVAL;
+        let due = self.minibatch >= minibatches_at(self.choices);
+        while self.minibatch >= minibatches_at(self.choices) {
+            self.choices += 1;
+        }
         let chosen = if due { self.choose() } else { Ok(None) };
         let chosen = chosen.unwrap_or_else(|cause| {
             self.failure = Some(cause.to_string());

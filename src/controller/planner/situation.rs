@@ -203,10 +203,6 @@ impl Since {
         }
     }
 
-    pub(super) fn minibatches(&self) -> u64 {
-        self.minibatches
-    }
-
     pub(super) fn hits(&self) -> f64 {
         self.hits as f64 / self.wanted.max(1) as f64
     }
@@ -228,5 +224,59 @@ impl Since {
         situation.load = slowest.busy.as_secs_f64() / (busy / sent.len() as f64);
         let longest = sent.iter().map(|owner| owner.busy).max().unwrap_or_default();
         situation.stalled = (self.stall.as_secs_f64() / longest.as_secs_f64()).min(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: whatever a job is like, it is told in words of the vocabulary and in finite numbers. Method: situations drawn wide.
+    use super::*;
+    use proptest::prelude::*;
+
+    fn said(text: &str) -> bool {
+        let (names, numbers) = words();
+        text.starts_with(' ')
+            && text.split_whitespace().all(|word| {
+                names.contains(&word) || word.parse().is_ok_and(|number: u64| numbers.binary_search(&number).is_ok())
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn all_that_is_said_is_in_the_vocabulary(
+            (nodes, edges, partitions) in (any::<u32>(), 0..1u64 << 36, any::<u32>()),
+            (slots, minibatch, announced) in (any::<u32>(), 0..1u64 << 32, 0..WINDOW),
+            (wanted, ratio, cost) in (0.0..1e8f64, 0.0..1e6f64, proptest::option::of(1.0..1e9f64)),
+            (hits, plan) in (0.0..=1.0f64, 0..PLANS.len()),
+        ) {
+            let facts = JobFacts { nodes: nodes.into(), edges, partitions, slots: slots.into(), ..JobFacts::default() };
+            let situation = Situation {
+                facts,
+                minibatch,
+                announced,
+                plan,
+                wanted,
+                hits,
+                hits_before: cost.map(|_| hits),
+                row_us: ratio,
+                stalled: hits,
+                slowest: ratio,
+                load: ratio,
+                costs: [cost; TRIED],
+            };
+            for text in [situation.job(), situation.text()] {
+                prop_assert!(said(&text), "{text}");
+            }
+            prop_assert!(situation.values().iter().all(|value| value.is_finite()));
+        }
+    }
+
+    const WINDOW: usize = crate::buffer::WINDOW_MAX;
+
+    #[test]
+    fn numbers_are_rounded_down_to_few() {
+        assert_eq!([0.0, 0.9, 1.0, 4.9, 5.0, 1999.0, 2000.0].map(rounded), [0, 0, 1, 2, 5, 1000, 2000]);
+        assert_eq!([0.0, 0.019, 0.333, 1.0].map(|share| step(share, &SHARES)), [0, 2, 30, 100]);
+        assert_eq!([0.5, 1.0, 1.014, 99.0].map(|ratio| step(ratio, &RATIOS)), [50, 100, 101, 1000]);
     }
 }
