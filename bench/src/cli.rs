@@ -93,7 +93,7 @@ pub struct TrainArgs {
     #[arg(long = "controller", value_name = "LIST", value_enum, value_delimiter = ',', default_value = "off,lfu")]
     pub setups: Vec<SetUp>,
     /// Minibatches to sample and announce ahead of the one that computes, across the ends of epochs
-    #[arg(long, value_name = "W", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1024))]
+    #[arg(long, value_name = "W", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=63))]
     pub lookahead: u32,
     /// Seeds a minibatch and rank
     #[arg(long, value_name = "B", default_value_t = 256, value_parser = positive)]
@@ -330,6 +330,7 @@ mod tests {
             (["--ranks", "0"], "1..=1024"),
             (["--alpha", "2"], "from 0 to 1"),
             (["--epochs", "0"], "1..=10000"),
+            (["--lookahead", "64"], "0..=63"),
         ] {
             let error = train(&args).unwrap_err();
             assert!(error.contains(words), "{args:?}: {error}");
