@@ -47,6 +47,8 @@ fn a_pilot_and_classifiers_are_made_of_samples_and_steer_a_job() {
     assert!(document["losses"][0].as_f64().unwrap() > 0.0 && document["bytes"].as_u64().unwrap() < 8_000_000);
     let scores = document["scores"].as_array().unwrap();
     assert!(scores.iter().all(|score| score["stall"].as_f64().unwrap() >= 1.0), "{scores:?}");
+    rudder(folder.path(), "pilot train samples.jsonl --epochs 1 --out again.gguf");
+    assert!(std::fs::read(at("pilot.gguf")).unwrap() == std::fs::read(at("again.gguf")).unwrap(), "the same file");
     rudder(folder.path(), "pilot classifiers samples.jsonl --model logistic --out plans.json");
 
     let job = "--graph ba:nodes=1500,degree=8,dim=1 --ranks 2 --batch 16 --fanout 4,4 --minibatches 64 --seeds 2 --scenario stationary";

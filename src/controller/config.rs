@@ -10,6 +10,7 @@ use super::{Analytic, Bandit, Controller, Fixed, Ghost, Guard, JobFacts, Off, Pe
 use crate::buffer::Feed;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 #[cfg(feature = "llm")]
@@ -228,15 +229,16 @@ impl FromStr for ControllerConfig {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        if let Some(file) = text.strip_prefix("classifier:").filter(|file| !file.is_empty()) {
-            return Ok(Self::Classifier(ClassifierConfig { file: file.into() }));
+        let file = |kind: &str| text.strip_prefix(kind).filter(|file| !file.is_empty()).map(PathBuf::from);
+        if let Some(file) = file("classifier:") {
+            return Ok(Self::Classifier(ClassifierConfig { file }));
         }
-        if let Some(file) = text.strip_prefix("plan-classifier:").filter(|file| !file.is_empty()) {
-            return Ok(Self::PlanClassifier(ClassifierConfig { file: file.into() }));
+        if let Some(file) = file("plan-classifier:") {
+            return Ok(Self::PlanClassifier(ClassifierConfig { file }));
         }
         #[cfg(feature = "llm")]
-        if let Some(file) = text.strip_prefix("pilot:").filter(|file| !file.is_empty()) {
-            return Ok(Self::Pilot(llm::PilotConfig { file: file.into() }));
+        if let Some(file) = file("pilot:") {
+            return Ok(Self::Pilot(llm::PilotConfig { file }));
         }
         if let Some(inner) = text.strip_prefix("guard:") {
             let inner: Self = inner.parse()?;

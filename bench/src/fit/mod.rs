@@ -43,12 +43,9 @@ pub struct FitArgs {
     /// Recorded jobs: traces of their ranks, or the prefixes that they were recorded with
     #[arg(value_name = "TRACE", required = true)]
     pub traces: Vec<PathBuf>,
-    /// The classifiers to train
-    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', required = true)]
-    pub model: Vec<ModelName>,
-    /// Where to leave them; of several, {} in the name stands for the classifier's
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
+    /// What is trained, and where it is left.
+    #[command(flatten)]
+    pub models: ModelArgs,
     /// Seed of the explorations and of what training draws
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,
@@ -72,9 +69,34 @@ pub struct FitArgs {
     pub json: Option<PathBuf>,
 }
 
-impl FitArgs {
+/// Classifiers to train.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// The classifiers to train
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', required = true)]
+    pub model: Vec<ModelName>,
+    /// Where to leave them; of several, {} in the name stands for the classifier's
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+impl ModelArgs {
+    /// Refuses one name for several files.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            self.model.len() == 1 || self.out.to_string_lossy().contains("{}"),
+            "--out {} would be written once for each of {} classifiers: put {{}} in the name, such as target/{{}}.json",
+            self.out.display(),
+            self.model.len()
+        );
+        Ok(())
+    }
+
     /// Where a classifier is left.
-    fn file(&self, name: ModelName) -> PathBuf {
+    pub fn file(&self, name: ModelName) -> PathBuf {
         PathBuf::from(self.out.to_string_lossy().replace("{}", name.name()))
     }
 }
@@ -84,12 +106,7 @@ impl FitArgs {
 /// # Errors
 /// A trace cannot be read, leaves nothing to learn from, or a file cannot be written.
 pub fn run(args: &FitArgs) -> Result<()> {
-    ensure!(
-        args.model.len() == 1 || args.out.to_string_lossy().contains("{}"),
-        "--out {} would be written once for each of {} classifiers: put {{}} in the name, such as target/{{}}.json",
-        args.out.display(),
-        args.model.len()
-    );
+    args.models.check()?;
     let began = Instant::now();
     let jobs = Job::read_all(&args.traces)?;
     jobs.iter().flat_map(|job| &job.notes).for_each(|note| eprintln!("rudder: {note}"));
@@ -103,11 +120,11 @@ pub fn run(args: &FitArgs) -> Result<()> {
     );
     let mut rows = trivial(&training, &held_out);
     let mut progress = Progress::new();
-    for &name in &args.model {
+    for &name in &args.models.model {
         progress.begin(name.name());
         let (row, trained) = fitted(args, name, &training, &held_out)?;
-        trained.write(&args.file(name))?;
-        progress.end(&format!("wrote {}", args.file(name).display()));
+        trained.write(&args.models.file(name))?;
+        progress.end(&format!("wrote {}", args.models.file(name).display()));
         rows.push(row);
     }
     let yes = |samples: &[Sample]| share(samples.iter().filter(|sample| sample.pays()).count(), samples.len());
@@ -205,7 +222,7 @@ fn fitted(args: &FitArgs, name: ModelName, training: &[Sample], held_out: &[Samp
     let inference_ns = timing.elapsed().as_secs_f64() * 1e9 / (rounds * rows.len()) as f64;
     let row = Row {
         model: name.to_string(),
-        file: Some(args.file(name).display().to_string()),
+        file: Some(args.models.file(name).display().to_string()),
         score: Score::of(held_out, &answers),
         train_s: Some(train_s),
         inference_ns: Some(inference_ns),

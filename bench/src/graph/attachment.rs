@@ -4,7 +4,6 @@ use super::Graph;
 use super::generate::{self, Drawn, FeatureShape};
 use super::hash::mix_all;
 use anyhow::Result;
-use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -16,8 +15,7 @@ pub fn generate(name: String, nodes: usize, degree: usize, width: usize, seed: u
     let count = generate::edges_for(nodes, degree, width, CLASSES)?;
     let mut random = Xoshiro256PlusPlus::seed_from_u64(mix_all([seed, 0xBA]));
     // By age a vertex's id would tell its degree.
-    let mut scramble: Vec<u32> = (0..nodes as u32).collect();
-    scramble.shuffle(&mut random);
+    let scramble = generate::scramble(nodes, &mut random);
     // Every end of an edge so far: to draw one evenly is to draw its vertex by degree.
     let mut ends: Vec<u32> = Vec::with_capacity(2 * count);
     let mut edges = Vec::with_capacity(count);
@@ -27,7 +25,7 @@ pub fn generate(name: String, nodes: usize, degree: usize, width: usize, seed: u
         ends.extend([new, old]);
         edges.push((scramble[new as usize], scramble[old as usize]));
     }
-    let labels = (0..nodes as u64).map(|node| (mix_all([seed, 0x1ABE, node]) % CLASSES as u64) as u16).collect();
+    let labels = generate::hashed_labels(nodes, CLASSES, seed);
     let drawn = Drawn { name, vertices: nodes, edges, labels, classes: CLASSES };
     // As of an RMAT graph: a node's own row must be enough.
     generate::finish(drawn, FeatureShape { width, seed, signal: 6.0 })

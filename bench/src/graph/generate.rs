@@ -1,7 +1,10 @@
 //! What the generated graphs have in common.
 
+use super::hash::mix_all;
 use super::{Features, Graph, Split, Topology};
 use anyhow::{Result, ensure};
+use rand::seq::SliceRandom;
+use rand_xoshiro::Xoshiro256PlusPlus;
 
 /// Edges that a generator may draw: a bound on memory, 8 bytes each.
 const EDGES_MAX: usize = 1 << 30;
@@ -47,6 +50,27 @@ pub(super) fn edges_for(vertices: usize, degree: usize, width: usize, classes: u
         "{vertices} nodes of degree {degree} are {edges} edges; at most {EDGES_MAX} are possible"
     );
     Ok(edges)
+}
+
+/// A new place for each vertex, so that its id tells nothing of it, and a range partition finds nothing by it.
+pub(super) fn scramble(vertices: usize, random: &mut Xoshiro256PlusPlus) -> Vec<u32> {
+    let mut scramble: Vec<u32> = (0..vertices as u32).collect();
+    scramble.shuffle(random);
+    scramble
+}
+
+/// Labels that follow from nodes' hashes: neighbours know nothing of a node's class.
+pub(super) fn hashed_labels(vertices: usize, classes: usize, seed: u64) -> Vec<u16> {
+    (0..vertices as u64).map(|node| (mix_all([seed, 0x1ABE, node]) % classes as u64) as u16).collect()
+}
+
+/// Labels by the place before it was scrambled: as many neighbouring places for each class.
+pub(super) fn placed_labels(scramble: &[u32], classes: usize) -> Vec<u16> {
+    let mut labels = vec![0; scramble.len()];
+    for (at, &vertex) in scramble.iter().enumerate() {
+        labels[vertex as usize] = (at * classes / scramble.len()) as u16;
+    }
+    labels
 }
 
 /// The graph of what was drawn, without isolated vertices, which have nothing to aggregate.

@@ -4,7 +4,6 @@ use super::Graph;
 use super::generate::{self, Drawn, FeatureShape};
 use super::hash::mix_all;
 use anyhow::Result;
-use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -23,15 +22,14 @@ pub fn generate(name: String, scale: u32, degree: usize, width: usize, seed: u64
     let count = generate::edges_for(vertices, degree, width, CLASSES)?;
     let mut random = Xoshiro256PlusPlus::seed_from_u64(mix_all([seed, 0x23A7]));
     // Scrambled, as Graph500 has it: otherwise a vertex's id tells its degree.
-    let mut scramble: Vec<u32> = (0..vertices as u32).collect();
-    scramble.shuffle(&mut random);
+    let scramble = generate::scramble(vertices, &mut random);
     let edges = (0..count)
         .map(|_| {
             let (a, b) = edge(scale, &mut random);
             (scramble[a], scramble[b])
         })
         .collect();
-    let labels = (0..vertices as u64).map(|node| (mix_all([seed, 0x1ABE, node]) % CLASSES as u64) as u16).collect();
+    let labels = generate::hashed_labels(vertices, CLASSES, seed);
     let drawn = Drawn { name, vertices, edges, labels, classes: CLASSES };
     // Neighbours know nothing of a node's class here: its own row must be enough, so the centres lie far apart.
     generate::finish(drawn, FeatureShape { width, seed, signal: 6.0 })

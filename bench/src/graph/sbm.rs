@@ -4,7 +4,6 @@ use super::Graph;
 use super::generate::{self, Drawn, FeatureShape};
 use super::hash::mix_all;
 use anyhow::Result;
-use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -35,8 +34,7 @@ pub fn generate(name: String, shape: Shape, seed: u64) -> Result<Graph> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(mix_all([seed, 0x5B3]));
     let propensity = Propensity::draw(nodes, communities, &mut random);
     // Communities are contiguous in here and must not be so in the graph, where a range partition would find them for nothing.
-    let mut scramble: Vec<u32> = (0..nodes as u32).collect();
-    scramble.shuffle(&mut random);
+    let scramble = generate::scramble(nodes, &mut random);
     let edges = (0..count)
         .map(|_| {
             let a = propensity.any(&mut random);
@@ -47,10 +45,7 @@ pub fn generate(name: String, shape: Shape, seed: u64) -> Result<Graph> {
             (scramble[a], scramble[b])
         })
         .collect();
-    let mut labels = vec![0; nodes];
-    for at in 0..nodes {
-        labels[scramble[at] as usize] = (at * communities / nodes) as u16;
-    }
+    let labels = generate::placed_labels(&scramble, communities);
     let drawn = Drawn { name, vertices: nodes, edges, labels, classes: communities };
     generate::finish(drawn, FeatureShape { width, seed, signal: 2.5 })
 }

@@ -4,7 +4,6 @@ use super::Graph;
 use super::generate::{self, Drawn, FeatureShape};
 use super::hash::mix_all;
 use anyhow::Result;
-use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -29,8 +28,7 @@ pub fn generate(name: String, shape: Shape, seed: u64) -> Result<Graph> {
     let count = generate::edges_for(nodes, degree, width, CLASSES)?;
     let mut random = Xoshiro256PlusPlus::seed_from_u64(mix_all([seed, 0x35]));
     // In the order of the ring a range partition would cut it well for nothing.
-    let mut scramble: Vec<u32> = (0..nodes as u32).collect();
-    scramble.shuffle(&mut random);
+    let scramble = generate::scramble(nodes, &mut random);
     let edges = (0..count)
         .map(|at| {
             let (from, distance) = (at % nodes, at / nodes + 1);
@@ -41,10 +39,7 @@ pub fn generate(name: String, shape: Shape, seed: u64) -> Result<Graph> {
             (scramble[from], scramble[to])
         })
         .collect();
-    let mut labels = vec![0; nodes];
-    for at in 0..nodes {
-        labels[scramble[at] as usize] = (at * CLASSES / nodes) as u16;
-    }
+    let labels = generate::placed_labels(&scramble, CLASSES);
     let drawn = Drawn { name, vertices: nodes, edges, labels, classes: CLASSES };
     generate::finish(drawn, FeatureShape { width, seed, signal: 2.5 })
 }

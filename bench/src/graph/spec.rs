@@ -81,9 +81,7 @@ impl GraphSpec {
         }
         .with_context(|| format!("graph {self}"))
     }
-}
 
-impl GraphSpec {
     /// The graph of so many ranks, each of which has as much of it as each of `of` ranks has of this one: nodes grow with them, communities too, and
     /// degrees stay.
     ///

@@ -14,7 +14,7 @@ mod train;
 mod vocabulary;
 
 use crate::cli::positive;
-use crate::fit::ModelName;
+use crate::fit::ModelArgs;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use std::num::NonZero;
@@ -82,12 +82,9 @@ pub struct ClassifiersArgs {
     /// What `rudder pilot samples` has left
     #[arg(value_name = "SAMPLES")]
     pub samples: PathBuf,
-    /// The classifiers to train
-    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', required = true)]
-    pub model: Vec<ModelName>,
-    /// Where to leave them; of several, {} in the name stands for the classifier's
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
+    /// What is trained, and where it is left.
+    #[command(flatten)]
+    pub models: ModelArgs,
     /// Seed of what training draws
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,

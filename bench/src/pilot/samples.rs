@@ -50,6 +50,11 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// The values, of one that was made here or read.
+    pub fn values(&self) -> [f64; VALUES.len()] {
+        self.values.as_slice().try_into().expect("samples that were read have all values")
+    }
+
     /// By plan, its stall over the least.
     pub fn ratios(&self) -> Vec<Option<f64>> {
         let least = self.stalls.iter().flatten().copied().fold(f64::INFINITY, f64::min);

@@ -15,7 +15,7 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW, ops};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_xoshiro::Xoshiro256PlusPlus;
-use rudder::controller::llm::{LocalScorer, Scorer, ScorerLimits};
+use rudder::controller::llm::{LocalScorer, Pilot, PilotConfig, ScorerLimits};
 use rudder::controller::planner::PLANS;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -87,27 +87,27 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let vocabulary = Vocabulary::new();
     let random = &mut Xoshiro256PlusPlus::seed_from_u64(args.seed);
     let network = Network::drawn(vocabulary.tokens.len(), random)?;
-    // Prompts are cut by the tokenizer that cuts them later, which comes with the file.
-    gguf::write(&args.out, &network, &vocabulary)?;
-    let scorer = LocalScorer::load(&args.out, ScorerLimits::default())?;
+    // Prompts are cut by the tokenizer that cuts them later, which comes with a model's file: here with one that has learnt nothing.
+    let untrained = tempfile::NamedTempFile::new()?;
+    gguf::write(untrained.path(), &network, &vocabulary)?;
+    let scorer = LocalScorer::load(untrained.path(), ScorerLimits::default())?;
     let answers = PLANS.iter().map(|plan| Ok(scorer.tokenizer().encode(plan.name).map_err(anyhow::Error::msg)?[0]));
     let answers = answers.collect::<Result<Vec<u32>>>()?;
     let prompts = training.iter().map(|sample| Prompt::of(sample, &scorer)).collect::<Result<Vec<_>>>()?;
     let losses = learn(args, &network, &prompts, &answers, random)?;
     gguf::write(&args.out, &network, &vocabulary)?;
 
-    let mut scorer = LocalScorer::load(&args.out, ScorerLimits::default())?;
+    let mut pilot = Pilot::new(&PilotConfig { file: args.out.clone() })?;
     let mut took = Vec::new();
-    let mut scores = simple(&held_out)?;
-    scores.push(Score::of("pilot", &held_out, |sample| {
-        let allowed: Vec<usize> = (0..PLANS.len()).filter(|&plan| sample.stalls[plan].is_some()).collect();
-        let labels: Vec<&str> = allowed.iter().map(|&plan| PLANS[plan].name).collect();
+    let mut choose = |sample: &&Sample| {
         let asked = Instant::now();
-        let scores = scorer.score(&sample.job, &sample.text, &labels)?;
+        let plan = pilot.ask(&sample.job, &sample.text, |plan| sample.stalls[plan].is_some())?;
         took.push(asked.elapsed().as_secs_f64() * 1e3);
-        let best = (0..labels.len()).max_by(|&one, &other| scores[one].total_cmp(&scores[other]));
-        Ok(best.map_or(sample.plan, |best| allowed[best]))
-    })?);
+        Ok(plan.unwrap_or(sample.plan))
+    };
+    let choices = held_out.iter().map(&mut choose).collect::<Result<Vec<usize>>>()?;
+    let mut scores = simple(&held_out);
+    scores.push(Score::of("pilot", &held_out, &choices));
     took.sort_by(f64::total_cmp);
     let document = Document {
         made: Made::here(FORMAT),

@@ -57,9 +57,15 @@ impl TrainedPlans {
         write(self, path)
     }
 
-    /// The likeliest plan of those that are allowed; none if none is.
-    pub fn choose(&self, mut values: [f64; VALUES.len()], allows: impl Fn(usize) -> bool) -> Option<usize> {
+    /// Normalises a situation's numbers.
+    pub fn normalised(&self, mut values: [f64; VALUES.len()]) -> [f64; VALUES.len()] {
         normalise(&mut values, &self.features);
+        values
+    }
+
+    /// The likeliest plan of those that are allowed; none if none is.
+    pub fn choose(&self, values: [f64; VALUES.len()], allows: impl Fn(usize) -> bool) -> Option<usize> {
+        let values = self.normalised(values);
         let score = |(_, model): &(String, Model)| model.score(&values, &mut vec![0.0; model.scratch()]);
         let scores: Vec<f64> = self.plans.iter().map(score).collect();
         let allowed = (0..scores.len()).filter(|&plan| allows(plan));

@@ -41,6 +41,18 @@ impl Pilot {
     pub fn with_scorer(scorer: Box<dyn Scorer>) -> Self {
         Self { scorer }
     }
+
+    /// The likeliest of the plans that can be chosen, after a text's two parts; none if none can be.
+    ///
+    /// # Errors
+    /// The model has failed.
+    pub fn ask(&mut self, job: &str, text: &str, allows: impl Fn(usize) -> bool) -> Result<Option<usize>> {
+        let allowed: Vec<usize> = (0..PLANS.len()).filter(|&plan| allows(plan)).collect();
+        let labels: Vec<&str> = allowed.iter().map(|&plan| PLANS[plan].name).collect();
+        let scores = self.scorer.score(job, text, &labels)?;
+        let likeliest = allowed.into_iter().zip(scores).max_by(|(_, one), (_, other)| one.total_cmp(other));
+        Ok(likeliest.map(|(plan, _)| plan))
+    }
 }
 
 impl Advisor for Pilot {
@@ -49,11 +61,8 @@ impl Advisor for Pilot {
     }
 
     fn choose(&mut self, situation: &Situation) -> Result<usize> {
-        let allowed: Vec<usize> = (0..PLANS.len()).filter(|&plan| situation.allows(plan)).collect();
-        let labels: Vec<&str> = allowed.iter().map(|&plan| PLANS[plan].name).collect();
-        let scores = self.scorer.score(&situation.job(), &situation.text(), &labels)?;
-        let best = (0..labels.len()).max_by(|&one, &other| scores[one].total_cmp(&scores[other]));
-        Ok(best.map_or(situation.plan, |best| allowed[best]))
+        let plan = self.ask(&situation.job(), &situation.text(), |plan| situation.allows(plan))?;
+        Ok(plan.unwrap_or(situation.plan))
     }
 
     fn remote_cpu(&self) -> Duration {

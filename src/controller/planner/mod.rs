@@ -142,8 +142,7 @@ impl Controller for Planner {
         let alone = || PLANS.iter().position(|plan| plan.simple().is_ok_and(|policy| policy == buffer.policy));
         self.plan = weighing.or_else(alone).unwrap_or(0);
         if self.advisor.wants_costs() {
-            let simple = |plan: &Plan| plan.simple();
-            let alone = PLANS.iter().filter(|plan| !plan.announced).map(simple).collect::<Result<Vec<_>>>()?;
+            let alone = PLANS.iter().filter(|plan| !plan.announced).map(Plan::simple).collect::<Result<Vec<_>>>()?;
             let plain = Watched { policy: PLANS[0].simple()?, ..buffer.clone() };
             self.shadows = Some(Shadows::new(&plain, &alone, false)?);
         }
