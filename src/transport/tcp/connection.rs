@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 use std::ops::Index;
 use std::time::Instant;
 
-/// One receive takes at most this much; it stays in the second-level cache until it is scattered.
-const INBOX_BYTES: usize = 256 << 10;
+/// One receive takes at most this much; it stays in the second-level cache until it is scattered, beside what it is scattered to.
+const INBOX_BYTES: usize = 128 << 10;
 /// Rows of this size and more are received in place by a vectored read.
 const SCATTERED_ROW_BYTES_MIN: usize = 2048;
 /// Progress within a part is reported once so much of it has arrived.
