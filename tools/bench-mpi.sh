@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 out=$target/bench
-limit_s=${RUDDER_MPI_BENCH_LIMIT:-280}
+limit_s=${RUDDER_MPI_BENCH_LIMIT:-600}
 model=${RUDDER_MODEL:-${XDG_CACHE_HOME:-$HOME/.cache}/rudder/smollm2-135m-instruct.gguf}
 tiny=(--message-size 8:1024 --iterations 30 --skip 1 --batch 500 --table-mib 1)
 small=(--message-size 8:65536 --iterations 30 --skip 2 --row-bytes 400 --table-mib 32)

@@ -104,7 +104,14 @@ for system in distdgl lfu window+16; do
     grep -qE "^\\| \`${system/+/\\+}\` \\| [0-9.]+ \\|" "$trained/dgl.md" || fail "DistDGL was not trained with $system"
 done
 [[ $(grep -c '"fallbacks": 0' "$trained/dgl.json") == 3 ]] || fail "DGL fetched what the library should have"
-slurm/paper/table "$trained/dgl.json" | grep -qE '^\| graph \| 2 x 2 \| [0-9.]+ \(1\.00\) \|' || fail "no table of what DistDGL was trained with"
+# The published grid, by its own systems but the language model's, on a graph of our own.
+mkdir "$results/partitions"
+ln -s "$(dirname "$parts")" "$results/partitions/graph"
+paper=$(slurm/paper/submit --config tests/slurm/small.conf RESULTS="$results" RUDDER="$target/debug/rudder" PYTHON="$python" NODES=2 RANKS_PER_NODE=2 \
+    GRAPHS=graph PARTITIONS="$results/partitions" DGL_SYSTEMS=distdgl,degree,rudder/periodic:1,lfu,window/analytic+16)
+quiet "$paper"
+slurm/paper/table "$results/rudder-dgl-$paper/dgl.json" | grep -qE '^\| graph \| 2 x 2 \| [0-9.]+ \(1\.00\) \|( [0-9.]+ \([0-9.]+\) \|){4}$' ||
+    fail "the published grid at small size fills no table"
 [[ $(slurm/paper/submit --dry-run RUDDER=/bin/true | grep -c "^sbatch --nodes=4 --ntasks-per-node=4 .*/slurm/dgl.sbatch") == 3 ]] || fail "the published grid is not three jobs of 4 x 4"
 
 # Virtual nodes are hosts to both MPIs. Open MPI is told of TCP, over which it has windows only below MPI_THREAD_MULTIPLE. MPICH's UCX is left to
