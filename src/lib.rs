@@ -32,6 +32,7 @@ mod listening;
 pub mod memory;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod node_table;
 mod partition;
 pub mod pipeline;
 pub mod placement;

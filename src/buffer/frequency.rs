@@ -6,9 +6,9 @@
 //! Nodes that are not resident are remembered in a table of 8-way buckets that never grows: a new node takes the place of the lowest
 //! count of its bucket. Nodes of a bucket are told apart by 32 more bits of their hash; two that agree share a count.
 
-use super::index::spread;
 use crate::id::NodeId;
 use crate::memory::prefetch;
+use crate::node_table::spread;
 
 const WAYS: usize = 8;
 /// Elapsed minibatches whose decay is tabled.

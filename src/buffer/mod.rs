@@ -28,7 +28,6 @@
 mod cohorts;
 mod frequency;
 mod halo;
-mod index;
 mod policy;
 mod slots;
 mod switch;
@@ -39,10 +38,10 @@ mod window;
 
 use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
+use crate::node_table::{AHEAD, NodeTable, ahead};
 use crate::partition::PartitionBook;
 use cohorts::Cohorts;
 use halo::Halo;
-use index::{AHEAD, NodeTable, ahead};
 pub use policy::{LfuConfig, PolicyConfig, PrescConfig, RandomConfig, RudderConfig, Start};
 use policy::{Origin, ReplacementPolicy, Swap, View};
 use slots::{Occupancy, SlotTable};

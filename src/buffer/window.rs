@@ -3,8 +3,8 @@
 //! A node's announced uses are the bits of one word, so that its next use is a rotation and a count of zeros, and an announcement
 //! or a retirement costs that minibatch's own nodes.
 
-use super::index::{NodeTable, ahead};
 use crate::id::NodeId;
+use crate::node_table::{NodeTable, ahead};
 
 /// Most announced minibatches.
 pub const WINDOW_MAX: usize = 64;

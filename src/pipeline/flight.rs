@@ -2,8 +2,7 @@
 
 use super::RequestId;
 use crate::id::{NodeId, Slot};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use crate::node_table::NodeTable;
 
 /// Index of a flight in its arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,47 +48,41 @@ struct Waiter {
 
 const NONE: u32 = u32::MAX;
 
-/// Nodes are spread by their owner's relabelling already; one multiplication is enough and costs a nanosecond.
-#[derive(Default)]
-pub(super) struct NodeHasher(u64);
-
-impl Hasher for NodeHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("nodes hash as one u64");
-    }
-
-    fn write_u64(&mut self, node: u64) {
-        let product = node.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = product ^ (product >> 32);
-    }
-}
-
 /// Which flight of a table brings a node's row.
 ///
 /// Rows that land are not taken out one by one, which would cost a cache miss each while others wait to be booked: an entry holds as long as its
 /// flight is live and the node's, and those that do not are swept out together where room is needed.
 pub(super) struct FlightIndex {
     table: u32,
-    by_node: HashMap<NodeId, FlightId, BuildHasherDefault<NodeHasher>>,
+    by_node: NodeTable<FlightId>,
+}
+
+impl Default for FlightId {
+    /// No flight's.
+    fn default() -> Self {
+        Self(NONE)
+    }
 }
 
 impl FlightIndex {
     pub fn with_capacity(table: usize, nodes: usize) -> Self {
-        Self { table: table as u32, by_node: HashMap::with_capacity_and_hasher(nodes, Default::default()) }
+        Self { table: table as u32, by_node: NodeTable::with_capacity(nodes) }
     }
 
     /// The flight that brings the node's row, if any does.
     pub fn find(&self, node: NodeId, flights: &Flights) -> Option<FlightId> {
-        self.by_node.get(&node).copied().filter(|&id| flights.carries(id, self.table, node))
+        self.by_node.get(node).filter(|&id| flights.carries(id, self.table, node))
+    }
+
+    /// Asks for where a node's flight is noted, so that it is in the cache some nodes later.
+    #[inline]
+    pub fn prefetch(&self, node: NodeId) {
+        self.by_node.prefetch(node);
     }
 
     /// Where the node's flight is noted, and that flight, if it has one.
     pub fn entry(&mut self, node: NodeId, flights: &Flights) -> (&mut FlightId, Option<FlightId>) {
-        let entry = self.by_node.entry(node).or_insert(FlightId(NONE));
+        let entry = self.by_node.entry(node);
         let id = *entry;
         (entry, flights.carries(id, self.table, node).then_some(id))
     }
@@ -97,18 +90,18 @@ impl FlightIndex {
     /// Notes the node's flight, whatever brought its row before.
     pub fn insert(&mut self, node: NodeId, id: FlightId, flights: &Flights) {
         self.make_room(1, flights);
-        self.by_node.insert(node, id);
+        *self.by_node.entry(node) = id;
     }
 
     /// Makes room for so many more nodes; allocates only where twice of what is live has none.
     pub fn make_room(&mut self, nodes: usize, flights: &Flights) {
-        if self.by_node.capacity() - self.by_node.len() >= nodes {
+        if self.by_node.room() >= nodes {
             return;
         }
         if flights.len() == 0 {
             self.by_node.clear();
         } else {
-            self.by_node.retain(|&node, &mut id| flights.carries(id, self.table, node));
+            self.by_node.retain(|node, id| flights.carries(id, self.table, node));
         }
         // With as much room as is taken, the next sweep is as far off as this one is long.
         self.by_node.reserve(nodes.max(self.by_node.len()));

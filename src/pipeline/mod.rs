@@ -23,6 +23,7 @@
 //!     backoff: Duration::from_millis(20),
 //!     transfer_timeout: second,
 //!     staging_chunks: 0,
+//!     by_row: true,
 //! };
 //! let there = RemoteRegion { peer: Rank(1), index: 0, bytes: 16 };
 //! let table = Table {
@@ -79,6 +80,7 @@ use crate::buffer::{BufferCounters, Pin, PrefetchBuffer, Reserve, Residency, Win
 use crate::controller::{Decision, Observation, OwnerShare};
 use crate::error::{Error, Result, TransferError};
 use crate::id::{NodeId, Rank, Slot, StreamId, TableId};
+use crate::node_table::AHEAD;
 use crate::partition::PartitionBook;
 use crate::transport::{BatchId, RemoteRegion};
 use batch::{BatchState, Batches};
@@ -113,6 +115,8 @@ pub struct Limits {
     pub transfer_timeout: Duration,
     /// Chunks of `batch_rows` rows of staging memory; 0 where transports may write any rows of the caller's.
     pub staging_chunks: u32,
+    /// Whether an owner's rows are asked for in the order of its table, and not in that of the minibatch.
+    pub by_row: bool,
 }
 
 /// Where the rows of a partition are.
@@ -339,6 +343,7 @@ pub struct Pipeline {
     own: Vec<NodeId>,
     own_found: Vec<Residency>,
     wanted: Vec<Wanted>,
+    grouped: Vec<Wanted>,
     /// With the peer that has not given the row.
     failed: Vec<(FlightId, Rank, TransferError)>,
     /// Flights whose first asker is gone, to be batched for the next.
@@ -418,6 +423,7 @@ impl Pipeline {
             own: Vec::new(),
             own_found: Vec::new(),
             wanted: Vec::new(),
+            grouped: Vec::new(),
             failed: Vec::new(),
             rehomed: Vec::new(),
             segments: Vec::new(),
@@ -734,6 +740,9 @@ impl Pipeline {
             missing += 1;
             let offered = observed && seen == Seen::Missing;
             let lane = &mut self.lanes[table];
+            if let Some(&later) = self.remote.get(at + AHEAD) {
+                lane.flights.prefetch(later);
+            }
             let (entry, found) = lane.flights.entry(node, &self.flights);
             if let Some(flight) = found {
                 hits += u64::from(matches!(self.found[at], Residency::Filling(_)));
@@ -953,16 +962,10 @@ impl Pipeline {
         }
     }
 
-    /// Batches what is `wanted`, owner by owner and sorted, the owners taking turns so that all of them start at once.
+    /// Batches what is `wanted`, owner by owner, the owners taking turns so that all of them start at once.
     fn enqueue(&mut self, table: usize, area: Area, request: Option<RequestId>, demand: bool, not_before: Duration) {
         let most = if demand { self.limits.batch_rows } else { self.limits.prefetch_batch_rows };
-        self.wanted.sort_unstable_by_key(|wanted| (wanted.owner, wanted.row));
-        self.segments.clear();
-        let mut from = 0;
-        for segment in self.wanted.chunk_by(|a, b| a.owner == b.owner) {
-            self.segments.push((from, from + segment.len()));
-            from += segment.len();
-        }
+        self.group_by_owner(table);
         let mut more = true;
         while more {
             more = false;
@@ -978,6 +981,37 @@ impl Pipeline {
             }
         }
         self.wanted.clear();
+    }
+
+    /// Orders what is `wanted` by its owner, and notes where in it each owner's `segments` begin and end.
+    fn group_by_owner(&mut self, table: usize) {
+        self.segments.clear();
+        if self.limits.by_row {
+            self.wanted.sort_unstable_by_key(|wanted| (wanted.owner, wanted.row));
+        }
+        if self.wanted.is_sorted_by_key(|wanted| wanted.owner) {
+            let mut from = 0;
+            for segment in self.wanted.chunk_by(|a, b| a.owner == b.owner) {
+                self.segments.push((from, from + segment.len()));
+                from += segment.len();
+            }
+            return;
+        }
+        self.segments.resize(self.lanes[table].owners.len(), (0, 0));
+        self.wanted.iter().for_each(|wanted| self.segments[wanted.owner as usize].1 += 1);
+        let mut end = 0;
+        for segment in &mut self.segments {
+            let begin = end;
+            end += segment.1;
+            *segment = (begin, begin);
+        }
+        self.grouped.clone_from(&self.wanted);
+        for wanted in &self.wanted {
+            let (_, end) = &mut self.segments[wanted.owner as usize];
+            self.grouped[*end] = *wanted;
+            *end += 1;
+        }
+        std::mem::swap(&mut self.wanted, &mut self.grouped);
     }
 
     fn open_batch(

@@ -25,6 +25,7 @@ fn limits() -> Limits {
         backoff: Duration::from_millis(1),
         transfer_timeout: Duration::from_secs(1),
         staging_chunks: 0,
+        by_row: true,
     }
 }
 
@@ -59,6 +60,33 @@ fn start(pipeline: &mut Pipeline, nodes: &[NodeId]) -> RequestId {
     let id = pipeline.start(NOW, 0, nodes, options, &mut plan, &mut |_, _| Decision::default()).unwrap();
     pipeline.handle_plan_done(&plan);
     id
+}
+
+#[test]
+fn rows_are_asked_for_by_owner_and_in_the_order_that_the_transport_likes() {
+    // Of two owners in turns, each owner's rows backwards.
+    let (of_first, of_second) = (LOCAL..LOCAL + 40, NODES - 40..NODES);
+    let nodes: Vec<_> = of_first.clone().rev().zip(of_second.rev()).flat_map(|(a, b)| [NodeId(a), NodeId(b)]).collect();
+    for by_row in [true, false] {
+        let mut pipeline = exported_by(&[Rank(1)]);
+        pipeline.limits = Limits { by_row, batch_rows: 16, ..limits() };
+        start(&mut pipeline, &nodes);
+        let mut asked: [Vec<u64>; 2] = Default::default();
+        while let Some(transmit) = pipeline.poll_transmit(NOW) {
+            let owner = usize::from(transmit.region.peer == ALONE);
+            for (&row, &place) in transmit.rows.iter().zip(&transmit.places) {
+                let first = [LOCAL, NODES / 2][owner];
+                assert_eq!(nodes[place as usize], NodeId(first + row), "a row goes where its node is wanted");
+            }
+            asked[owner].extend(&transmit.rows);
+            let rows = transmit.rows.len();
+            pipeline.handle_posted(NOW, transmit, rows);
+        }
+        for rows in asked {
+            assert_eq!(rows.len(), 40);
+            assert!(rows.is_sorted_by(|a, b| (a < b) == by_row), "{by_row}: {rows:?}");
+        }
+    }
 }
 
 #[test]

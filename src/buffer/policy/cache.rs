@@ -13,9 +13,9 @@
 use super::guard::Guard;
 use super::lists::SlotLists;
 use super::{Origin, ReplacementPolicy, Swap, View};
-use crate::buffer::index::ahead;
 use crate::buffer::window::WindowPosition;
 use crate::id::{NodeId, Slot};
+use crate::node_table::ahead;
 
 /// Steps of the search for victims that a hit or a miss pays for.
 const STEPS: u32 = 8;

@@ -9,11 +9,11 @@ use super::queue::{Beside, SlotQueue, Standing, above, coarse};
 use super::{Origin, ReplacementPolicy, View, Wanted};
 use crate::buffer::BufferHints;
 use crate::buffer::frequency::{Count, Decay, FrequencyTable};
-use crate::buffer::index::ahead;
 use crate::buffer::window::{WINDOW_MAX, WindowPosition};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
 use crate::memory::prefetch;
+use crate::node_table::ahead;
 use crate::partition::PartitionBook;
 use serde::{Deserialize, Serialize};
 

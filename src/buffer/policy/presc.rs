@@ -6,9 +6,9 @@
 //! minibatches.
 
 use super::{Origin, ReplacementPolicy, View};
-use crate::buffer::index::{NodeTable, ahead};
 use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
+use crate::node_table::{NodeTable, ahead};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 

@@ -8,8 +8,8 @@
 
 use super::cache::{Order, Rows};
 use super::lists::SlotLists;
-use crate::buffer::index::NodeTable;
 use crate::id::{NodeId, Slot};
+use crate::node_table::NodeTable;
 
 const SMALL: u16 = 0;
 const MAIN: u16 = 1;

@@ -8,10 +8,10 @@ use super::lfu::{Lfu, LfuConfig};
 use super::queue::{Beside, Standing};
 use super::{Origin, ReplacementPolicy, View, Wanted};
 use crate::buffer::BufferHints;
-use crate::buffer::index::{AHEAD, ahead};
 use crate::buffer::window::{WINDOW_MAX, WindowPosition};
 use crate::error::Result;
 use crate::id::{NodeId, Slot};
+use crate::node_table::{AHEAD, ahead};
 
 /// Most slots of one list that a search for a far victim looks at.
 const STEPS: usize = 8;
