@@ -7,13 +7,15 @@ use super::args::{Benchmark, MpiArgs, ThreadLevel};
 use super::document::{Line, Origin};
 use super::traffic::Traffic;
 use super::world::{Waiting, World};
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use rudder::controller::llm::{ModelSource, ReplaceConfig};
 use rudder::controller::{Controller, ControllerConfig, JobFacts, Observation};
 use std::time::{Duration, Instant};
 
 /// Minibatches of one sample of a controller that decides in less than microseconds.
 const CHEAP_MINIBATCHES: u64 = 1000;
+/// Of one that asks a model, for each minibatch.
+const MODEL_MINIBATCHES: u64 = 1;
 
 /// A controller, and how many minibatches make a sample of it.
 pub struct Decider {
@@ -45,7 +47,7 @@ pub fn open(args: &MpiArgs) -> Result<Vec<Decider>> {
             let model = ModelSource::File(model.clone());
             Ok(vec![decider(
                 ControllerConfig::LlmReplace(ReplaceConfig { model, delta: 1, ..ReplaceConfig::default() }),
-                1,
+                MODEL_MINIBATCHES,
             )?])
         }
         None => ["periodic:8", "analytic"].into_iter().map(|name| decider(name.parse()?, CHEAP_MINIBATCHES)).collect(),
@@ -56,16 +58,27 @@ impl Decider {
     /// The time of a decision, or of a minibatch's part of it, in µs.
     fn decide(&mut self) -> Result<f64> {
         let begun = Instant::now();
+        let mut decisions = 0;
         for _ in 0..self.minibatches {
             self.seen += 1;
             self.controller.observe(&observation(self.seen));
-            self.controller.decide();
+            if self.controller.decide().is_some() {
+                self.controller.handle_taken();
+                decisions += 1;
+            }
         }
         let us = begun.elapsed().as_secs_f64() * 1e6 / self.minibatches as f64;
-        match self.controller.health().failure {
-            Some(cause) => bail!("{} could not decide: {cause}", self.controller.name()),
-            None => Ok(us),
+        if let Some(cause) = self.controller.health().failure {
+            bail!("{} could not decide: {cause}", self.controller.name());
         }
+        let asked = self.minibatches == MODEL_MINIBATCHES;
+        ensure!(
+            !asked || decisions > 0,
+            "{} did not ask its model for minibatch {}",
+            self.controller.name(),
+            self.seen
+        );
+        Ok(us)
     }
 }
 

@@ -40,14 +40,17 @@ impl Sweeps {
     }
 }
 
-/// Intercept and slope of the weighted least squares.
+/// Intercept and slope of the weighted least squares, of all lines that do not fall: more rows or bytes take no less time, whatever noise says.
 fn line(points: &[Point], weight: impl Fn(&Point) -> f64) -> Option<(f64, f64)> {
     let sum = |of: &dyn Fn(&Point) -> f64| points.iter().map(|point| weight(point) * of(point)).sum::<f64>();
     let (w, x, y) = (sum(&|_| 1.0), sum(&|point| point.0), sum(&|point| point.1));
     let (xx, xy) = (sum(&|point| point.0 * point.0), sum(&|point| point.0 * point.1));
     let determinant = w * xx - x * x;
     let slope = (w * xy - x * y) / determinant;
-    (points.len() > 1 && slope.is_finite()).then(|| ((y - slope * x) / w, slope))
+    (points.len() > 1 && slope.is_finite()).then(|| {
+        let slope = slope.max(0.0);
+        ((y - slope * x) / w, slope)
+    })
 }
 
 #[cfg(test)]
@@ -79,6 +82,13 @@ mod tests {
                 assert!((found / meant - 1.0).abs() < within, "{found} for {meant} with noise {noise}");
             }
         }
+    }
+
+    #[test]
+    fn noise_makes_no_gap_negative() {
+        let mut sweeps = sweeps(|_| 1.0);
+        sweeps.rate = vec![(1.0, 12.0), (16.0, 10.0), (256.0, 8.0)];
+        assert_eq!(sweeps.fit("x").unwrap().g_us, 0.0);
     }
 
     #[test]
