@@ -43,8 +43,8 @@ launch() {
     local mpi=$1 ranks=$2 options=()
     shift 2
     if [[ $mpi == openmpi ]]; then
-        # More ranks than cores, and whoever runs this.
-        options=(--oversubscribe)
+        # More ranks than cores, and whoever runs this. Each rank would be bound to one core, on which its threads wait for each other.
+        options=(--oversubscribe --bind-to none)
         [[ $(id -u) != 0 ]] || options+=(--allow-run-as-root)
     fi
     env "${ways[@]}" timeout --kill-after=10 "$limit_s" "mpiexec.$mpi" "${options[@]}" -n "$ranks" \
