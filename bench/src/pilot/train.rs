@@ -97,9 +97,10 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let answers = answers.collect::<Result<Vec<u32>>>()?;
     let prompts = training.iter().map(|sample| Prompt::of(sample, &scorer)).collect::<Result<Vec<_>>>()?;
     let losses = learn(args, &network, &prompts, &answers, random)?;
-    gguf::write(&args.out, &network, &vocabulary, 0.0)?;
+    let draft = tempfile::NamedTempFile::new()?;
+    gguf::write(draft.path(), &network, &vocabulary, 0.0)?;
 
-    let mut pilot = Pilot::new(&PilotConfig { file: args.out.clone() })?;
+    let mut pilot = Pilot::new(&PilotConfig { file: draft.path().to_owned() })?;
     let mut took = Vec::new();
     let mut ask = |sample: &&Sample| {
         let asked = Instant::now();
