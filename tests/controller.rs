@@ -326,6 +326,7 @@ fn always(plan: &str, folder: &Path) -> String {
         training: String::new(),
         features: VALUES.iter().map(feature).collect(),
         plans: PLANS.map(|other| (other.name.to_owned(), model(f64::from(u8::from(other.name == plan))))).to_vec(),
+        margin: 0.0,
     };
     let file = folder.join(format!("{plan}.json"));
     trained.write(&file).unwrap();

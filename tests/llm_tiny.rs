@@ -15,8 +15,8 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rudder::bootstrap::{Bootstrap, local};
 use rudder::controller::llm::{
-    CohortsConfig, LlmReplace, LlmService, LocalScorer, ModelSource, PROMPT, PROMPT_KEY, RemoteScorer, ReplaceConfig,
-    Scorer, ScorerLimits, ServiceConfig,
+    CohortsConfig, LlmReplace, LlmService, LocalScorer, MARGIN_KEY, ModelSource, PROMPT, PROMPT_KEY, RemoteScorer,
+    ReplaceConfig, Scorer, ScorerLimits, ServiceConfig,
 };
 use rudder::controller::{Cohort, ControllerConfig, ControllerRuntime, Decision, JobFacts, Observation, RuntimeConfig};
 use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, TableId, TableSpec};
@@ -178,8 +178,20 @@ fn a_model_that_was_not_trained_to_be_the_pilot_is_refused() {
     let later = build(&of_version(PROMPT + 1)).unwrap_err();
     assert!(later.contains(&format!("version {}", PROMPT + 1)) && later.contains("train it again"), "{later}");
     let sound = of_version(PROMPT);
-    assert_eq!(build(&sound), Ok(()));
+    assert_eq!(build(&sound), Ok(()), "without a margin it is followed always");
     assert!(build(&sound[..sound.len() / 2]).unwrap_err().contains("truncated"));
+    let of_margin = |margin| {
+        tiny(|metadata| {
+            set(PROMPT_KEY, Value::U32(PROMPT))(metadata);
+            set(MARGIN_KEY, margin)(metadata);
+        })
+    };
+    assert_eq!(build(&of_margin(Value::F32(0.3))), Ok(()));
+    for margin in [-0.1, 1.5, f32::NAN] {
+        let cause = build(&of_margin(Value::F32(margin))).unwrap_err();
+        assert!(cause.contains(MARGIN_KEY) && cause.contains("0 to 1 is supported"), "{cause}");
+    }
+    assert!(build(&of_margin(Value::String("wide".into()))).unwrap_err().contains("is not a number"));
 }
 
 #[test]

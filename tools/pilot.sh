@@ -12,7 +12,7 @@ rudder=$(realpath "$1") out=$(realpath -m "$2")
 mkdir -p "$out"
 "$rudder" pilot samples --out "$out/samples.jsonl"
 "$rudder" pilot train "$out/samples.jsonl" --out "$out/pilot.gguf" --json "$out/pilot.json"
-"$rudder" pilot classifiers "$out/samples.jsonl" --model logistic,mlp,forest,boosted,attention --out "$out/{}.json"
+"$rudder" pilot classifiers "$out/samples.jsonl" --model logistic,svm,mlp,forest,boosted,attention --out "$out/{}.json"
 mapfile -t list < <(xargs -n 1 <bench/pilot/test-list)
 "$rudder" study "${list[@]}" --json "$out/study.json" --report "$out/study.html" --contender \
     "lfu,window,degree,lfu/analytic,window/analytic,window/guard:analytic,window/guard:ghost,window/pilot:$out/pilot.gguf,window/guard:pilot:$out/pilot.gguf,window/plan-classifier:$out/boosted.json"

@@ -1,7 +1,7 @@
 //! `rudder pilot` as a user runs it, and the pilot that it has left.
 //!
 //! Goal: samples are the same in every run, what is trained on them steers a job, and the repository's model is small and does too. Method: one
-//! generated graph, whose samples stand for those that are held out too: what is learnt from so little is worth nothing.
+//! generated graph, whose samples stand for those of validation and those that are held out too: what is learnt from so little is worth nothing.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -41,10 +41,12 @@ fn a_pilot_and_classifiers_are_made_of_samples_and_steer_a_job() {
     let stalls = first["stalls"].as_array().unwrap();
     assert!(stalls.iter().any(|stall| *stall != stalls[0]), "plans differ: {stalls:?}");
 
-    std::fs::write(at("samples.jsonl"), numbered(&samples, 0) + &numbered(&samples, 9)).unwrap();
+    std::fs::write(at("samples.jsonl"), numbered(&samples, 0) + &numbered(&samples, 8) + &numbered(&samples, 9))
+        .unwrap();
     rudder(folder.path(), "pilot train samples.jsonl --epochs 1 --out pilot.gguf --json pilot.json");
     let document: Value = serde_json::from_str(&std::fs::read_to_string(at("pilot.json")).unwrap()).unwrap();
     assert!(document["losses"][0].as_f64().unwrap() > 0.0 && document["bytes"].as_u64().unwrap() < 8_000_000);
+    assert!((0.0..=1.0).contains(&document["margin"].as_f64().unwrap()), "{document}");
     let scores = document["scores"].as_array().unwrap();
     assert!(scores.iter().all(|score| score["stall"].as_f64().unwrap() >= 1.0), "{scores:?}");
     rudder(folder.path(), "pilot train samples.jsonl --epochs 1 --out again.gguf");

@@ -1,8 +1,8 @@
 //! Classifiers on the pilot's samples: the second form of the published ones, which are given what the pilot is given.
 
 use super::ClassifiersArgs;
-use super::samples::{Sample, halves};
-use super::score::{AS_GOOD, Score, print, simple};
+use super::samples::{Parts, Sample};
+use super::score::{AS_GOOD, Score, Scored, choices, margin, print, simple};
 use crate::fit::{ModelName, Table, normalisation};
 use crate::progress::Progress;
 use anyhow::{Context, Result};
@@ -16,19 +16,22 @@ use rudder::controller::planner::{PLANS, VALUES};
 pub fn run(args: &ClassifiersArgs) -> Result<()> {
     args.models.check()?;
     let samples = super::samples::read(&args.samples)?;
-    let (training, held_out) = halves(&samples)?;
+    let Parts { training, validation, held_out } = Parts::of(&samples)?;
     let mut scores = simple(&held_out);
     let mut progress = Progress::new();
     for &name in &args.models.model {
         progress.begin(name.name());
-        let trained = trained(name, &training, args).with_context(|| format!("training {name}"))?;
+        let mut trained = trained(name, &training, args).with_context(|| format!("training {name}"))?;
+        let scored = |samples: &[&Sample]| -> Scored {
+            let of = |sample: &&Sample| trained.scores(sample.values(), |plan| sample.stalls[plan].is_some());
+            samples.iter().map(of).collect()
+        };
+        let on_held_out = scored(&held_out);
+        trained.margin = margin(&validation, &scored(&validation));
         let file = args.models.file(name);
         trained.write(&file)?;
         progress.end(&format!("wrote {}", file.display()));
-        let choose = |sample: &&Sample| {
-            trained.choose(sample.values(), |plan| sample.stalls[plan].is_some()).unwrap_or(sample.plan)
-        };
-        scores.push(Score::of(name.name(), &held_out, &held_out.iter().map(choose).collect::<Vec<_>>()));
+        scores.push(Score::of(name.name(), &held_out, &choices(&held_out, &on_held_out, trained.margin)));
     }
     print(&scores, held_out.len());
     Ok(())
@@ -41,6 +44,7 @@ fn trained(name: ModelName, training: &[&Sample], args: &ClassifiersArgs) -> Res
         training: format!("{} samples, seed {}, rudder {}", training.len(), args.seed, env!("CARGO_PKG_VERSION")),
         features: normalisation(&VALUES, &shown),
         plans: Vec::new(),
+        margin: 0.0,
     };
     for (at, plan) in PLANS.iter().enumerate() {
         let ratios = training.iter().filter_map(|sample| Some((sample, sample.ratios()[at]?)));

@@ -5,16 +5,16 @@ use super::vocabulary::Vocabulary;
 use anyhow::{Context, Result};
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
-use rudder::controller::llm::{PROMPT, PROMPT_KEY};
+use rudder::controller::llm::{MARGIN_KEY, PROMPT, PROMPT_KEY};
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 
-/// Matrices in 8 bits a number, all else in 32.
+/// Matrices in 8 bits a number, all else in 32, and the margin by which it is followed.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write(path: &Path, network: &Network, vocabulary: &Vocabulary) -> Result<()> {
+pub fn write(path: &Path, network: &Network, vocabulary: &Vocabulary, margin: f64) -> Result<()> {
     let texts = |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
     let number = |value: usize| Value::U32(value as u32);
     let metadata = [
@@ -22,6 +22,7 @@ pub fn write(path: &Path, network: &Network, vocabulary: &Vocabulary) -> Result<
         ("general.name", Value::String("rudder pilot".to_owned())),
         ("general.license", Value::String("Apache-2.0 OR MIT".to_owned())),
         (PROMPT_KEY, Value::U32(PROMPT)),
+        (MARGIN_KEY, Value::F32(margin as f32)),
         ("llama.context_length", number(CONTEXT)),
         ("llama.embedding_length", number(WIDTH)),
         ("llama.block_count", number(LAYERS)),
@@ -61,7 +62,7 @@ mod tests {
         let vocabulary = Vocabulary::new();
         let network = Network::drawn(vocabulary.tokens.len(), &mut Xoshiro256PlusPlus::seed_from_u64(3)).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
-        write(file.path(), &network, &vocabulary).unwrap();
+        write(file.path(), &network, &vocabulary, 0.0).unwrap();
         let mut scorer = LocalScorer::load(file.path(), ScorerLimits::default()).unwrap();
         let (names, numbers) = words();
         for word in names.iter().map(|name| (*name).to_owned()).chain(numbers.iter().map(u64::to_string)) {

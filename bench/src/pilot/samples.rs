@@ -142,23 +142,42 @@ fn decisions(random: &mut Xoshiro256PlusPlus) -> [usize; 4] {
     [0, 1, random.random_range(2..CHANGE), CHANGE + usize::from(random.random_bool(0.3))]
 }
 
-/// Of so many graphs one is held out.
-const HELD_OUT_OF: u64 = 10;
+/// Of so many graphs one is held out, and another one is for validation.
+const PART_OF: u64 = 10;
 
-/// Samples to train on, and those of graphs that are held out.
-///
-/// # Errors
-/// Either are none.
-pub fn halves(samples: &[Sample]) -> Result<(Vec<&Sample>, Vec<&Sample>)> {
-    let (held_out, training): (Vec<&Sample>, Vec<&Sample>) =
-        samples.iter().partition(|sample| sample.graph % HELD_OUT_OF == HELD_OUT_OF - 1);
-    ensure!(
-        !training.is_empty() && !held_out.is_empty(),
-        "{} samples to train on and {} to hold out: make samples of {HELD_OUT_OF} graphs at least",
-        training.len(),
-        held_out.len()
-    );
-    Ok((training, held_out))
+/// Samples by what they are for, a graph's for one thing.
+#[derive(Default)]
+pub struct Parts<'a> {
+    /// What is learnt from.
+    pub training: Vec<&'a Sample>,
+    /// What margins are chosen on.
+    pub validation: Vec<&'a Sample>,
+    /// What nothing is chosen on, so that it tells what choices are worth.
+    pub held_out: Vec<&'a Sample>,
+}
+
+impl<'a> Parts<'a> {
+    /// Of all samples.
+    ///
+    /// # Errors
+    /// One part is empty.
+    pub fn of(samples: &'a [Sample]) -> Result<Self> {
+        let mut parts = Self::default();
+        for sample in samples {
+            match PART_OF - sample.graph % PART_OF {
+                1 => parts.held_out.push(sample),
+                2 => parts.validation.push(sample),
+                _ => parts.training.push(sample),
+            }
+        }
+        let counts = [parts.training.len(), parts.validation.len(), parts.held_out.len()];
+        let [training, validation, held_out] = counts;
+        ensure!(
+            counts.iter().all(|count| *count > 0),
+            "{training} samples to train on, {validation} to validate with and {held_out} to hold out: make samples of {PART_OF} graphs at least"
+        );
+        Ok(parts)
+    }
 }
 
 /// Reads samples.

@@ -1,8 +1,8 @@
-//! What choices cost on samples.
+//! What choices cost on samples, and the margin with which they cost least.
 
 use super::samples::Sample;
 use crate::report::tables::{percent, table};
-use rudder::controller::planner::PLANS;
+use rudder::controller::planner::{PLANS, preferred};
 use serde::Serialize;
 
 /// A plan is as good as the best if its stall is within this of the least.
@@ -42,6 +42,30 @@ impl Score {
     }
 }
 
+/// By sample, the plans that can be chosen and how they score.
+pub type Scored = Vec<Vec<(usize, f64)>>;
+
+/// What is chosen by scores with a margin.
+pub fn choices(samples: &[&Sample], scored: &Scored, margin: f64) -> Vec<usize> {
+    let chosen = samples.iter().zip(scored);
+    chosen.map(|(sample, scores)| preferred(scores, margin).unwrap_or(sample.plan)).collect()
+}
+
+/// The margin with which choices by these scores cost least, the widest of several: those are tried at which a choice changes.
+pub fn margin(samples: &[&Sample], scored: &Scored) -> f64 {
+    let lead = |scores: &Vec<(usize, f64)>| {
+        let of = |plan: usize| scores.iter().find(|(other, _)| *other == plan).map(|(_, score)| *score);
+        let (best, default) = (preferred(scores, 0.0)?, preferred(scores, f64::INFINITY)?);
+        // A model's file holds it in 32 bits.
+        Some(f64::from((of(best)? - of(default)?) as f32))
+    };
+    let margins = std::iter::once(0.0).chain(scored.iter().filter_map(lead));
+    let cost = |margin: f64| Score::of("", samples, &choices(samples, scored, margin)).stall;
+    let costs = margins.map(|margin| (margin, cost(margin)));
+    let cheapest = costs.min_by(|(wide, one), (wider, other)| one.total_cmp(other).then(wider.total_cmp(wide)));
+    cheapest.map_or(0.0, |(margin, _)| margin)
+}
+
 /// What is chosen without learning: the plan that stands, and each plan for everything.
 pub fn simple(samples: &[&Sample]) -> Vec<Score> {
     let choices = |choose: &dyn Fn(&Sample) -> usize| samples.iter().map(|sample| choose(sample)).collect::<Vec<_>>();
@@ -66,4 +90,47 @@ pub fn print(scores: &[Score], decisions: usize) {
     };
     let lines: Vec<Vec<String>> = scores.iter().map(line).collect();
     println!("{}", table(["chooses", "all", "start or change", "within 1 %"], &lines));
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a margin keeps choices to the default where leaving it does not pay, and no more. Method: scores and stalls by hand.
+    use super::*;
+
+    /// A decision in which `lfu` and `tiny` can be chosen, for so many seconds each.
+    fn sample(lfu: f64, tiny: f64) -> Sample {
+        let mut stalls = vec![None; PLANS.len()];
+        (stalls[0], stalls[3]) = (Some(lfu), Some(tiny));
+        Sample {
+            format: 1,
+            graph: 0,
+            decision: 0,
+            new: false,
+            job: String::new(),
+            text: String::new(),
+            values: Vec::new(),
+            plan: 0,
+            idle_s: 0.0,
+            stalls,
+        }
+    }
+
+    /// The margin of decisions by how much likelier `tiny` is found.
+    fn margin_of(decisions: [(f64, f64, f64); 3]) -> f64 {
+        let samples = decisions.map(|(lfu, tiny, _)| sample(lfu, tiny));
+        let scored = decisions.map(|(_, _, lead)| vec![(0, 0.0), (3, lead)]).to_vec();
+        margin(&samples.each_ref(), &scored)
+    }
+
+    #[test]
+    fn a_margin_stays_with_the_default_where_leaving_it_does_not_pay() {
+        assert_eq!(margin_of([(2.0, 1.0, 0.75), (1.0, 3.0, 0.25), (1.0, 1.0, -0.5)]), 0.25);
+        assert_eq!(margin_of([(1.0, 2.0, 0.75), (3.0, 1.0, 0.25), (1.0, 1.0, 0.5)]), 0.0, "both or neither");
+        assert_eq!(margin_of([(1.0, 3.0, 0.75), (2.0, 1.0, 0.25), (1.0, 1.0, 0.5)]), 0.75, "it is never left");
+        assert_eq!(
+            margin_of([(1.0, 1.0, 0.75), (1.0, 1.0, 0.25), (1.0, 1.0, 0.5)]),
+            0.75,
+            "what gains nothing is no risk"
+        );
+    }
 }

@@ -3,8 +3,8 @@
 use super::TrainArgs;
 use super::gguf;
 use super::network::Network;
-use super::samples::{Sample, halves, read};
-use super::score::{self, Score, simple};
+use super::samples::{Parts, Sample, read};
+use super::score::{self, Score, Scored, simple};
 use super::vocabulary::Vocabulary;
 use crate::progress::Progress;
 use crate::record::{Made, percentile};
@@ -43,6 +43,8 @@ struct Document {
     bytes: u64,
     /// Mean loss of each epoch.
     losses: Vec<f64>,
+    /// By how much a plan must be likelier than the default to be chosen.
+    margin: f64,
     /// Milliseconds of a decision, one thread.
     decision_ms_p50: f64,
     /// Milliseconds of a decision, one thread.
@@ -83,31 +85,35 @@ impl Prompt {
 pub fn run(args: &TrainArgs) -> Result<()> {
     let began = Instant::now();
     let samples = read(&args.samples)?;
-    let (training, held_out) = halves(&samples)?;
+    let Parts { training, validation, held_out } = Parts::of(&samples)?;
     let vocabulary = Vocabulary::new();
     let random = &mut Xoshiro256PlusPlus::seed_from_u64(args.seed);
     let network = Network::drawn(vocabulary.tokens.len(), random)?;
     // Prompts are cut by the tokenizer that cuts them later, which comes with a model's file: here with one that has learnt nothing.
     let untrained = tempfile::NamedTempFile::new()?;
-    gguf::write(untrained.path(), &network, &vocabulary)?;
+    gguf::write(untrained.path(), &network, &vocabulary, 0.0)?;
     let scorer = LocalScorer::load(untrained.path(), ScorerLimits::default())?;
     let answers = PLANS.iter().map(|plan| Ok(scorer.tokenizer().encode(plan.name).map_err(anyhow::Error::msg)?[0]));
     let answers = answers.collect::<Result<Vec<u32>>>()?;
     let prompts = training.iter().map(|sample| Prompt::of(sample, &scorer)).collect::<Result<Vec<_>>>()?;
     let losses = learn(args, &network, &prompts, &answers, random)?;
-    gguf::write(&args.out, &network, &vocabulary)?;
+    let draft = tempfile::NamedTempFile::new()?;
+    gguf::write(draft.path(), &network, &vocabulary, 0.0)?;
 
-    let mut pilot = Pilot::new(&PilotConfig { file: args.out.clone() })?;
+    let mut pilot = Pilot::new(&PilotConfig { file: draft.path().to_owned() })?;
     let mut took = Vec::new();
-    let mut choose = |sample: &&Sample| {
+    let mut ask = |sample: &&Sample| {
         let asked = Instant::now();
-        let plan = pilot.ask(&sample.job, &sample.text, |plan| sample.stalls[plan].is_some())?;
+        let likely = pilot.ask(&sample.job, &sample.text, |plan| sample.stalls[plan].is_some())?;
         took.push(asked.elapsed().as_secs_f64() * 1e3);
-        Ok(plan.unwrap_or(sample.plan))
+        Ok(likely)
     };
-    let choices = held_out.iter().map(&mut choose).collect::<Result<Vec<usize>>>()?;
+    let validated = validation.iter().map(&mut ask).collect::<Result<Scored>>()?;
+    let margin = score::margin(&validation, &validated);
+    gguf::write(&args.out, &network, &vocabulary, margin)?;
+    let likely = held_out.iter().map(&mut ask).collect::<Result<Scored>>()?;
     let mut scores = simple(&held_out);
-    scores.push(Score::of("pilot", &held_out, &choices));
+    scores.push(Score::of("pilot", &held_out, &score::choices(&held_out, &likely, margin)));
     took.sort_by(f64::total_cmp);
     let document = Document {
         made: Made::here(FORMAT),
@@ -117,14 +123,20 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         parameters: network.parameters().iter().map(|tensor| tensor.elem_count()).sum(),
         bytes: std::fs::metadata(&args.out)?.len(),
         losses,
+        margin,
         decision_ms_p50: percentile(&took, 0.5),
         decision_ms_p99: percentile(&took, 0.99),
         scores,
         wall_s: began.elapsed().as_secs_f64(),
     };
     println!(
-        "{} parameters in {} bytes, trained on {} samples; a decision takes {:.1} ms (p99 {:.1})",
-        document.parameters, document.bytes, document.samples, document.decision_ms_p50, document.decision_ms_p99
+        "{} parameters in {} bytes, trained on {} samples, followed by a margin of {:.3}; a decision takes {:.1} ms (p99 {:.1})",
+        document.parameters,
+        document.bytes,
+        document.samples,
+        document.margin,
+        document.decision_ms_p50,
+        document.decision_ms_p99
     );
     score::print(&document.scores, document.held_out);
     if let Some(path) = &args.json {

@@ -1,9 +1,9 @@
 //! The pilot's question, answered by classifiers: which plan? One for each plan says how likely it is as good as the best, and the likeliest that can be
-//! chosen is followed. What they are shown is what the pilot reads, as numbers.
+//! chosen is followed, if it is likelier than the default by a margin. What they are shown is what the pilot reads, as numbers.
 
 use super::file::{Feature, Kept, check_features, normalise, read, write};
 use super::model::Model;
-use crate::controller::planner::{Advisor, PLANS, Situation, VALUES};
+use crate::controller::planner::{Advisor, PLANS, Situation, VALUES, preferred};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -20,6 +20,14 @@ pub struct TrainedPlans {
     pub features: Vec<Feature>,
     /// The plans by name, in their order, and what was learnt of each.
     pub plans: Vec<(String, Model)>,
+    /// By how much a plan must score more than the default to be chosen; 0 in a file that has none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub margin: f64,
+}
+
+/// A file without a margin keeps its checksum.
+fn is_zero(margin: &f64) -> bool {
+    *margin == 0.0
 }
 
 impl Kept for TrainedPlans {
@@ -36,7 +44,11 @@ impl Kept for TrainedPlans {
             let checked = model.check(self.features.len());
             checked.map_err(|cause| format!("its model of {name} does not fit together: {cause}"))
         };
-        self.plans.iter().try_for_each(of)
+        self.plans.iter().try_for_each(of)?;
+        if !(0.0..f64::INFINITY).contains(&self.margin) {
+            return Err(format!("its margin is {}, and can be 0 or more", self.margin));
+        }
+        Ok(())
     }
 }
 
@@ -63,13 +75,11 @@ impl TrainedPlans {
         values
     }
 
-    /// The likeliest plan of those that are allowed; none if none is.
-    pub fn choose(&self, values: [f64; VALUES.len()], allows: impl Fn(usize) -> bool) -> Option<usize> {
+    /// The plans that are allowed and their scores, of which only differences mean anything.
+    pub fn scores(&self, values: [f64; VALUES.len()], allows: impl Fn(usize) -> bool) -> Vec<(usize, f64)> {
         let values = self.normalised(values);
         let score = |(_, model): &(String, Model)| model.score(&values, &mut vec![0.0; model.scratch()]);
-        let scores: Vec<f64> = self.plans.iter().map(score).collect();
-        let allowed = (0..scores.len()).filter(|&plan| allows(plan));
-        allowed.max_by(|&one, &other| scores[one].total_cmp(&scores[other]))
+        (0..self.plans.len()).filter(|&plan| allows(plan)).map(|plan| (plan, score(&self.plans[plan]))).collect()
     }
 }
 
@@ -82,8 +92,8 @@ impl Advisor for PlanClassifier {
     }
 
     fn choose(&mut self, situation: &Situation) -> Result<usize> {
-        let chosen = self.0.choose(situation.values(), |plan| situation.allows(plan));
-        Ok(chosen.unwrap_or(situation.plan))
+        let scores = self.0.scores(situation.values(), |plan| situation.allows(plan));
+        Ok(preferred(&scores, self.0.margin).unwrap_or(situation.plan))
     }
 }
 
@@ -105,6 +115,7 @@ mod tests {
             training: String::new(),
             features: VALUES.iter().map(feature).collect(),
             plans: PLANS.iter().enumerate().map(|(at, plan)| (plan.name.to_owned(), model(at))).collect(),
+            margin: 0.0,
         }
     }
 
@@ -117,6 +128,48 @@ mod tests {
         assert_eq!(classifier.choose(&situation).unwrap(), 4, "nothing is announced");
         situation.announced = 1;
         assert_eq!(classifier.choose(&situation).unwrap(), 7);
+    }
+
+    #[test]
+    fn the_default_stays_unless_another_plan_scores_more_by_the_margin() {
+        let mut situation = Situation { hits: 0.9, ..Situation::default() };
+        let chosen = |margin, situation: &Situation| {
+            PLANS[PlanClassifier(TrainedPlans { margin, ..trained() }).choose(situation).unwrap()].name
+        };
+        assert_eq!([3.5, 3.7].map(|margin| chosen(margin, &situation)), ["degree", "lfu"], "3.6 more than `lfu`");
+        situation.announced = 1;
+        assert_eq!([1.7, 1.9].map(|margin| chosen(margin, &situation)), ["windowlong", "window"]);
+    }
+
+    #[test]
+    fn a_margin_is_kept_and_refused_if_it_is_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let with = |margin| TrainedPlans { margin, ..trained() };
+        with(0.25).write(file.path()).unwrap();
+        assert_eq!(TrainedPlans::read(file.path()).unwrap(), with(0.25));
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        for (damaged, words) in [
+            (text.replace("\"margin\":0.25", "\"margin\":-0.25"), "margin is -0.25"),
+            (text.replace("\"margin\":0.25", "\"margin\":0.5"), "checksum"),
+            (text.replace(",\"margin\":0.25", ""), "checksum"),
+            (text.replace("\"margin\":0.25", "\"margin\":\"wide\""), "damaged"),
+        ] {
+            assert_ne!(damaged, text);
+            std::fs::write(file.path(), damaged).unwrap();
+            let cause = TrainedPlans::read(file.path()).unwrap_err().to_string();
+            assert!(cause.contains(words), "{words}: {cause}");
+        }
+        for margin in [f64::NAN, f64::INFINITY, -1.0] {
+            assert!(with(margin).write(file.path()).unwrap_err().to_string().contains("its margin is"));
+        }
+    }
+
+    #[test]
+    fn a_file_of_before_there_were_margins_has_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        trained().write(file.path()).unwrap();
+        assert!(!std::fs::read_to_string(file.path()).unwrap().contains("margin"));
+        assert_eq!(TrainedPlans::read(file.path()).unwrap().margin, 0.0);
     }
 
     #[test]

@@ -129,6 +129,15 @@ impl Gguf {
         }
     }
 
+    /// A number from 0 to 1.
+    pub fn share(&self, key: &str) -> Outcome<f64> {
+        match self.metadata.get(key) {
+            Some(Value::Float(value)) if (0.0..=1.0).contains(value) => Ok(*value),
+            Some(Value::Float(value)) => Err(format!("{key} is {value}; 0 to 1 is supported")),
+            other => Err(unexpected(key, "a number", other)),
+        }
+    }
+
     pub fn has(&self, key: &str) -> bool {
         self.metadata.contains_key(key)
     }

@@ -23,7 +23,7 @@ mod window;
 pub use cohorts::{CohortsConfig, LlmCohorts};
 pub use pilot::{PROMPT, Pilot, PilotConfig};
 pub use replace::{HitRate, LlmReplace, ReplaceConfig};
-pub use scorer::{LocalScorer, PROMPT_KEY, Scorer, ScorerLimits, check_model_file};
+pub use scorer::{LocalScorer, MARGIN_KEY, PROMPT_KEY, Scorer, ScorerLimits, check_model_file};
 pub use service::{LlmService, RemoteScorer, ServiceConfig};
 pub use tokenizer::Tokenizer;
 

@@ -14,6 +14,8 @@ const CHUNK: usize = 128;
 
 /// Where a pilot's file has the version of the prompts that it was trained on.
 pub const PROMPT_KEY: &str = "rudder.pilot.prompt";
+/// Where it has by how much a plan must be likelier than the default to be chosen.
+pub const MARGIN_KEY: &str = "rudder.pilot.margin";
 
 /// Scores answers to a text that follows a prefix.
 pub trait Scorer: Send {
@@ -266,22 +268,24 @@ pub fn check_model_file(path: &Path) -> Result<()> {
     open(path).map(|_| ()).map_err(|cause| model_error(path, cause))
 }
 
-/// Refuses a model file that was not trained on prompts of this version.
+/// The margin of a pilot's file, 0 of one that has none: it was made to be followed always.
 ///
 /// # Errors
-/// It is not, or [`check_model_file`] refuses it.
-pub(super) fn prompt_version(path: &Path, expected: u32) -> Result<()> {
-    let version = |gguf: Gguf| match gguf.has(PROMPT_KEY) {
-        false => Err("it is no pilot: train one with `rudder pilot`".to_owned()),
-        true => gguf.count(PROMPT_KEY, u32::MAX as usize),
+/// It was not trained on prompts of this version, its margin is none, or [`check_model_file`] refuses it.
+pub(super) fn pilot_margin(path: &Path, expected: u32) -> Result<f64> {
+    let margin = |gguf: Gguf| {
+        if !gguf.has(PROMPT_KEY) {
+            return Err("it is no pilot: train one with `rudder pilot`".to_owned());
+        }
+        let found = gguf.count(PROMPT_KEY, u32::MAX as usize)?;
+        if found != expected as usize {
+            return Err(format!(
+                "it was trained on prompts of version {found}, and this is version {expected}: train it again"
+            ));
+        }
+        if gguf.has(MARGIN_KEY) { gguf.share(MARGIN_KEY) } else { Ok(0.0) }
     };
-    let found = open(path).and_then(version).map_err(|cause| model_error(path, cause))?;
-    if found != expected as usize {
-        let cause =
-            format!("it was trained on prompts of version {found}, and this is version {expected}: train it again");
-        return Err(model_error(path, cause));
-    }
-    Ok(())
+    open(path).and_then(margin).map_err(|cause| model_error(path, cause))
 }
 
 fn open(path: &Path) -> Outcome<Gguf> {

@@ -52,9 +52,23 @@ impl Plan {
     }
 }
 
+/// Of plans that can be chosen, each by its place in [`PLANS`] and its score, the one that scores highest if it does so by more than a margin, and
+/// the default otherwise; none of none.
+///
+/// The default is what a buffer does well with that nobody chooses for: `window`, and `lfu` while nothing is announced. To leave it is a risk, which a
+/// slight preference is not worth.
+pub fn preferred(scores: &[(usize, f64)], margin: f64) -> Option<usize> {
+    let named = |name: &str| scores.iter().find(|(plan, _)| PLANS[*plan].name == name);
+    let (best, highest) = scores.iter().max_by(|(_, one), (_, other)| one.total_cmp(other))?;
+    match named("window").or_else(|| named("lfu")) {
+        Some((default, score)) if highest - score <= margin => Some(*default),
+        _ => Some(*best),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    //! Goal: plans can be told apart and carried out. Method: each by itself.
+    //! Goal: plans can be told apart and carried out, and the default is left for what is clearly better alone. Method: each by itself; scores by hand.
     use super::*;
 
     #[test]
@@ -65,5 +79,20 @@ mod tests {
             plan.simple().unwrap().check_follows().unwrap();
             assert_eq!(plan.announced, matches!(plan.simple().unwrap(), PolicyConfig::Window(_)));
         }
+    }
+
+    #[test]
+    fn the_default_is_left_for_a_clear_answer_alone() {
+        let chosen = |scores: &[(usize, f64)], margin| preferred(scores, margin).map(|plan| PLANS[plan].name);
+        let alone = [(0, 0.3), (1, 0.2), (3, 0.5)];
+        assert_eq!(chosen(&alone, 0.0), Some("tiny"));
+        assert_eq!(chosen(&alone, 0.1), Some("tiny"));
+        assert_eq!(chosen(&alone, 0.3), Some("lfu"));
+        let announced = [(0, 0.25), (3, 0.5), (5, 0.25)];
+        assert_eq!(chosen(&announced, 0.125), Some("tiny"));
+        assert_eq!(chosen(&announced, 0.25), Some("window"), "what is announced is worth more than counts");
+        assert_eq!(chosen(&[(0, 0.5), (5, 0.5)], 0.0), Some("window"), "a tie is no preference");
+        assert_eq!(chosen(&[(3, 0.1), (4, 0.9)], 1.0), Some("degree"), "there is no default to stay with");
+        assert_eq!(chosen(&[], 0.0), None);
     }
 }

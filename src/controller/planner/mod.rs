@@ -4,7 +4,7 @@
 mod menu;
 mod situation;
 
-pub use menu::{PLANS, Plan};
+pub use menu::{PLANS, Plan, preferred};
 pub use situation::{Situation, VALUES, words};
 
 use super::shadow::Shadows;
