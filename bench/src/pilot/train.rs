@@ -30,6 +30,8 @@ const RATE: f64 = 1e-3;
 const WARM_UP: usize = 50;
 /// A plan whose stall is over the least by this share is worth 1/e of the best one.
 const SHARPNESS: f64 = 0.02;
+/// What the cross-entropy of the answers counts beside what they cost: it tells apart plans that cost nearly the same.
+const CROSS_ENTROPY: f64 = 0.1;
 
 /// What came of a training.
 #[derive(Serialize)]
@@ -59,6 +61,8 @@ struct Prompt {
     tokens: Vec<u32>,
     /// By plan, what it is worth; together 1.
     worth: Vec<f32>,
+    /// By plan, the logarithm of its stall over the least; 0 of one that cannot be chosen.
+    cost: Vec<f32>,
     /// By plan, 0, or what a plan's logit is lowered by that cannot be chosen.
     lowered: Vec<f32>,
 }
@@ -73,6 +77,7 @@ impl Prompt {
         Ok(Self {
             tokens,
             worth: worth.iter().map(|worth| (worth / sum) as f32).collect(),
+            cost: ratios.iter().map(|ratio| ratio.map_or(0.0, f64::ln) as f32).collect(),
             lowered: ratios.iter().map(|ratio| if ratio.is_some() { 0.0 } else { -1e9 }).collect(),
         })
     }
@@ -191,7 +196,7 @@ fn batches(prompts: &[Prompt], random: &mut Xoshiro256PlusPlus) -> Vec<Vec<usize
     batches
 }
 
-/// The cross-entropy of the answers and what plans are worth.
+/// What the answers cost in the mean, and a share of their cross-entropy with what plans are worth.
 fn loss(network: &Network, prompts: &[Prompt], batch: &[usize], answers: &[u32]) -> Result<Tensor> {
     let table = |of: fn(&Prompt) -> &[f32]| {
         let values: Vec<f32> = batch.iter().flat_map(|&at| of(&prompts[at])).copied().collect();
@@ -199,6 +204,8 @@ fn loss(network: &Network, prompts: &[Prompt], batch: &[usize], answers: &[u32])
     };
     let tokens: Vec<Vec<u32>> = batch.iter().map(|&at| prompts[at].tokens.clone()).collect();
     let logits = (network.logits(&tokens, answers)? + table(|prompt| &prompt.lowered)?)?;
-    let products = (ops::log_softmax(&logits, 1)? * table(|prompt| &prompt.worth)?)?;
-    Ok((products.sum_all()? * (-1.0 / batch.len() as f64))?)
+    let answered = ops::log_softmax(&logits, 1)?;
+    let cost = (answered.exp()? * table(|prompt| &prompt.cost)?)?.sum_all()?;
+    let entropy = (answered * table(|prompt| &prompt.worth)?)?.sum_all()?;
+    Ok(((cost - (entropy * CROSS_ENTROPY)?)? / batch.len() as f64)?)
 }
