@@ -288,13 +288,16 @@ fn gemma_answers_as_a_plain_implementation_does() {
     }
 }
 
+/// Takes a property away from the reference.
+type TakeAway = fn(&mut gemma3::Plain);
+
 #[test]
 fn each_property_of_gemma_matters_to_that_comparison() {
     let folder = Folder::new("properties");
     let mut scorer = load(&folder.file("gemma.gguf", &tiny_gemma(|_| {}))).unwrap();
     let (prefix, text) = ("The buffer holds rows of remote nodes", "Hits fell from 60 to 20, and what now?");
     let (prompt, scores) = (scorer.prompt_tokens(prefix, text).unwrap(), scorer.score(prefix, text, &LETTERS).unwrap());
-    let properties: [(&str, fn(&mut gemma3::Plain)); 11] = [
+    let properties: [(&str, TakeAway); 11] = [
         ("the window", |plain| plain.window = usize::MAX),
         ("its exact length", |plain| plain.window -= 1),
         ("the global layer", |plain| plain.period = usize::MAX),

@@ -1,8 +1,9 @@
-//! What a language model costs: the time to load it, the memory it takes at most, and the time of a decision, which is a short text after a
-//! prefix that is evaluated already. Of the file that `RUDDER_MODEL` names, else of the one that `make model` has fetched.
+//! What a language model costs: the time to load it, the memory it takes at most, and the time of a decision, which is
+//! a short text after a prefix that is evaluated already. Of the file that `RUDDER_MODEL` names, else of the one that
+//! `make model` has fetched.
 //!
-//! Every decision's text differs, and has the tokens that most decisions have once what stays the same is in the prefix. Wall time is what a
-//! job waits for; the thread's own is beside it, since others on the machine do not lengthen that.
+//! Every decision's text differs, and is as short as an update is once what stays the same is in the prefix. Wall time
+//! is what a job waits for; the thread's own is beside it, since waiting for a core does not lengthen that.
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};

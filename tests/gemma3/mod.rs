@@ -1,7 +1,8 @@
 //! A tiny random Gemma 3 file, and a plain implementation of the published architecture to hold the library's against.
 //!
-//! The reference follows the Gemma 3 report and Hugging Face's `modeling_gemma3.py` one position and one head at a time. It has no cache, pads
-//! nothing and rounds nothing, and shares with the library only the weights as the file holds them.
+//! The reference follows the Gemma 3 report and Hugging Face's `modeling_gemma3.py` one position and one head at a
+//! time. It has no cache, pads nothing and rounds nothing, and shares with the library only the weights as the file
+//! holds them.
 
 use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -26,7 +27,8 @@ pub const TURN: [u32; 2] = [4, 5];
 /// The token of a blank line, which is matched as a whole.
 pub const BLANK_LINE: u32 = 6;
 const FIRST_BYTE: u32 = 7;
-/// Tokens that merge from others, those of the best score first. The parts of "wor" are no tokens, so that it is never reached.
+/// Tokens that merge from others, those of the best score first. The parts of "wor" are no tokens, so that it is never
+/// reached.
 const MERGED: [&str; 11] = ["bc", "he", "ll", "hell", "ab", "hello", "▁w", "wor", "▁▁", "aa", "aaa"];
 const CHARACTERS: &str = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,?";
 
@@ -176,7 +178,7 @@ impl Plain {
     }
 
     fn attend(&self, layer: usize, states: &mut [Vec<f32>]) {
-        let global = (layer + 1) % self.period == 0;
+        let global = (layer + 1).is_multiple_of(self.period);
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         let normed: Vec<Vec<f32>> = states.iter().map(|state| self.norm(state, &name("attn_norm"))).collect();
         // Position by position, head by head.

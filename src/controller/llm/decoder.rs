@@ -1,9 +1,9 @@
-//! The decoder-only transformers that we run, on candle's quantized matrix products: grouped-query attention, rotary positions, RMSNorm, a gated
-//! feed-forward network. The architectures differ in a few options of one code path, which are read from the file.
+//! The decoder-only transformers that we run, on candle's quantized matrix products: grouped-query attention, rotary
+//! positions, RMSNorm, a gated feed-forward network. The architectures are options of one code path.
 //!
-//! Weights are brought to Q8_0 with rows padded by zeros to a multiple of 256, whatever the file holds: candle has fast x86 kernels for that
-//! shape alone, and small models miss it. Sources: Touvron et al., "LLaMA" (arXiv 2302.13971); Gemma Team, "Gemma 3 Technical Report"
-//! (arXiv 2503.19786); Su et al., "RoFormer" (arXiv 2104.09864).
+//! Weights are brought to Q8_0 with rows padded by zeros to a multiple of 256, whatever the file holds: candle has fast
+//! x86 kernels for that shape alone, and small models miss it. Sources: Touvron et al., "LLaMA" (arXiv 2302.13971);
+//! Gemma Team, "Gemma 3 Technical Report" (arXiv 2503.19786); Su et al., "RoFormer" (arXiv 2104.09864).
 
 use super::gguf::{Gguf, Outcome};
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
@@ -16,7 +16,8 @@ const MAX_LAYERS: usize = 256;
 const MAX_WIDTH: usize = 1 << 14;
 const MAX_HIDDEN: usize = 1 << 16;
 const MAX_CONTEXT: usize = 1 << 20;
-/// Gemma 3 of 27 billion parameters has as many layers, and divides what attention compares by a number that its files do not tell.
+/// Gemma 3 of 27 billion parameters has as many layers, and divides what attention compares by a number that its files
+/// do not tell.
 const LAYERS_OF_27B: usize = 62;
 
 /// What a file says its model is.
@@ -102,7 +103,7 @@ impl Architecture {
             "llama" => Ok(Self::Llama),
             "gemma3" => Ok(Self::Gemma3),
             other => Err(format!(
-                "it is a model of architecture {other:?}; only \"llama\" (SmolLM2, Llama) and \"gemma3\" (Gemma 3) are supported"
+                "it is a model of architecture {other:?}; \"llama\" (SmolLM2, Llama) and \"gemma3\" are supported"
             )),
         }
     }
@@ -319,7 +320,7 @@ fn silu(x: f32) -> f32 {
 
 /// GELU by the hyperbolic tangent, of which (1 + tanh y) / 2 = 1 / (1 + e^-2y): Hendrycks and Gimpel (arXiv 1606.08415).
 fn gelu(x: f32) -> f32 {
-    const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769;
     x / (1.0 + exp(-TWICE_ROOT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 
@@ -485,7 +486,8 @@ fn exp(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    //! The exponential must agree with the standard library's over the range that softmax and the activations use, and so must GELU.
+    //! The exponential must agree with the standard library's over the range that softmax and the activations use, and
+    //! so must GELU.
     use super::{exp, gelu};
 
     #[test]

@@ -1,8 +1,9 @@
 //! The model's tokenizer, built from the vocabulary inside its GGUF file.
 //!
-//! Either byte-level BPE as GPT-2 introduced it, with the pre-tokenizer that the file names: how digits and spaces are cut before merging differs
-//! from model to model, and a wrong cut gives other tokens and worse answers without any error. Or SentencePiece's BPE, which cuts nothing and
-//! has scores instead of merges: Kudo and Richardson, "SentencePiece" (arXiv 1808.06226).
+//! Either byte-level BPE as GPT-2 introduced it, with the pre-tokenizer that the file names: how digits and spaces are
+//! cut before merging differs from model to model, and a wrong cut gives other tokens and worse answers without any
+//! error. Or SentencePiece's BPE, which cuts nothing and has scores instead of merges: Kudo and Richardson,
+//! "SentencePiece" (arXiv 1808.06226).
 
 use super::gguf::{Gguf, Outcome};
 use std::collections::HashSet;
@@ -19,14 +20,16 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
-/// Kinds of the vocabulary's entries. Control tokens and those the model's authors added are matched as a whole, before any cut.
+/// Kinds of the vocabulary's entries. Control tokens and those the model's authors added are matched as a whole, before
+/// any cut.
 const NORMAL: i64 = 1;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
 /// How SentencePiece writes a space.
 const SPACE: &str = "\u{2581}";
-/// Bytes of a token that others merge into, and merges of a token on average: a vocabulary of any size is read in a time that its size bounds.
+/// Bytes of a token that others merge into, and merges of a token on average: a vocabulary of any size is read in a time
+/// that its size bounds.
 const MAX_MERGED: usize = 512;
 const MAX_MERGES_OF_TOKEN: usize = 8;
 
@@ -50,7 +53,7 @@ impl Tokenizer {
             "llama" => false,
             kind => {
                 return Err(format!(
-                    "its tokenizer is of kind {kind:?}; byte-level BPE (\"gpt2\") and SentencePiece's BPE (\"llama\") are supported"
+                    "its tokenizer is of kind {kind:?}; BPE of bytes (\"gpt2\") and of SentencePiece (\"llama\") is supported"
                 ));
             }
         };
@@ -114,8 +117,8 @@ impl<'a> Vocabulary<'a> {
         chosen.map(|(token, _)| AddedToken::from(token.clone(), true).normalized(false)).collect()
     }
 
-    /// What SentencePiece merges: any neighbours that are a token together, those of the best score first, and of one token's those
-    /// with the longest left part, as Hugging Face converts such vocabularies.
+    /// What SentencePiece merges: any neighbours that are a token together, those of the best score first, and of one
+    /// token's those with the longest left part, as Hugging Face converts such vocabularies.
     fn merges(&self, scores: &[f32], numbers: &Vocab) -> Outcome<Merges> {
         let most = self.tokens.len().saturating_mul(MAX_MERGES_OF_TOKEN);
         let merges_to = |id: usize| self.kinds[id] == NORMAL;
