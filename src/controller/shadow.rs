@@ -145,7 +145,7 @@ impl Shadow {
         let decided = std::mem::take(&mut self.decided);
         self.buffer.end_minibatch(decided.replace, decided.quotas.as_deref(), &mut self.fetches);
         self.buffer.release(Pin(self.pin + 1));
-        // In the order in which rows of an owner travel.
+        // In the order in which rows of an owner travel, where they are asked for by row.
         self.kept.sort_unstable_by_key(|(node, _)| *node);
         self.kept.drain(..).for_each(|(_, slot)| self.buffer.filled(slot));
         self.fetch();

@@ -539,6 +539,7 @@ fn header(
             prefetch_batch_rows: limits.prefetch_batch_rows,
             prefetch_rows_in_flight: limits.prefetch_rows_in_flight,
             staging_chunks: limits.staging_chunks,
+            by_row: limits.by_row,
         },
         tables: specs.iter().zip(tables).map(table).collect(),
     }

@@ -59,12 +59,14 @@ pub struct TrafficLimits {
     pub prefetch_rows_in_flight: usize,
     /// Chunks of staging memory, 0 where rows landed in place.
     pub staging_chunks: u32,
+    /// Whether rows were asked for in the order of their owner's table, and not in that of the minibatch.
+    pub by_row: bool,
 }
 
 impl Default for TrafficLimits {
     fn default() -> Self {
         let crate::Config { batch_rows, prefetch_batch_rows, prefetch_rows_in_flight, .. } = crate::Config::default();
-        Self { batch_rows, prefetch_batch_rows, prefetch_rows_in_flight, staging_chunks: 0 }
+        Self { batch_rows, prefetch_batch_rows, prefetch_rows_in_flight, staging_chunks: 0, by_row: true }
     }
 }
 
@@ -180,7 +182,8 @@ impl Header {
         if self.tables.len() > TABLES_MAX {
             return bad(format!("{} tables; the most are {TABLES_MAX}", self.tables.len()));
         }
-        let TrafficLimits { batch_rows, prefetch_batch_rows, prefetch_rows_in_flight, staging_chunks } = self.limits;
+        let TrafficLimits { batch_rows, prefetch_batch_rows, prefetch_rows_in_flight, staging_chunks, .. } =
+            self.limits;
         let within = (1..=BATCH_ROWS_MAX).contains(&batch_rows)
             && (1..=batch_rows).contains(&prefetch_batch_rows)
             && (prefetch_batch_rows..=IN_FLIGHT_MAX).contains(&prefetch_rows_in_flight)

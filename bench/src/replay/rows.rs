@@ -71,10 +71,20 @@ impl<'a> AtOnce<'a> {
         buffer.lookup(pin, trace.nodes(step), true, found);
         let replace = replace(buffer);
         buffer.admit_missed(true, kept);
+        // Which of two equal slots is given up depends on which was filled first. Rows of an owner travel in the order of its table, or in the
+        // minibatch's.
+        if trace.header.limits.by_row {
+            kept.sort_unstable_by_key(|(node, _)| *node);
+        } else {
+            kept.clear();
+            kept.extend(trace.nodes(step).iter().filter_map(|&node| match buffer.residency(node) {
+                Residency::Filling(slot) => Some((node, slot)),
+                Residency::Ready(_) | Residency::Absent => None,
+            }));
+            kept.sort_by_key(|(node, _)| trace.hints.owners.locate(*node).map(|(partition, _)| partition));
+        }
         let replaced = buffer.end_minibatch(replace, None, fetches);
         buffer.release(Pin(pin.0 + 1));
-        // Rows of an owner travel in order, and which of two equal slots is given up depends on which was filled first.
-        kept.sort_unstable_by_key(|(node, _)| *node);
         kept.iter().chain(&*fetches).for_each(|(_, slot)| buffer.filled(*slot));
         (replaced, fetches.len() as u64)
     }

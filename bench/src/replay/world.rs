@@ -160,7 +160,7 @@ impl<'a> Sim<'a> {
             prefetch_batch_rows: header.limits.prefetch_batch_rows,
             prefetch_rows_in_flight: header.limits.prefetch_rows_in_flight,
             staging_chunks: header.limits.staging_chunks,
-            by_row: true,
+            by_row: header.limits.by_row,
             requests,
             tickets,
             announced_nodes,
