@@ -93,8 +93,7 @@ impl<V: Copy + Default> NodeTable<V> {
 
     fn enter(&mut self, node: u64, vacant: usize) -> usize {
         let mut at = vacant;
-        // Beyond three quarters the probes get long.
-        if (self.len + 1) * 4 > self.entries.len() * 3 {
+        if self.room() == 0 {
             self.grow();
             at = self.find(node).unwrap_or_else(|vacant| vacant);
         }
@@ -103,7 +102,8 @@ impl<V: Copy + Default> NodeTable<V> {
         at
     }
 
-    /// How many more nodes fit before it grows.
+    /// How many more nodes fit before it grows: beyond three quarters the probes get long.
+    #[inline]
     pub(crate) fn room(&self) -> usize {
         (self.entries.len() * 3 / 4).saturating_sub(self.len)
     }

@@ -5,6 +5,10 @@
 //! the other. Percentiles are over those turns. Time is the thread's own: what others do with the core is not in it, what they do to
 //! the caches is.
 
+#[path = "../src/clock.rs"]
+mod clock;
+
+use clock::thread_time;
 use quick_cache::unsync::Cache;
 use rand::distr::Distribution;
 use rand::seq::SliceRandom;
@@ -12,7 +16,6 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rudder::buffer::{BufferHints, Pin, PolicyConfig, PrefetchBuffer, Residency, WindowPosition};
 use rudder::{NodeId, PartitionBook, Slot};
-use rustix::time::{ClockId, clock_gettime};
 use std::collections::{HashSet, VecDeque};
 use std::hint::black_box;
 use std::time::Duration;
@@ -168,11 +171,6 @@ fn quick_cache(slots: u32) -> Contender {
         next += 1;
         Duration::ZERO
     })
-}
-
-fn thread_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 /// Times rounds in which every contender gathers a few minibatches in turn, so that a noisy neighbour troubles all alike.

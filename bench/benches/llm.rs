@@ -5,12 +5,18 @@
 //! Every decision's text differs, and is as short as an update is once what stays the same is in the prefix. Wall time
 //! is what a job waits for; the thread's own is beside it, since waiting for a core does not lengthen that.
 
+#[path = "../src/clock.rs"]
+mod clock;
+#[path = "../src/peak.rs"]
+mod peak;
+
+use clock::thread_time;
+use peak::peak_bytes;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rudder::controller::JobFacts;
 use rudder::controller::llm::{LlmReplace, LocalScorer, Scorer, ScorerLimits, default_model_path};
-use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
 const SEED: u64 = 20_240_611;
@@ -20,17 +26,8 @@ const DECISIONS: usize = 200;
 const TOKENS: usize = 16;
 const WORDS: [&str; 8] = [" hits", " up", " down", " many", " few", " rows", " now", " more"];
 
-fn thread_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
-}
-
-/// The most memory that this process has had in RAM, in MB.
 fn peak_mb() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells of a process");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = peak.and_then(|peak| peak.split_whitespace().next()?.parse::<u64>().ok());
-    kib.expect("a peak in KiB") * 1024 / 1_000_000
+    peak_bytes() / 1_000_000
 }
 
 /// A text of as many tokens, or a few more where the model's words are longer.

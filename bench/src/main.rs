@@ -1,6 +1,7 @@
 //! The rudder command.
 
 mod cli;
+mod clock;
 mod demo;
 mod doctor;
 mod fit;
@@ -11,6 +12,7 @@ mod model;
 #[cfg_attr(not(feature = "mpi"), path = "mpi/absent.rs")]
 mod mpi;
 mod partition;
+mod peak;
 mod pilot;
 mod progress;
 mod project;

@@ -460,9 +460,7 @@ fn assemble(
         backoff: config.backoff,
         transfer_timeout: config.transfer_timeout,
         staging_chunks: if staged { STAGING_CHUNKS } else { 0 },
-        // A device that reads row by row finds neighbours in its caches. Where a list is sent, rows that come in the minibatch's order are
-        // written one behind the other, which is worth more than the owner's reading so, and nothing has to be sorted.
-        by_row: !capabilities.prefers_remote_gather,
+        by_row: capabilities.by_row(),
     };
     let job = (bootstrap.rank(), bootstrap.size(), peers.sharing.len() as u32);
     let header = config.trace.as_ref().map(|_| header(&config, job, &limits, specs, &tables, slots_total));

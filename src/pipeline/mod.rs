@@ -989,7 +989,7 @@ impl Pipeline {
         if self.limits.by_row {
             self.wanted.sort_unstable_by_key(|wanted| (wanted.owner, wanted.row));
         }
-        if self.wanted.is_sorted_by_key(|wanted| wanted.owner) {
+        if self.limits.by_row || self.wanted.is_sorted_by_key(|wanted| wanted.owner) {
             let mut from = 0;
             for segment in self.wanted.chunk_by(|a, b| a.owner == b.owner) {
                 self.segments.push((from, from + segment.len()));

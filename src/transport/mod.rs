@@ -52,6 +52,15 @@ pub struct Capabilities {
     pub batches_in_flight_max: usize,
 }
 
+impl Capabilities {
+    /// Whether an owner's rows are best asked for in the order of its table: a device that reads row by row finds neighbours in its caches. Where a
+    /// list is sent, rows that come in the minibatch's order are written one behind the other, which is worth more than the owner's reading so,
+    /// and nothing has to be sorted.
+    pub fn by_row(&self) -> bool {
+        !self.prefers_remote_gather
+    }
+}
+
 /// A peer's region, as [`Transport::import`] numbered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RemoteRegion {

@@ -39,8 +39,12 @@ pub fn byte(byte: u8) -> u32 {
 
 /// The number of a token that is not a byte's.
 pub fn piece(text: &str) -> u32 {
-    let pieces = MERGED.iter().map(|piece| (*piece).to_owned()).chain(CHARACTERS.chars().map(String::from));
-    byte(255) + 1 + pieces.into_iter().position(|piece| piece == text).expect(text) as u32
+    byte(255) + 1 + pieces().position(|piece| piece == text).expect(text) as u32
+}
+
+/// The tokens that are neither special nor bytes.
+fn pieces() -> impl Iterator<Item = String> {
+    MERGED.iter().map(|piece| (*piece).to_owned()).chain(CHARACTERS.chars().map(String::from))
 }
 
 /// `(text, kind, score)` of each token.
@@ -56,8 +60,7 @@ fn vocabulary() -> Vec<(String, i32, f32)> {
     ];
     let special = special.into_iter().map(|(text, kind)| (text.to_owned(), kind, 0.0));
     let bytes = (0..=255).map(|byte: u8| (format!("<0x{byte:02X}>"), 6, 0.0));
-    let pieces = MERGED.iter().map(|piece| (*piece).to_owned()).chain(CHARACTERS.chars().map(String::from));
-    let pieces = pieces.enumerate().map(|(place, text)| (text, 1, -(place as f32)));
+    let pieces = pieces().enumerate().map(|(place, text)| (text, 1, -(place as f32)));
     special.chain(bytes).chain(pieces).collect()
 }
 

@@ -143,7 +143,7 @@ fn measure(
     let mut random = Xoshiro256PlusPlus::seed_from_u64(args.seed);
     let mut rows = vec![0; batch];
     // As the engine asks.
-    let by_row = !asker.transport.capabilities().prefers_remote_gather;
+    let by_row = asker.transport.capabilities().by_row();
     let contenders = 1 + floors.len();
     let mut us = vec![Vec::new(); contenders];
     with_channels(&*asker.transport, channels, table, landing.memory(), |get| {

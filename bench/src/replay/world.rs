@@ -6,13 +6,14 @@
 use super::case::Case;
 use super::links::Links;
 use super::traces::{Job, RankTrace, Work};
+use crate::clock::thread_time;
 use anyhow::{Context, Result};
 use rudder::buffer::{BufferCounters, Feed, PrefetchBuffer};
 use rudder::controller::{Controller, Decision, JobFacts, Observation};
 use rudder::pipeline::{Copy, CopyPlan, Limits, Pipeline, RequestId, Source, StartOptions, Table, TableStats, Ticket};
 use rudder::transport::{BatchId, Completion, RemoteRegion};
 use rudder::{Config, Rank, StreamId};
-use rustix::time::{ClockId, clock_gettime};
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
@@ -87,15 +88,10 @@ struct Steering {
     cpu: Duration,
 }
 
-fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec.clamp(0, 999_999_999) as u32)
-}
-
 impl Steering {
     /// Shows an observation; with something to steer, what is decided by now.
     fn decide(&mut self, now: Duration, observation: &Observation, steers: bool) -> Decision {
-        let began = thread_cpu();
+        let began = thread_time();
         let mut observation = observation.clone();
         (observation.minibatches, observation.stall) = (self.minibatches, std::mem::take(&mut self.stall));
         self.controller.observe(&observation);
@@ -108,7 +104,7 @@ impl Steering {
             self.decisions += 1;
             self.replacements += u64::from(decision.replace);
         }
-        self.cpu += thread_cpu() - began;
+        self.cpu += thread_time() - began;
         due.map(|(_, decision)| decision).unwrap_or_default()
     }
 }

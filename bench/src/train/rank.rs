@@ -8,6 +8,7 @@ use super::loader::{Gather, Loader};
 use super::warm;
 use crate::graph::{Prepared, Split};
 use crate::model::{GraphSage, ModelShape};
+use crate::peak::peak_bytes;
 use crate::progress::{Event, Stage};
 use crate::record::{Decisions, RankRecord, Score, Step};
 use crate::sampler::{EpochOrder, Minibatch, Position, Sampler, share_of, steps_per_epoch};
@@ -345,13 +346,6 @@ fn check_loss(loss: f32, minibatch: usize, learning_rate: f64) -> Result<()> {
 /// Gathered rows as the numbers they are.
 fn floats(rows: &Rows) -> Result<&[f32]> {
     bytemuck::try_cast_slice(rows.as_bytes()).map_err(|error| anyhow::anyhow!("gathered rows as floats: {error}"))
-}
-
-/// The most memory that this process held, as the kernel counts it; 0 where it does not say.
-fn peak_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    kib.and_then(|value| value.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 /// Seconds since the last look.
