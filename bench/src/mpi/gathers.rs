@@ -5,7 +5,7 @@ use super::args::{Benchmark, LANDING_BYTES, MpiArgs, ThreadLevel};
 use super::contender::{Contender, Memcpy};
 use super::document::{Line, Origin};
 use super::ours::Ours;
-use super::raw::{Caller, Form, Raw, Window};
+use super::raw::{Caller, Form, Raw};
 use super::traffic::Traffic;
 use super::turns::{self, Case};
 use super::wants::Pattern;
@@ -78,10 +78,9 @@ fn contenders(world: &World, args: &MpiArgs, landing_bytes: usize) -> Result<Vec
     for name in args.transports.iter().filter(|name| left_out(world, name).is_none()) {
         contenders.push(Box::new(Ours::new(world, name, args.listen, table_bytes, landing_bytes)?));
     }
-    let window = Window::new(world.rank, table_bytes)?;
     for caller in [Caller::Rust, Caller::C] {
         for form in [Form::Plain, Form::Hindexed] {
-            contenders.push(Box::new(Raw::new(window.clone(), form, caller, landing_bytes)?));
+            contenders.push(Box::new(Raw::new(world.rank, form, caller, table_bytes, landing_bytes)?));
         }
     }
     contenders.push(Box::new(Memcpy::new(world.rank, table_bytes, landing_bytes)?));

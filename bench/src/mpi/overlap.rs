@@ -9,7 +9,7 @@ use super::args::{Benchmark, LANDING_BYTES, MpiArgs};
 use super::contender::{self, Contender};
 use super::document::{Line, Origin};
 use super::gathers::left_out;
-use super::raw::{Caller, Form, Raw, Window};
+use super::raw::{Caller, Form, Raw};
 use super::traffic::compute;
 use super::turns::Order;
 use super::wants::{Pattern, Wants};
@@ -99,16 +99,15 @@ pub fn run(world: &World, args: &MpiArgs, measured: &mut Measured) -> Result<()>
             Ok((name, engine(world, args, name, row_bytes, table_rows).with_context(|| format!("transport {name}"))?))
         })
         .collect::<Result<Vec<_>>>()?;
-    let window = Window::new(world.rank, (args.table_mib as usize) << 20)?;
     let mut contenders: Vec<Box<dyn Contender + '_>> = Vec::new();
     for (name, engine) in &engines {
         let (nodes, request, rows) = (Vec::new(), None, None);
         contenders.push(Box::new(Engined { name, engine, table_rows, nodes, request, rows }));
     }
     for form in [Form::Plain, Form::Hindexed] {
-        contenders.push(Box::new(Raw::new(window.clone(), form, Caller::Rust, LANDING_BYTES)?));
+        let table_bytes = (args.table_mib as usize) << 20;
+        contenders.push(Box::new(Raw::new(world.rank, form, Caller::Rust, table_bytes, LANDING_BYTES)?));
     }
-    drop(window);
     let case = Case { row_bytes, batch, table_rows };
     let samples = take(world, args, case, &mut contenders)?;
     if world.rank == 0 {

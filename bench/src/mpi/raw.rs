@@ -9,7 +9,6 @@ use mpi::ffi;
 use rudder::memory::Memory;
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
-use std::rc::Rc;
 
 /// Parts of a window are multiples of this: where one is no whole number of pages, MPICH 4.0 reads those after it at wrong addresses.
 const PAGES: usize = 64 << 10;
@@ -36,11 +35,11 @@ unsafe extern "C" {
 }
 
 /// A window with every rank's table, in a shared epoch from its beginning to its end.
-pub struct Window(ffi::MPI_Win);
+struct Window(ffi::MPI_Win);
 
 impl Window {
     /// Allocates and fills a table on every rank. Collective.
-    pub fn new(rank: u32, table_bytes: usize) -> Result<Rc<Self>> {
+    fn new(rank: u32, table_bytes: usize) -> Result<Self> {
         let mut base: *mut u8 = null_mut();
         let size = table_bytes.next_multiple_of(PAGES);
         // SAFETY: all ranks call it; MPI writes the address to `base`, and nobody reads the memory before they have met again.
@@ -54,7 +53,7 @@ impl Window {
             content::fill(rank, std::slice::from_raw_parts_mut(base, table_bytes));
             check(ffi::MPI_Win_lock_all(0, window), "MPI_Win_lock_all")?;
             check(ffi::MPI_Win_sync(window), "MPI_Win_sync")?;
-            Ok(Rc::new(Self(window)))
+            Ok(Self(window))
         }
     }
 }
@@ -87,7 +86,7 @@ pub enum Caller {
 
 /// Raw gets of one form.
 pub struct Raw {
-    window: Rc<Window>,
+    window: Window,
     form: Form,
     caller: Caller,
     landing: Memory,
@@ -95,7 +94,10 @@ pub struct Raw {
 }
 
 impl Raw {
-    pub fn new(window: Rc<Window>, form: Form, caller: Caller, landing_bytes: usize) -> Result<Self> {
+    /// Allocates and fills its own table on every rank: the second to read the rows of a turn in a shared one would find them in the
+    /// caches. Collective.
+    pub fn new(rank: u32, form: Form, caller: Caller, table_bytes: usize, landing_bytes: usize) -> Result<Self> {
+        let window = Window::new(rank, table_bytes)?;
         Ok(Self { window, form, caller, landing: Memory::allocate(landing_bytes)?, offsets: Vec::new() })
     }
 
