@@ -466,6 +466,7 @@ mod tests {
         assert_eq!(goes_with("fixed"), only(&PolicyConfig::NAMES));
         assert_eq!(goes_with("periodic:16"), only(&["rudder"]));
         assert_eq!(goes_with("random:1:16"), only(&["rudder"]));
+        assert_eq!(goes_with("quotas:25"), only(&["lfu", "window"]));
         assert_eq!(goes_with("analytic"), only(&["lfu", "window"]));
         let follow = ["degree", "lru", "sieve", "s3fifo", "wtinylfu", "lfu", "rudder", "window"];
         for controller in ["ghost", "bandit:1"] {

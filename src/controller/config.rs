@@ -6,7 +6,7 @@ use super::classifier::{Classifier, ClassifierConfig, PlanClassifier, TrainedPla
 use super::llm;
 use super::planner::Planner;
 use super::watching::Watching;
-use super::{Analytic, Bandit, Controller, Fixed, Ghost, Guard, JobFacts, Off, Periodic, Random};
+use super::{Analytic, Bandit, Controller, Fixed, Ghost, Guard, JobFacts, Off, Periodic, Quotas, Random};
 use crate::buffer::Feed;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 #[cfg(feature = "llm")]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost, bandit:SEED, plan-classifier:FILE, pilot:FILE, llm-replace or llm-cohorts; guard: before one guards it";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, quotas:PERCENT, analytic, classifier:FILE, ghost, bandit:SEED, plan-classifier:FILE, pilot:FILE, llm-replace or llm-cohorts; guard: before one guards it";
 #[cfg(not(feature = "llm"))]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, analytic, classifier:FILE, ghost, bandit:SEED or plan-classifier:FILE; guard: before one guards it";
+const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, quotas:PERCENT, analytic, classifier:FILE, ghost, bandit:SEED or plan-classifier:FILE; guard: before one guards it";
 
 /// Which controller steers the buffer, and how.
 ///
@@ -50,6 +50,11 @@ pub enum ControllerConfig {
         seed: u64,
         /// Minibatches between tosses, at least 1.
         delta: u64,
+    },
+    /// Of each cohort the same share of what it misses is pulled ahead.
+    Quotas {
+        /// That share in per cent, 1 to 100.
+        percent: u64,
     },
     /// Rows of owners that take long are kept rather than those of others.
     Analytic,
@@ -94,6 +99,7 @@ impl ControllerConfig {
             Self::Fixed => Box::new(Fixed),
             Self::Periodic { delta } => Box::new(Periodic::new(*delta)?),
             Self::Random { seed, delta } => Box::new(Random::new(*seed, *delta)?),
+            Self::Quotas { percent } => Box::new(Quotas::new(*percent, facts.partitions, facts.slots)?),
             Self::Analytic => Box::new(Analytic::new()),
             Self::Classifier(config) => Box::new(Classifier::new(config, facts)?),
             Self::Ghost => Box::new(Ghost::new()),
@@ -126,6 +132,7 @@ impl ControllerConfig {
             Self::Fixed => "fixed",
             Self::Periodic { .. } => "periodic",
             Self::Random { .. } => "random",
+            Self::Quotas { .. } => "quotas",
             Self::Analytic => "analytic",
             Self::Classifier(_) => "classifier",
             Self::Ghost => "ghost",
@@ -144,9 +151,8 @@ impl ControllerConfig {
     /// Whether replacement is all that it decides on.
     pub fn decides_on_replacement(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Analytic | Self::Ghost | Self::Bandit { .. } | Self::PlanClassifier(_) => {
-                false
-            }
+            Self::Off | Self::Fixed | Self::Quotas { .. } | Self::Analytic => false,
+            Self::Ghost | Self::Bandit { .. } | Self::PlanClassifier(_) => false,
             Self::Periodic { .. } | Self::Random { .. } | Self::Classifier(_) => true,
             Self::Guard { inner } => inner.decides_on_replacement(),
             #[cfg(feature = "llm")]
@@ -160,6 +166,7 @@ impl ControllerConfig {
     pub fn wants_cohorts(&self) -> bool {
         match self {
             Self::Guard { inner } => inner.wants_cohorts(),
+            Self::Quotas { .. } => true,
             #[cfg(feature = "llm")]
             Self::LlmCohorts(_) => true,
             _ => false,
@@ -196,8 +203,8 @@ impl ControllerConfig {
     /// Whether it decides in microseconds, so that it runs at the minibatch boundary itself: its decisions are then the same in every run.
     pub fn runs_inline(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } | Self::Analytic => true,
-            Self::Classifier(_) => true,
+            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } => true,
+            Self::Quotas { .. } | Self::Analytic | Self::Classifier(_) => true,
             Self::Ghost | Self::Bandit { .. } | Self::Guard { .. } | Self::PlanClassifier(_) => false,
             #[cfg(feature = "llm")]
             Self::Pilot(_) | Self::LlmReplace(_) | Self::LlmCohorts(_) => false,
@@ -223,8 +230,8 @@ impl ControllerConfig {
     }
 }
 
-/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `analytic`, `classifier:FILE`, `ghost`, `bandit:SEED`, `bandit:SEED:EPISODE`, `guard:`
-/// and one of these, and only with the feature `llm` `pilot:FILE`, `llm-replace` and `llm-cohorts`, the last two with their default settings.
+/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `quotas:PERCENT`, `analytic`, `classifier:FILE`, `ghost`, `bandit:SEED`,
+/// `bandit:SEED:EPISODE`, `guard:` and one of these, and only with the feature `llm` `pilot:FILE`, `llm-replace` and `llm-cohorts`, the last two with their default settings.
 impl FromStr for ControllerConfig {
     type Err = Error;
 
@@ -261,6 +268,7 @@ impl FromStr for ControllerConfig {
             ["bandit", seed] => Ok(Self::Bandit { seed: number(seed)?, episode: bandit::EPISODE }),
             ["bandit", seed, episode] => Ok(Self::Bandit { seed: number(seed)?, episode: number(episode)? }),
             ["periodic", delta] => Ok(Self::Periodic { delta: number(delta)? }),
+            ["quotas", percent] => Ok(Self::Quotas { percent: number(percent)? }),
             ["random", seed, delta] => Ok(Self::Random { seed: number(seed)?, delta: number(delta)? }),
             #[cfg(feature = "llm")]
             ["llm-replace"] => Ok(Self::LlmReplace(llm::ReplaceConfig::default())),

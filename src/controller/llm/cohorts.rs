@@ -6,6 +6,7 @@
 
 use super::window::{Window, hit_percent};
 use super::{ModelSource, Question, Scorer, check_delta};
+use crate::controller::quotas::{Missed, SLOTS_SHARE};
 use crate::controller::{Cohort, Controller, Decision, FREQUENCY_BANDS, Health, JobFacts, Observation, RECENCY_BANDS};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,7 @@ pub struct CohortsConfig {
 
 impl Default for CohortsConfig {
     fn default() -> Self {
-        Self { model: ModelSource::Default, delta: 16, questions: 4, max_share: 0.05, calibrate: true }
+        Self { model: ModelSource::Default, delta: 16, questions: 4, max_share: SLOTS_SHARE, calibrate: true }
     }
 }
 
@@ -44,10 +45,8 @@ pub struct LlmCohorts {
     scorer: Box<dyn Scorer>,
     question: Question,
     config: CohortsConfig,
-    slots: u64,
-    cohorts: usize,
     window: Window,
-    misses: Vec<u64>,
+    missed: Missed,
     failure: Option<String>,
 }
 
@@ -75,15 +74,12 @@ impl LlmCohorts {
                 config.max_share
             )));
         }
-        let cohorts = Cohort::count(facts.partitions);
         Ok(Self {
             scorer,
             question: Question::new(Self::prefix(facts), LABELS, NEUTRAL, config.calibrate),
             config: config.clone(),
-            slots: facts.slots,
-            cohorts,
             window: Window::default(),
-            misses: vec![0; cohorts],
+            missed: Missed::new(facts.partitions, facts.slots),
             failure: None,
         })
     }
@@ -106,7 +102,7 @@ impl LlmCohorts {
     /// Missed rows by class: the sum over owners.
     fn class_misses(&self) -> [u64; CLASSES] {
         let mut classes = [0; CLASSES];
-        self.misses.iter().enumerate().for_each(|(index, missed)| classes[index % CLASSES] += missed);
+        self.missed.cohorts().iter().enumerate().for_each(|(index, missed)| classes[index % CLASSES] += missed);
         classes
     }
 
@@ -122,32 +118,16 @@ impl LlmCohorts {
         )
     }
 
-    /// The share of each asked class's misses to pull.
-    fn ask(&mut self, asked: &[usize], classes: &[u64; CLASSES]) -> Result<Vec<f32>> {
+    /// By class, the share of its misses to pull: none of one that is not asked about.
+    fn ask(&mut self, asked: &[usize], classes: &[u64; CLASSES]) -> Result<[f32; CLASSES]> {
         let all = classes.iter().sum();
-        let mut shares = Vec::with_capacity(asked.len());
+        let mut shares = [0.0; CLASSES];
         for &class in asked {
             let text = self.text(class, classes[class], all);
             let probabilities = self.question.ask(&mut *self.scorer, &text)?;
-            shares.push(probabilities.iter().zip(SHARES).map(|(probability, share)| probability * share).sum());
+            shares[class] = probabilities.iter().zip(SHARES).map(|(probability, share)| probability * share).sum();
         }
         Ok(shares)
-    }
-
-    /// Quotas from shares: rows a minibatch, together at most the configured share of the slots.
-    fn quotas(&self, asked: &[usize], shares: &[f32]) -> Vec<u32> {
-        let minibatches = self.window.minibatches.max(1) as f64;
-        let mut wanted = vec![0.0; self.cohorts];
-        for (class, share) in asked.iter().zip(shares) {
-            for index in (*class..self.cohorts).step_by(CLASSES) {
-                wanted[index] = self.misses[index] as f64 / minibatches * f64::from(*share);
-            }
-        }
-        let total: f64 = wanted.iter().sum();
-        let limit = self.slots as f64 * f64::from(self.config.max_share);
-        let scale = if total > limit { limit / total } else { 1.0 };
-        // Down to whole rows, so that the bound holds; a hair's breadth below one is rounding and counts as one.
-        wanted.into_iter().map(|rows| (rows * scale + 1e-3) as u32).collect()
     }
 }
 
@@ -158,7 +138,7 @@ impl Controller for LlmCohorts {
 
     fn observe(&mut self, observation: &Observation) {
         self.window.add(observation);
-        self.misses.iter_mut().zip(&observation.cohort_misses).for_each(|(sum, missed)| *sum += u64::from(*missed));
+        self.missed.add(observation);
     }
 
     fn decide(&mut self) -> Option<Decision> {
@@ -173,7 +153,10 @@ impl Controller for LlmCohorts {
         asked.truncate(self.config.questions);
         let shares = self.ask(&asked, &classes);
         let decision = match shares {
-            Ok(shares) => Some(Decision { quotas: Some(self.quotas(&asked, &shares)), ..Decision::default() }),
+            Ok(shares) => Some(Decision {
+                quotas: Some(self.missed.quotas(self.config.max_share, |cohort| shares[cohort % CLASSES])),
+                ..Decision::default()
+            }),
             Err(cause) => {
                 self.failure = Some(cause.to_string());
                 None
@@ -185,7 +168,7 @@ impl Controller for LlmCohorts {
 
     fn handle_taken(&mut self) {
         self.window = Window::default();
-        self.misses.fill(0);
+        self.missed.clear();
     }
 
     fn health(&self) -> Health {
