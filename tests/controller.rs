@@ -216,7 +216,7 @@ fn configurations_survive_json() {
         "fixed",
         "periodic:16",
         "random:7:16",
-        "quotas:25",
+        "quotas:25:4",
         "analytic",
         "ghost",
         "bandit:1:4",

@@ -55,6 +55,8 @@ pub enum ControllerConfig {
     Quotas {
         /// That share in per cent, 1 to 100.
         percent: u64,
+        /// Of cohorts only whose nodes were wanted so often lately: 1, 2, 4 or 8 times.
+        times: u64,
     },
     /// Rows of owners that take long are kept rather than those of others.
     Analytic,
@@ -99,7 +101,7 @@ impl ControllerConfig {
             Self::Fixed => Box::new(Fixed),
             Self::Periodic { delta } => Box::new(Periodic::new(*delta)?),
             Self::Random { seed, delta } => Box::new(Random::new(*seed, *delta)?),
-            Self::Quotas { percent } => Box::new(Quotas::new(*percent, facts.partitions, facts.slots)?),
+            Self::Quotas { percent, times } => Box::new(Quotas::new(*percent, *times, facts)?),
             Self::Analytic => Box::new(Analytic::new()),
             Self::Classifier(config) => Box::new(Classifier::new(config, facts)?),
             Self::Ghost => Box::new(Ghost::new()),
@@ -230,8 +232,8 @@ impl ControllerConfig {
     }
 }
 
-/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `quotas:PERCENT`, `analytic`, `classifier:FILE`, `ghost`, `bandit:SEED`,
-/// `bandit:SEED:EPISODE`, `guard:` and one of these, and only with the feature `llm` `pilot:FILE`, `llm-replace` and `llm-cohorts`, the last two with their default settings.
+/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `quotas:PERCENT`, `quotas:PERCENT:TIMES`, `analytic`, `classifier:FILE`, `ghost`,
+/// `bandit:SEED`, `bandit:SEED:EPISODE`, `guard:` and one of these, and only with the feature `llm` `pilot:FILE`, `llm-replace` and `llm-cohorts`, the last two with their default settings.
 impl FromStr for ControllerConfig {
     type Err = Error;
 
@@ -268,7 +270,8 @@ impl FromStr for ControllerConfig {
             ["bandit", seed] => Ok(Self::Bandit { seed: number(seed)?, episode: bandit::EPISODE }),
             ["bandit", seed, episode] => Ok(Self::Bandit { seed: number(seed)?, episode: number(episode)? }),
             ["periodic", delta] => Ok(Self::Periodic { delta: number(delta)? }),
-            ["quotas", percent] => Ok(Self::Quotas { percent: number(percent)? }),
+            ["quotas", percent] => Ok(Self::Quotas { percent: number(percent)?, times: 1 }),
+            ["quotas", percent, times] => Ok(Self::Quotas { percent: number(percent)?, times: number(times)? }),
             ["random", seed, delta] => Ok(Self::Random { seed: number(seed)?, delta: number(delta)? }),
             #[cfg(feature = "llm")]
             ["llm-replace"] => Ok(Self::LlmReplace(llm::ReplaceConfig::default())),

@@ -1,7 +1,7 @@
-//! Standing quotas by what was missed lately, and the controller that pulls the same share of every cohort's: what a model that tells cohorts apart
-//! has to beat.
+//! Standing quotas by what was missed lately, and the controller that pulls the same share of every cohort's, or of those that are wanted often: what a
+//! model that tells cohorts apart has to beat.
 
-use super::{Cohort, Controller, Decision, Observation};
+use super::{Cohort, Controller, Decision, FREQUENCY_BANDS, JobFacts, Observation};
 use crate::error::{Error, Result};
 
 /// Minibatches between two decisions.
@@ -18,9 +18,9 @@ pub(super) struct Missed {
 }
 
 impl Missed {
-    /// Of a job with so many partitions, and a buffer of so many slots.
-    pub fn new(partitions: u32, slots: u64) -> Self {
-        Self { cohorts: vec![0; Cohort::count(partitions)], minibatches: 0, slots }
+    /// None yet.
+    pub fn new(facts: &JobFacts) -> Self {
+        Self { cohorts: vec![0; Cohort::count(facts.partitions)], minibatches: 0, slots: facts.slots }
     }
 
     pub fn add(&mut self, observation: &Observation) {
@@ -54,19 +54,24 @@ impl Missed {
 #[derive(Debug)]
 pub struct Quotas {
     share: f32,
+    /// The least frequency band of which any is pulled.
+    frequency: u8,
     missed: Missed,
 }
 
 impl Quotas {
-    /// Pulls so many per cent.
+    /// Pulls so many per cent of what is missed of nodes that were wanted so many times lately.
     ///
     /// # Errors
-    /// None at all, or more than all.
-    pub fn new(percent: u64, partitions: u32, slots: u64) -> Result<Self> {
+    /// None at all, or more than all; times that are no cohort's least.
+    pub fn new(percent: u64, times: u64, facts: &JobFacts) -> Result<Self> {
         if !(1..=100).contains(&percent) {
             return Err(Error::config(format!("quotas: {percent} per cent of what is missed; give 1 to 100")));
         }
-        Ok(Self { share: percent as f32 / 100.0, missed: Missed::new(partitions, slots) })
+        let Some(frequency) = (0..FREQUENCY_BANDS as u8).find(|band| times == 1 << band) else {
+            return Err(Error::config(format!("quotas: of nodes wanted {times} times lately; give 1, 2, 4 or 8")));
+        };
+        Ok(Self { share: percent as f32 / 100.0, frequency, missed: Missed::new(facts) })
     }
 }
 
@@ -83,7 +88,8 @@ impl Controller for Quotas {
         if self.missed.minibatches < INTERVAL {
             return None;
         }
-        let quotas = self.missed.quotas(SLOTS_SHARE, |_| self.share);
+        let pulled = |cohort| Cohort::at(cohort).frequency >= self.frequency;
+        let quotas = self.missed.quotas(SLOTS_SHARE, |cohort| if pulled(cohort) { self.share } else { 0.0 });
         self.missed.clear();
         Some(Decision { quotas: Some(quotas), ..Decision::default() })
     }
@@ -94,11 +100,16 @@ mod tests {
     //! Goal: quotas are the share of the mean misses, and never above the bound. Method: misses made for it.
     use super::*;
 
-    /// The first decision, of a buffer of so many slots, where one cohort misses so many rows of each minibatch.
-    fn decided(percent: u64, slots: u64, misses: u32) -> u32 {
-        let mut controller = Quotas::new(percent, 2, slots).unwrap();
+    fn quotas(percent: u64, times: u64, slots: u64) -> Result<Quotas> {
+        Quotas::new(percent, times, &JobFacts { partitions: 2, slots, ..JobFacts::default() })
+    }
+
+    /// The first decision, of a buffer of so many slots, where one cohort, of nodes wanted 2 or 3 times, misses so many rows of each minibatch.
+    fn decided(percent: u64, times: u64, slots: u64, misses: u32) -> u32 {
+        let mut controller = quotas(percent, times, slots).unwrap();
         let mut cohort_misses = vec![0; Cohort::count(2)];
         cohort_misses[30] = misses;
+        assert_eq!(Cohort::at(30).frequency, 1);
         for minibatch in 1..=INTERVAL {
             assert_eq!(controller.decide(), None);
             let cohort_misses = cohort_misses.clone();
@@ -112,8 +123,10 @@ mod tests {
 
     #[test]
     fn a_share_of_what_is_missed_within_the_bound() {
-        assert_eq!((decided(25, 10_000, 80), decided(100, 10_000, 80)), (20, 80));
-        assert_eq!(decided(100, 400, 80), 20, "a twentieth of the slots");
-        assert!(Quotas::new(0, 2, 100).is_err() && Quotas::new(101, 2, 100).is_err());
+        assert_eq!((decided(25, 1, 10_000, 80), decided(100, 2, 10_000, 80), decided(100, 4, 10_000, 80)), (20, 80, 0));
+        assert_eq!(decided(100, 1, 400, 80), 20, "a twentieth of the slots");
+        for (percent, times) in [(0, 1), (101, 1), (10, 0), (10, 3), (10, 16)] {
+            assert!(quotas(percent, times, 100).is_err(), "{percent}:{times}");
+        }
     }
 }

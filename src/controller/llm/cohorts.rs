@@ -79,7 +79,7 @@ impl LlmCohorts {
             question: Question::new(Self::prefix(facts), LABELS, NEUTRAL, config.calibrate),
             config: config.clone(),
             window: Window::default(),
-            missed: Missed::new(facts.partitions, facts.slots),
+            missed: Missed::new(facts),
             failure: None,
         })
     }
