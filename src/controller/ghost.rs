@@ -1,5 +1,5 @@
-//! Follows the simple policy that would do best: all are tried on a sample beside the training, and the buffer changes to one that fetches clearly
-//! less than its own.
+//! Follows the simple policy that would do best: all are tried on a sample beside the training, and the buffer changes to one that would be waited
+//! for clearly less than its own.
 
 use super::shadow::{Chooser, Shadows, menu};
 use super::{Controller, Decision, Observation};
@@ -40,8 +40,9 @@ impl Controller for Ghost {
         self.shadows.iter_mut().for_each(|shadows| shadows.watch(event));
     }
 
-    fn observe(&mut self, _observation: &Observation) {
+    fn observe(&mut self, observation: &Observation) {
         self.minibatches += 1;
+        self.shadows.iter_mut().for_each(|shadows| shadows.observe(observation));
     }
 
     fn decide(&mut self) -> Option<Decision> {

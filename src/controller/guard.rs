@@ -1,5 +1,5 @@
-//! Takes a controller's choices only while they are worth it: while what its buffer fetches, and its own processor time, cost no more than the best
-//! simple policy does by itself.
+//! Takes a controller's choices only while they are worth it: while the waits for what its buffer fetches, and its own processor time, cost no more
+//! than the best simple policy does by itself.
 //!
 //! All of that is measured on the same sample: the controller's decisions are carried out on a shadow of the buffer too, whether the buffer itself
 //! follows them or not. So it is found out as well when a controller that was overruled has become better than the simple policies again.
@@ -120,6 +120,7 @@ impl Controller for Guard {
     /// An inner controller that is overruled sees what its shadow has hit and fetched instead.
     fn observe(&mut self, observation: &Observation) {
         self.minibatches += 1;
+        self.shadows.iter_mut().for_each(|shadows| shadows.observe(observation));
         match self.shadows.as_ref().filter(|_| self.overruled) {
             None => self.inner.observe(observation),
             Some(shadows) => {

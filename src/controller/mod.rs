@@ -131,6 +131,8 @@ pub struct Observation {
     pub replace_skipped: bool,
     /// Payload bytes fetched.
     pub bytes: u64,
+    /// Time since the minibatch before was started; 0 of the first.
+    pub elapsed: Duration,
     /// Time that callers waited for rows, since the minibatch before.
     pub stall: Duration,
     /// Missed nodes of the minibatch before by [`Cohort::index`]; empty unless the policy tracks cohorts. They are sorted into cohorts at a

@@ -1,7 +1,9 @@
 //! Policies tried on a sample of what the buffer is asked for: each has a buffer of its own, as large a share of the real one as the sample is of
-//! the nodes, and rows that come at once. What it would have fetched, weighed by what rows of each owner take, is its cost.
+//! the nodes, and rows that come at once. Its cost is how long its minibatches would have been waited for: rows that are fetched when a minibatch
+//! wants them are, and of those that are fetched ahead as many as do not come while it computes. Which those are follows from what rows of each
+//! owner take.
 
-use super::{Decision, OwnerShare};
+use super::{Decision, Observation, OwnerShare};
 use crate::buffer::{
     BufferHints, Call, Event, Feed, Pin, PolicyConfig, PrefetchBuffer, Reserve, Residency, WINDOW_MAX, Watched,
     WindowPosition,
@@ -14,6 +16,9 @@ use std::sync::Arc;
 
 /// What is left of a cost, and of what owners have sent, after each evaluation.
 const KEPT: f64 = 0.5;
+/// What a second costs in which rows come that nobody waits for: they take the network from others, and no estimate of waits is so sure that the
+/// fewest rows are not the best of equals.
+const HIDDEN: f64 = 0.05;
 
 /// The simple policies that are tried, those of one file with several settings; `window` beside them once anything is announced.
 pub(super) fn menu() -> Result<Vec<PolicyConfig>> {
@@ -38,8 +43,9 @@ pub(super) struct Shadow {
     positions: [Option<WindowPosition>; WINDOW_MAX],
     /// Announcements whose nodes are not all looked at, and how many are.
     planning: VecDeque<(Announced, usize)>,
-    /// Rows that it would have fetched, by partition; older ones count for less.
-    rows: Vec<f64>,
+    /// Rows that it would have fetched, by partition, and those of them that a minibatch would have waited for; older ones count for less.
+    fetched: Vec<f64>,
+    late: Vec<f64>,
     /// Nodes that the last minibatch wanted, and those of them that were not there.
     pub(super) last: (u64, u64),
     decided: Decision,
@@ -79,7 +85,8 @@ impl Shadow {
             policy: policy.clone(),
             buffer,
             feed,
-            rows: vec![0.0; owners.partitions() as usize],
+            fetched: vec![0.0; owners.partitions() as usize],
+            late: vec![0.0; owners.partitions() as usize],
             owners,
             share: watched.sample.share(),
             positions: [None; WINDOW_MAX],
@@ -107,25 +114,33 @@ impl Shadow {
         self.decided.merge(sampled);
     }
 
-    /// What its rows cost.
-    pub(super) fn cost(&self, prices: &[f64]) -> f64 {
-        self.rows.iter().zip(prices).map(|(rows, price)| rows * price).sum()
+    /// What its rows cost: seconds, where prices are that, and `room` what there was for rows that nobody waited for.
+    fn cost(&self, prices: &Prices, room: f64) -> f64 {
+        let Some(seconds) = prices.seconds() else { return self.fetched.iter().sum::<f64>() / self.share };
+        // Owners send at the same time: the one that takes longest is waited for.
+        let longest = |rows: &[f64]| {
+            rows.iter().zip(&seconds).map(|(rows, seconds)| rows / self.share * seconds).fold(0.0, f64::max)
+        };
+        let fetching = longest(&self.fetched);
+        let waited = longest(&self.late).max(fetching - room);
+        waited + HIDDEN * (fetching - waited)
     }
 
     fn fade(&mut self) {
-        self.rows.iter_mut().for_each(|rows| *rows *= KEPT);
+        self.fetched.iter_mut().chain(&mut self.late).for_each(|rows| *rows *= KEPT);
     }
 
-    fn count(&mut self, node: NodeId) {
+    fn count(&mut self, node: NodeId, late: bool) {
         if let Some((owner, _)) = self.owners.locate(node) {
-            self.rows[owner.index()] += 1.0;
+            self.fetched[owner.index()] += 1.0;
+            self.late[owner.index()] += f64::from(u8::from(late));
         }
     }
 
     /// Fetches what a boundary has decided to, at once.
     fn fetch(&mut self) {
         for (node, slot) in std::mem::take(&mut self.fetches) {
-            self.count(node);
+            self.count(node, false);
             self.buffer.filled(slot);
         }
     }
@@ -136,7 +151,7 @@ impl Shadow {
         let found = std::mem::take(&mut self.found);
         let absent = nodes.iter().zip(&found).filter(|(_, found)| **found == Residency::Absent);
         self.last = (nodes.len() as u64, absent.clone().count() as u64);
-        absent.for_each(|(&node, _)| self.count(node));
+        absent.for_each(|(&node, _)| self.count(node, true));
         self.found = found;
     }
 
@@ -190,7 +205,7 @@ impl Shadow {
                     Reserve::NoRoom => return self.planning.push_front(((position, nodes), at)),
                     Reserve::Here => {}
                     Reserve::Slot(slot) => {
-                        self.count(nodes[at]);
+                        self.count(nodes[at], false);
                         self.buffer.filled(slot);
                     }
                 }
@@ -215,15 +230,11 @@ impl Prices {
         }
     }
 
-    /// Seconds a row by partition, and whether they are that: where no row has taken any time, all count alike. One of which no row came is as the
-    /// others on average.
-    fn of(&self) -> (Vec<f64>, bool) {
+    /// Seconds a row by partition; none where no row has taken any time. One of which no row came is as the others on average.
+    fn seconds(&self) -> Option<Vec<f64>> {
         let (rows, busy) = self.lately.iter().fold((0.0, 0.0), |sum, owner| (sum.0 + owner.0, sum.1 + owner.1));
-        if rows == 0.0 || busy == 0.0 {
-            return (vec![1.0; self.lately.len()], false);
-        }
         let price = |&(own, took): &(f64, f64)| if own > 0.0 { took / own } else { busy / rows };
-        (self.lately.iter().map(price).collect(), true)
+        (rows > 0.0 && busy > 0.0).then(|| self.lately.iter().map(price).collect())
     }
 
     fn fade(&mut self) {
@@ -239,6 +250,8 @@ pub(super) struct Shadows {
     announced: [Option<Announced>; WINDOW_MAX],
     window: bool,
     prices: Prices,
+    /// Seconds in which no row was waited for, lately.
+    room: f64,
 }
 
 /// What an evaluation has found.
@@ -263,8 +276,13 @@ impl Shadows {
             watched: watched.clone(),
             announced: [const { None }; WINDOW_MAX],
             window: matches!(watched.policy, PolicyConfig::Window(_)) && !steered,
+            room: 0.0,
             prices: Prices { told: vec![OwnerShare::default(); partitions], lately: vec![(0.0, 0.0); partitions] },
         })
+    }
+
+    pub(super) fn observe(&mut self, observation: &Observation) {
+        self.room += observation.elapsed.saturating_sub(observation.stall).as_secs_f64();
     }
 
     fn all(&mut self) -> impl Iterator<Item = &mut Shadow> {
@@ -303,13 +321,15 @@ impl Shadows {
 
     /// What each has cost lately.
     pub(super) fn evaluate(&mut self) -> Costs {
-        let (prices, seconds) = self.prices.of();
-        let share = self.watched.sample.share();
-        let cost = |shadow: &Shadow| shadow.cost(&prices) / share;
-        let costs =
-            Costs { simple: self.simple.iter().map(cost).collect(), steered: self.steered.as_ref().map(cost), seconds };
+        let cost = |shadow: &Shadow| shadow.cost(&self.prices, self.room);
+        let costs = Costs {
+            simple: self.simple.iter().map(cost).collect(),
+            steered: self.steered.as_ref().map(cost),
+            seconds: self.prices.seconds().is_some(),
+        };
         self.all().for_each(Shadow::fade);
         self.prices.fade();
+        self.room *= KEPT;
         costs
     }
 
@@ -343,5 +363,47 @@ impl Chooser {
         }
         self.challenger = None;
         Some(best)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a cost is what would be waited. Method: a minibatch whose rows take a millisecond each, announced and not, and more or less computing.
+    use super::*;
+    use std::time::Duration;
+
+    /// Milliseconds that a minibatch of four rows of one owner and eight of another costs, beside so many of computing.
+    fn cost_ms(announced: bool, computing: u64) -> f64 {
+        let policy = PolicyConfig::named("window").unwrap();
+        let owners = PartitionBook::from_starts(vec![0, 100, 200]).unwrap();
+        let hints = BufferHints { nodes: 200, halo: vec![], degree: vec![], owners };
+        let feed = PrefetchBuffer::new(16, &policy, hints.clone()).unwrap().watch(&policy, hints).unwrap();
+        let mut shadows = Shadows::new(feed.watched(), &[], false).unwrap();
+        let nodes: Vec<NodeId> = (1..=4).chain(101..=108).map(NodeId).collect();
+        let sent = |rows| OwnerShare { rows, busy: Duration::from_millis(rows) };
+        let position = WindowPosition(0);
+        for call in [Call::Announce(position), Call::Lookup, Call::Retire(position), Call::End] {
+            if announced || matches!(call, Call::Lookup | Call::End) {
+                shadows.watch(&Event { call, nodes: nodes.clone(), owners: vec![sent(4), sent(8)] });
+            }
+        }
+        let stall = Duration::from_millis(30);
+        let elapsed = stall + Duration::from_millis(computing);
+        shadows.observe(&Observation { elapsed, stall, ..Observation::default() });
+        shadows.evaluate().simple[0] * 1e3
+    }
+
+    #[test]
+    fn rows_are_waited_for_that_come_late_or_find_no_room_beside_computing() {
+        for (announced, computing, expected) in [
+            (false, 100, 8.0),
+            (false, 0, 8.0),
+            (true, 100, HIDDEN * 8.0),
+            (true, 2, 6.0 + HIDDEN * 2.0),
+            (true, 0, 8.0),
+        ] {
+            let found = cost_ms(announced, computing);
+            assert!((found - expected).abs() < 1e-9, "announced {announced}, computing {computing}: {found}");
+        }
     }
 }

@@ -301,6 +301,8 @@ struct Lane {
     replaced_rows: u64,
     replace_skipped: bool,
     counted: BufferCounters,
+    /// When the last observed minibatch was started.
+    closed_at: Option<Duration>,
     /// Rows to pull ahead of each minibatch, by cohort, until the next decision.
     quotas: Option<Vec<u32>>,
     /// Gathers that have started.
@@ -395,6 +397,7 @@ impl Pipeline {
                 replaced_rows: 0,
                 replace_skipped: false,
                 counted: BufferCounters::default(),
+                closed_at: None,
                 quotas: None,
                 gathers: 0,
             })
@@ -558,7 +561,7 @@ impl Pipeline {
             (plan.pin, plan.request) = (Some((table, pin)), Some((request, options.observed)));
         }
         if options.observed {
-            self.close_minibatch(table, decide);
+            self.close_minibatch(now, table, decide);
         }
         self.plan_prefetch(table);
         Ok(request)
@@ -805,8 +808,9 @@ impl Pipeline {
     }
 
     /// Shows the minibatch to the controller and carries out what it has decided.
-    fn close_minibatch(&mut self, table: usize, decide: &mut dyn FnMut(&Observation, bool) -> Decision) {
+    fn close_minibatch(&mut self, now: Duration, table: usize, decide: &mut dyn FnMut(&Observation, bool) -> Decision) {
         let lane = &mut self.lanes[table];
+        let elapsed = now.saturating_sub(lane.closed_at.replace(now).unwrap_or(now));
         let (stats, seen) = (lane.stats, lane.observed);
         let Some(buffer) = &mut lane.table.buffer else {
             let observation = Observation {
@@ -814,6 +818,7 @@ impl Pipeline {
                 remote_nodes: stats.remote_nodes - seen.remote_nodes,
                 demand_rows: stats.demand_rows - seen.demand_rows,
                 bytes: (stats.demand_rows - seen.demand_rows) * lane.table.row_bytes as u64,
+                elapsed,
                 ..Observation::default()
             };
             decide(&observation, false);
@@ -835,6 +840,7 @@ impl Pipeline {
             replaced_rows: std::mem::take(&mut lane.replaced_rows),
             replace_skipped: std::mem::take(&mut lane.replace_skipped),
             bytes: rows * lane.table.row_bytes as u64,
+            elapsed,
             stall: Duration::ZERO,
             cohort_misses: buffer.cohort_misses().to_vec(),
             owners: match buffer.weighs_owners() {

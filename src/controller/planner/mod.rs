@@ -164,6 +164,7 @@ impl Controller for Planner {
             self.facts.minibatches = observation.minibatches;
         }
         self.since.add(observation);
+        self.shadows.iter_mut().for_each(|shadows| shadows.observe(observation));
         self.weights.observe(observation);
     }
 
