@@ -63,8 +63,11 @@ pub struct TrainArgs {
     #[arg(value_name = "SAMPLES")]
     pub samples: PathBuf,
     /// Where to leave the model
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "without_job")]
+    pub out: Option<PathBuf>,
+    /// Leave out what prompts say of the job, and leave no model: only what that costs is told
+    #[arg(long, conflicts_with = "out")]
+    pub without_job: bool,
     /// Times that every sample is learnt from
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
     pub epochs: usize,

@@ -15,7 +15,7 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW, ops};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_xoshiro::Xoshiro256PlusPlus;
-use rudder::controller::llm::{LocalScorer, Pilot, PilotConfig, ScorerLimits};
+use rudder::controller::llm::{LocalScorer, Pilot, ScorerLimits};
 use rudder::controller::planner::PLANS;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -89,7 +89,10 @@ impl Prompt {
 /// Samples cannot be read or leave nothing to learn from, or a file cannot be written.
 pub fn run(args: &TrainArgs) -> Result<()> {
     let began = Instant::now();
-    let samples = read(&args.samples)?;
+    let mut samples = read(&args.samples)?;
+    if args.without_job {
+        samples.iter_mut().for_each(|sample| sample.job.clear());
+    }
     let Parts { training, validation, held_out } = Parts::of(&samples)?;
     let vocabulary = Vocabulary::new();
     let random = &mut Xoshiro256PlusPlus::seed_from_u64(args.seed);
@@ -105,7 +108,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let draft = tempfile::NamedTempFile::new()?;
     gguf::write(draft.path(), &network, &vocabulary, 0.0)?;
 
-    let mut pilot = Pilot::new(&PilotConfig { file: draft.path().to_owned() })?;
+    let mut pilot = Pilot::with_scorer(Box::new(LocalScorer::load(draft.path(), ScorerLimits::default())?), 0.0);
     let mut took = Vec::new();
     let mut ask = |sample: &&Sample| {
         let asked = Instant::now();
@@ -115,7 +118,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     };
     let validated = validation.iter().map(&mut ask).collect::<Result<Scored>>()?;
     let margin = score::margin(&validation, &validated);
-    gguf::write(&args.out, &network, &vocabulary, margin)?;
+    let trained = args.out.as_deref().unwrap_or(draft.path());
+    gguf::write(trained, &network, &vocabulary, margin)?;
     let likely = held_out.iter().map(&mut ask).collect::<Result<Scored>>()?;
     let mut scores = simple(&held_out);
     scores.push(Score::of("pilot", &held_out, &score::choices(&held_out, &likely, margin)));
@@ -126,7 +130,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         held_out: held_out.len(),
         epochs: args.epochs,
         parameters: network.parameters().iter().map(|tensor| tensor.elem_count()).sum(),
-        bytes: std::fs::metadata(&args.out)?.len(),
+        bytes: std::fs::metadata(trained)?.len(),
         losses,
         margin,
         decision_ms_p50: percentile(&took, 0.5),
@@ -160,12 +164,13 @@ fn learn(
 ) -> Result<Vec<f64>> {
     let mut optimiser =
         AdamW::new(network.parameters(), ParamsAdamW { lr: RATE, weight_decay: 0.05, ..ParamsAdamW::default() })?;
-    let steps = args.epochs * batches(prompts, random).len();
+    let mut lengths = by_length(prompts);
+    let steps = args.epochs * lengths.iter().map(|of_length| of_length.len().div_ceil(BATCH)).sum::<usize>();
     let (mut step, mut losses) = (0, Vec::new());
     let mut progress = Progress::new();
     for epoch in 1..=args.epochs {
         progress.begin(format!("epoch {epoch} of {}", args.epochs));
-        let (mut sum, batches) = (0.0, batches(prompts, random));
+        let (mut sum, batches) = (0.0, batches(&mut lengths, random));
         for batch in &batches {
             let done = step.max(WARM_UP) - WARM_UP;
             let falling = (done as f64 / (steps.max(WARM_UP + 1) - WARM_UP) as f64 * std::f64::consts::FRAC_PI_2).cos();
@@ -181,14 +186,19 @@ fn learn(
     Ok(losses)
 }
 
-/// All prompts in a drawn order, those of one length together.
-fn batches(prompts: &[Prompt], random: &mut Xoshiro256PlusPlus) -> Vec<Vec<usize>> {
+/// Prompts by their length.
+fn by_length(prompts: &[Prompt]) -> Vec<Vec<usize>> {
     let mut lengths: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (at, prompt) in prompts.iter().enumerate() {
         lengths.entry(prompt.tokens.len()).or_default().push(at);
     }
+    lengths.into_values().collect()
+}
+
+/// All prompts in a drawn order, those of one length together.
+fn batches(lengths: &mut [Vec<usize>], random: &mut Xoshiro256PlusPlus) -> Vec<Vec<usize>> {
     let mut batches = Vec::new();
-    for of_length in lengths.values_mut() {
+    for of_length in lengths {
         of_length.shuffle(random);
         batches.extend(of_length.chunks(BATCH).map(<[usize]>::to_vec));
     }
