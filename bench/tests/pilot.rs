@@ -43,14 +43,24 @@ fn a_pilot_and_classifiers_are_made_of_samples_and_steer_a_job() {
 
     std::fs::write(at("samples.jsonl"), numbered(&samples, 0) + &numbered(&samples, 8) + &numbered(&samples, 9))
         .unwrap();
-    rudder(folder.path(), "pilot train samples.jsonl --epochs 1 --out pilot.gguf --json pilot.json");
+    rudder(folder.path(), "pilot train samples.jsonl --epochs 1 --trainings 2 --out pilot.gguf --json pilot.json");
     let document: Value = serde_json::from_str(&std::fs::read_to_string(at("pilot.json")).unwrap()).unwrap();
-    assert!(document["losses"][0].as_f64().unwrap() > 0.0 && document["bytes"].as_u64().unwrap() < 8_000_000);
+    assert!(
+        document["trainings"][0]["losses"][0].as_f64().unwrap() > 0.0
+            && document["bytes"].as_u64().unwrap() < 8_000_000
+    );
     assert!((0.0..=1.0).contains(&document["margin"].as_f64().unwrap()), "{document}");
     let scores = document["scores"].as_array().unwrap();
     assert!(scores.iter().all(|score| score["stall"].as_f64().unwrap() >= 1.0), "{scores:?}");
-    rudder(folder.path(), "pilot train samples.jsonl --epochs 1 --out again.gguf");
+    let validated = |training: &Value| training["validated"].as_f64().unwrap();
+    let trainings = document["trainings"].as_array().unwrap();
+    let kept = trainings.iter().min_by(|one, other| validated(one).total_cmp(&validated(other))).unwrap();
+    let alone = format!("--seed {} --trainings 1", kept["seed"]);
+    rudder(folder.path(), &format!("pilot train samples.jsonl --epochs 1 {alone} --out again.gguf"));
     assert!(std::fs::read(at("pilot.gguf")).unwrap() == std::fs::read(at("again.gguf")).unwrap(), "the same file");
+    rudder(folder.path(), &format!("pilot train samples.jsonl --epochs 1 {alone} --without-job --json without.json"));
+    let without: Value = serde_json::from_str(&std::fs::read_to_string(at("without.json")).unwrap()).unwrap();
+    assert_ne!(without["trainings"], Value::from(vec![kept.clone()]), "it has read something else");
     rudder(folder.path(), "pilot classifiers samples.jsonl --model logistic --out plans.json");
 
     let job = "--graph ba:nodes=1500,degree=8,dim=1 --ranks 2 --batch 16 --fanout 4,4 --minibatches 64 --seeds 2 --scenario stationary";
@@ -76,9 +86,9 @@ fn samples_that_are_none_are_refused_with_their_line() {
     };
     assert!(refused("").contains("0 samples to train on"));
     assert!(refused("{\"format\":1").contains("samples.jsonl, line 1"));
-    let strange = r#"{"format":1,"graph":0,"decision":0,"new":true,"job":"","text":"","values":[],"plan":0,"idle_s":0.1,"stalls":[]}"#;
+    let strange = r#"{"format":2,"graph":0,"decision":0,"new":true,"job":"","text":"","values":[],"plan":0,"idle_s":0.1,"stalls":[]}"#;
     assert!(refused(strange).contains("not those of this version"));
-    assert!(refused(&strange.replace("\"format\":1", "\"format\":7")).contains("format 7"));
+    assert!(refused(&strange.replace("\"format\":2", "\"format\":7")).contains("format 7"));
 }
 
 /// The model that comes with the repository.

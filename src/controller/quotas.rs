@@ -29,6 +29,7 @@ impl Missed {
     }
 
     /// By [`Cohort::index`].
+    #[cfg(feature = "llm")]
     pub fn cohorts(&self) -> &[u64] {
         &self.cohorts
     }

@@ -52,15 +52,27 @@ pub fn write(path: &Path, network: &Network, vocabulary: &Vocabulary, margin: f6
 mod tests {
     //! Goal: what was trained is what decides: the loader's answers are the network's, and each word is one token. Method: a network that is only drawn.
     use super::*;
+    use candle_core::Device;
     use rand::SeedableRng;
     use rand_xoshiro::Xoshiro256PlusPlus;
     use rudder::controller::llm::{LocalScorer, Scorer, ScorerLimits};
     use rudder::controller::planner::{PLANS, Situation, words};
 
+    /// Rounds all matrices as the file does: what is left between the two is what the loader rounds while it computes.
+    fn round(network: &Network) {
+        for (_, tensor, turned) in network.named().into_iter().filter(|(_, tensor, _)| tensor.rank() == 2) {
+            let as_kept =
+                if turned { tensor.t().unwrap().contiguous().unwrap() } else { tensor.as_tensor().copy().unwrap() };
+            let rounded = QTensor::quantize(&as_kept, GgmlDType::Q8_0).unwrap().dequantize(&Device::Cpu).unwrap();
+            tensor.set(&if turned { rounded.t().unwrap().contiguous().unwrap() } else { rounded }).unwrap();
+        }
+    }
+
     #[test]
     fn the_loader_answers_as_the_network_does() {
         let vocabulary = Vocabulary::new();
         let network = Network::drawn(vocabulary.tokens.len(), &mut Xoshiro256PlusPlus::seed_from_u64(3)).unwrap();
+        round(&network);
         let file = tempfile::NamedTempFile::new().unwrap();
         write(file.path(), &network, &vocabulary, 0.0).unwrap();
         let mut scorer = LocalScorer::load(file.path(), ScorerLimits::default()).unwrap();

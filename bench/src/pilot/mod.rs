@@ -71,9 +71,12 @@ pub struct TrainArgs {
     /// Times that every sample is learnt from
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
     pub epochs: usize,
-    /// Seed of what training draws
+    /// Seed of what the first training draws
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,
+    /// Trainings, of which the one is kept whose choices cost least on the graphs for validation
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
+    pub trainings: usize,
     /// Write what came of it here
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

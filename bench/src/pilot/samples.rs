@@ -16,7 +16,7 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
 /// The version of a line's layout.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Jobs of a graph and a scenario, each in surroundings of its own.
 const SURROUNDINGS: usize = 2;
 /// A plan in a job that is explored stays for another decision this often.

@@ -27,13 +27,15 @@ pub struct Situation {
     pub hits_before: Option<f64>,
     /// Microseconds that a row is on its way.
     pub row_us: f64,
+    /// The share of the time in which the slowest owner's rows were on their way.
+    pub busy: f64,
     /// How long was waited, over the time in which the slowest owner's rows were on their way.
     pub stalled: f64,
     /// What the slowest owner takes for a row, over all owners' mean.
     pub slowest: f64,
     /// What it takes in all, over all owners' mean.
     pub load: f64,
-    /// By plan that is tried, what it would have cost lately over the cheapest; none before it was tried.
+    /// By plan that is tried, how long would have been waited lately over the least; none before it was tried.
     pub costs: [Option<f64>; TRIED],
 }
 
@@ -51,6 +53,7 @@ pub const VALUES: [&str; OTHERS + TRIED] = [
     "hits",
     "hits_change",
     "row_us",
+    "busy",
     "stalled",
     "slowest",
     "load",
@@ -62,7 +65,7 @@ pub const VALUES: [&str; OTHERS + TRIED] = [
     "cost_window",
 ];
 /// Those that are no costs.
-const OTHERS: usize = 15;
+const OTHERS: usize = 16;
 
 impl Situation {
     /// Whether a plan can be chosen.
@@ -104,6 +107,7 @@ impl Situation {
             say("before", step(before, &SHARES));
         }
         say("row", rounded(self.row_us));
+        say("busy", step(self.busy, &SHARES));
         say("stalled", step(self.stalled, &SHARES));
         say("slowest", step(self.slowest, &RATIOS));
         say("load", step(self.load, &RATIOS));
@@ -135,6 +139,7 @@ impl Situation {
             self.hits,
             self.hits - self.hits_before.unwrap_or(self.hits),
             self.row_us.ln_1p(),
+            self.busy,
             self.stalled,
             self.slowest,
             self.load,
@@ -170,7 +175,8 @@ fn rounded(value: f64) -> u64 {
 /// All words of texts, for who makes a vocabulary of them: names, and numbers.
 pub fn words() -> (Vec<&'static str>, Vec<u64>) {
     let job = ["nodes", "edges", "partitions", "halo", "slots", "seeds", "minibatches", "share"];
-    let changing = ["minibatch", "announced", "wanted", "hits", "before", "row", "stalled", "slowest", "load", "now"];
+    let changing =
+        ["minibatch", "announced", "wanted", "hits", "before", "row", "busy", "stalled", "slowest", "load", "now"];
     let names = job.into_iter().chain(changing).chain(PLANS.iter().map(|plan| plan.name)).collect();
     let powers = (0..12).flat_map(|power| [1, 2, 5].map(|digit| digit * 10u64.pow(power)));
     let numbers = powers.chain(SHARES).chain(RATIOS).chain(0..64);
@@ -186,6 +192,7 @@ pub(super) struct Since {
     minibatches: u64,
     wanted: u64,
     hits: u64,
+    elapsed: Duration,
     stall: Duration,
     owners: Vec<OwnerShare>,
 }
@@ -195,6 +202,7 @@ impl Since {
         self.minibatches += 1;
         self.wanted += observation.remote_nodes;
         self.hits += observation.hits;
+        self.elapsed += observation.elapsed;
         self.stall += observation.stall;
         self.owners.resize(self.owners.len().max(observation.owners.len()), OwnerShare::default());
         for (sum, owner) in self.owners.iter_mut().zip(&observation.owners) {
@@ -223,6 +231,7 @@ impl Since {
         situation.slowest = of_row(&slowest) / (busy / rows as f64);
         situation.load = slowest.busy.as_secs_f64() / (busy / sent.len() as f64);
         let longest = sent.iter().map(|owner| owner.busy).max().unwrap_or_default();
+        situation.busy = (longest.as_secs_f64() / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)).min(1.0);
         situation.stalled = (self.stall.as_secs_f64() / longest.as_secs_f64()).min(1.0);
     }
 }
@@ -259,6 +268,7 @@ mod tests {
                 hits,
                 hits_before: cost.map(|_| hits),
                 row_us: ratio,
+                busy: hits,
                 stalled: hits,
                 slowest: ratio,
                 load: ratio,
