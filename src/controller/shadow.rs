@@ -114,12 +114,13 @@ impl Shadow {
         self.decided.merge(sampled);
     }
 
-    /// What its rows cost: seconds, where prices are that, and `room` what there was for rows that nobody waited for.
-    fn cost(&self, prices: &Prices, room: f64) -> f64 {
-        let Some(seconds) = prices.seconds() else { return self.fetched.iter().sum::<f64>() / self.share };
+    /// What its rows cost: seconds, where those that a row takes are known by partition, and `room` what there was for rows that nobody waited
+    /// for; else rows.
+    fn cost(&self, seconds: Option<&[f64]>, room: f64) -> f64 {
+        let Some(seconds) = seconds else { return self.fetched.iter().sum::<f64>() / self.share };
         // Owners send at the same time: the one that takes longest is waited for.
         let longest = |rows: &[f64]| {
-            rows.iter().zip(&seconds).map(|(rows, seconds)| rows / self.share * seconds).fold(0.0, f64::max)
+            rows.iter().zip(seconds).map(|(rows, seconds)| rows / self.share * seconds).fold(0.0, f64::max)
         };
         let fetching = longest(&self.fetched);
         let waited = longest(&self.late).max(fetching - room);
@@ -133,7 +134,7 @@ impl Shadow {
     fn count(&mut self, node: NodeId, late: bool) {
         if let Some((owner, _)) = self.owners.locate(node) {
             self.fetched[owner.index()] += 1.0;
-            self.late[owner.index()] += f64::from(u8::from(late));
+            self.late[owner.index()] += if late { 1.0 } else { 0.0 };
         }
     }
 
@@ -321,11 +322,12 @@ impl Shadows {
 
     /// What each has cost lately.
     pub(super) fn evaluate(&mut self) -> Costs {
-        let cost = |shadow: &Shadow| shadow.cost(&self.prices, self.room);
+        let seconds = self.prices.seconds();
+        let cost = |shadow: &Shadow| shadow.cost(seconds.as_deref(), self.room);
         let costs = Costs {
             simple: self.simple.iter().map(cost).collect(),
             steered: self.steered.as_ref().map(cost),
-            seconds: self.prices.seconds().is_some(),
+            seconds: seconds.is_some(),
         };
         self.all().for_each(Shadow::fade);
         self.prices.fade();

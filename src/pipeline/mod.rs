@@ -302,7 +302,7 @@ struct Lane {
     replace_skipped: bool,
     counted: BufferCounters,
     /// When the last observed minibatch was started.
-    closed_at: Option<Duration>,
+    observed_at: Option<Duration>,
     /// Rows to pull ahead of each minibatch, by cohort, until the next decision.
     quotas: Option<Vec<u32>>,
     /// Gathers that have started.
@@ -397,7 +397,7 @@ impl Pipeline {
                 replaced_rows: 0,
                 replace_skipped: false,
                 counted: BufferCounters::default(),
-                closed_at: None,
+                observed_at: None,
                 quotas: None,
                 gathers: 0,
             })
@@ -810,7 +810,7 @@ impl Pipeline {
     /// Shows the minibatch to the controller and carries out what it has decided.
     fn close_minibatch(&mut self, now: Duration, table: usize, decide: &mut dyn FnMut(&Observation, bool) -> Decision) {
         let lane = &mut self.lanes[table];
-        let elapsed = now.saturating_sub(lane.closed_at.replace(now).unwrap_or(now));
+        let elapsed = now.saturating_sub(lane.observed_at.replace(now).unwrap_or(now));
         let (stats, seen) = (lane.stats, lane.observed);
         let Some(buffer) = &mut lane.table.buffer else {
             let observation = Observation {

@@ -92,7 +92,8 @@ pub fn run(world: &World, args: &MpiArgs, measured: &mut Measured) -> Result<()>
     measured.begin(Benchmark::Overlap);
     let row_bytes = args.row_bytes[0];
     let batch = args.batch.min(LANDING_BYTES / row_bytes).max(1);
-    let table_rows = (((args.table_mib as usize) << 20) / row_bytes) as u64;
+    let table_bytes = (args.table_mib as usize) << 20;
+    let table_rows = (table_bytes / row_bytes) as u64;
     let names = args.transports.iter().filter(|name| left_out(world, name).is_none());
     let engines = names
         .map(|name| {
@@ -105,7 +106,6 @@ pub fn run(world: &World, args: &MpiArgs, measured: &mut Measured) -> Result<()>
         contenders.push(Box::new(Engined { name, engine, table_rows, nodes, request, rows }));
     }
     for form in [Form::Plain, Form::Hindexed] {
-        let table_bytes = (args.table_mib as usize) << 20;
         contenders.push(Box::new(Raw::new(world.rank, form, Caller::Rust, table_bytes, LANDING_BYTES)?));
     }
     let case = Case { row_bytes, batch, table_rows };
