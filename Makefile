@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 rudder := $(CARGO_TARGET_DIR)/release/rudder
 scripts := .ci/run slurm/submit slurm/rank slurm/address slurm/dgl_process slurm/paper/submit $(wildcard tools/*.sh tests/vm/*.sh tests/slurm/*.sh slurm/*.sbatch slurm/*.sh)
 # Transports whose libraries are loaded at run time. That over libfabric is built where its headers are.
-fabric := $(shell echo '\#include <rdma/fabric.h>' | cc -E - >/dev/null 2>&1 && echo ,rudder/fabric)
+fabric := $(shell cc -E -include rdma/fabric.h -x c /dev/null >/dev/null 2>&1 && echo ,rudder/fabric)
 transports := rudder/verbs$(fabric)
 # Recorded in the documents that the rudder command writes.
 commit := $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
