@@ -162,8 +162,6 @@ pub struct PrefetchBuffer {
     board: Option<Box<dyn Board>>,
     /// Where a controller watches.
     tap: Option<Tap>,
-    /// Announced minibatches, from the nearest, whose rows may take slots from others.
-    near: u32,
     counters: BufferCounters,
     /// Rows to fetch before the first minibatch, until [`PrefetchBuffer::initial_fill`] hands them out.
     initial: Vec<NodeId>,
@@ -205,7 +203,6 @@ impl PrefetchBuffer {
             weighs_owners: policy.weighs_owners(),
             board: None,
             tap: None,
-            near: NEAR,
             counters: BufferCounters::default(),
             initial,
             open: Pin(0),
@@ -221,7 +218,7 @@ impl PrefetchBuffer {
     /// Shows on `board` from now on which slots have rows; none has yet. So many ranks use the buffer, each of which has its own next minibatch.
     pub fn show_on(&mut self, board: Box<dyn Board>, ranks: u32) {
         self.board = Some(board);
-        self.near = NEAR * ranks;
+        self.view.window.serve(ranks);
     }
 
     /// Number of slots.
@@ -486,7 +483,7 @@ impl PrefetchBuffer {
         let Some(distance) = self.view.window.next_use(node).filter(|_| self.view.window.is_open(position)) else {
             return Reserve::NoRoom;
         };
-        if distance >= self.near && !self.view.slots.has_free() {
+        if !self.view.window.is_within(distance, NEAR) && !self.view.slots.has_free() {
             return Reserve::NoRoom;
         }
         match self.settle_if_worth(node, Origin::Ahead) {

@@ -457,18 +457,37 @@ fn the_window_gives_up_the_farthest_use_for_a_row_in_hand_and_none_for_a_row_ahe
 
 #[test]
 fn rows_of_far_minibatches_take_only_slots_that_nobody_has() {
-    let mut buffer = PrefetchBuffer::new(2, &PolicyConfig::Window(LfuConfig::default()), hints()).unwrap();
-    gather(&mut buffer, &[1], None);
-    let uses: Vec<_> = [4u64, 5, 2, 3].iter().map(|&node| buffer.announce(&[NodeId(node)]).unwrap()).collect();
-    assert!(matches!(buffer.reserve(NodeId(2), uses[2]), Reserve::Slot(_)), "a slot is free");
-    assert_eq!(buffer.reserve(NodeId(3), uses[3]), Reserve::NoRoom, "it is too early to take the slot of node 1");
-    buffer.retire(uses[0], &[NodeId(4)]);
-    buffer.retire(uses[1], &[NodeId(5)]);
-    assert!(
-        matches!(buffer.reserve(NodeId(3), uses[3]), Reserve::Slot(_)),
-        "now it is near, and node 1 is not announced"
-    );
-    assert_eq!(buffer.residency(NodeId(1)), Residency::Absent);
+    let mut buffer = PrefetchBuffer::new(16, &PolicyConfig::Window(LfuConfig::default()), hints()).unwrap();
+    gather(&mut buffer, &(1..16).collect::<Vec<_>>(), None);
+    let uses: Vec<_> = [40u64, 41, 20, 21].iter().map(|&node| buffer.announce(&[NodeId(node)]).unwrap()).collect();
+    assert!(matches!(buffer.reserve(NodeId(20), uses[2]), Reserve::Slot(_)), "a slot is free");
+    assert_eq!(buffer.reserve(NodeId(21), uses[3]), Reserve::NoRoom, "it is too early to take another's slot");
+    buffer.retire(uses[0], &[NodeId(40)]);
+    buffer.retire(uses[1], &[NodeId(41)]);
+    assert!(matches!(buffer.reserve(NodeId(21), uses[3]), Reserve::Slot(_)), "now it is near");
+    assert_eq!(buffer.counters().evictions, 1, "of a row that is not announced");
+}
+
+#[test]
+fn rows_fetched_ahead_hold_more_slots_of_a_window_the_farther_it_reaches() {
+    for (reach, ranks, most) in [(1, 1, 4), (8, 1, 4), (16, 1, 8), (32, 1, 16), (32, 4, 4)] {
+        let mut buffer = PrefetchBuffer::new(32, &PolicyConfig::Window(LfuConfig::default()), hints()).unwrap();
+        buffer.view.window.serve(ranks);
+        gather(&mut buffer, &(28..NODES).collect::<Vec<_>>(), None);
+        let coming: Vec<_> = (0..24).map(NodeId).collect();
+        let uses: Vec<_> = (0..reach).map(|_| buffer.announce(&coming).unwrap()).collect();
+        let reserve = |buffer: &mut PrefetchBuffer, nodes: &[NodeId], position| {
+            let reserved = nodes.iter().map(|&node| buffer.reserve(node, position));
+            let slots: Vec<_> =
+                reserved.filter_map(|found| if let Reserve::Slot(slot) = found { Some(slot) } else { None }).collect();
+            slots.iter().for_each(|&slot| buffer.filled(slot));
+            slots.len()
+        };
+        assert_eq!(reserve(&mut buffer, &coming, uses[0]), most, "{reach} announced by {ranks}");
+        buffer.retire(uses[0], &coming);
+        let position = uses.get(1).copied().unwrap_or_else(|| buffer.announce(&coming).unwrap());
+        assert_eq!(reserve(&mut buffer, &coming[most..], position), most.min(24 - most), "their minibatch has come");
+    }
 }
 
 #[test]

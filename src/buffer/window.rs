@@ -19,11 +19,18 @@ pub(super) struct Window {
     live: u64,
     head: u32,
     tail: u32,
+    /// How many ranks announce.
+    ranks: u32,
 }
 
 impl Window {
     pub(super) fn new() -> Self {
-        Self { uses: NodeTable::with_capacity(0), live: 0, head: 0, tail: 0 }
+        Self { uses: NodeTable::with_capacity(0), live: 0, head: 0, tail: 0, ranks: 1 }
+    }
+
+    /// So many ranks announce their minibatches, each of which has its own next one.
+    pub(super) fn serve(&mut self, ranks: u32) {
+        self.ranks = ranks;
     }
 
     /// Opens a position behind all others, or `None` where the ring is full.
@@ -73,6 +80,16 @@ impl Window {
     /// How many positions can be opened before the oldest is closed.
     pub(super) fn room(&self) -> usize {
         if self.live == 0 { WINDOW_MAX } else { WINDOW_MAX - self.tail.wrapping_sub(self.head) as usize }
+    }
+
+    /// How many minibatches of a rank are announced, on average.
+    pub(super) fn reach(&self) -> f64 {
+        f64::from(self.live.count_ones()) / f64::from(self.ranks)
+    }
+
+    /// Whether a distance is within the nearest so many minibatches of each rank.
+    pub(super) fn is_within(&self, distance: u32, minibatches: u32) -> bool {
+        distance < minibatches * self.ranks
     }
 
     /// The oldest position that is still open.

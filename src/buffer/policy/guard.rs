@@ -24,6 +24,11 @@ impl Guard {
         self.guarded < self.most
     }
 
+    /// How many slots are guarded.
+    pub(super) fn guarded(&self) -> u32 {
+        self.guarded
+    }
+
     fn bit(slot: Slot) -> u64 {
         1 << (slot.0 % 64)
     }

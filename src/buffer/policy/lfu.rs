@@ -62,7 +62,7 @@ pub(super) struct Lfu {
     now: u32,
     /// Counts by slot.
     counts: Vec<Count>,
-    guard: Guard,
+    pub(super) guard: Guard,
     /// Slots that may be given away; those that are in no list may not: empty, their bytes to come, or guarded.
     pub(super) queue: SlotQueue,
     missed_scores: Vec<f32>,

@@ -2,7 +2,7 @@
 //!
 //! Resident rows with an announced use hang in one list a window position, by their next use; the others are ranked by count. The
 //! victim is the least wanted of those, or else a row whose next use is farther than the candidate's. A demand row without an
-//! announced use competes by count alone: it never costs an announced one.
+//! announced use competes by count alone: it never costs an announced one. Rows fetched ahead of their minibatch hold a share of the slots at most.
 
 use super::lfu::{Lfu, LfuConfig};
 use super::queue::{Beside, Standing};
@@ -15,6 +15,9 @@ use crate::node_table::{AHEAD, ahead};
 
 /// Most slots of one list that a search for a far victim looks at.
 const STEPS: usize = 8;
+/// The least share of the slots that rows fetched ahead may hold, until their minibatch has come. Fetched by it they need have cost no other row its
+/// slot; and a row that goes for them is not announced, but may well be wanted soon after what is.
+const AHEAD_LEAST: f64 = 0.125;
 
 pub(super) struct WindowBelady {
     /// Counts all rows, ranks those without an announced use, and has the others in the lists beside its queue.
@@ -42,6 +45,12 @@ impl WindowBelady {
     /// Whether the slot is listed by an announced use.
     fn is_wanted(&self, slot: Slot) -> bool {
         matches!(self.beyond.queue.standing(slot), Standing::Beside(list) if usize::from(list.0) < WINDOW_MAX)
+    }
+
+    /// Whether rows fetched ahead may hold one slot more. The farther the window reaches the less is lost with a row that is not in it.
+    fn has_room_ahead(&self, view: &View) -> bool {
+        let share = (view.window.reach() / WINDOW_MAX as f64).max(AHEAD_LEAST);
+        f64::from(self.beyond.guard.guarded()) < f64::from(view.slots.len()) * share
     }
 
     /// Asks for what moving the slot to another list reads.
@@ -93,7 +102,7 @@ impl ReplacementPolicy for WindowBelady {
         self.beyond.miss(nodes, view);
     }
 
-    /// Rows fetched ahead are not guarded here: among announced rows the nearer use decides.
+    /// Of rows fetched ahead the guard only keeps count here: among announced rows the nearer use decides.
     fn accepts(&self, origin: Origin) -> bool {
         self.beyond.accepts(origin) || origin == Origin::Ahead
     }
@@ -102,6 +111,9 @@ impl ReplacementPolicy for WindowBelady {
         let Some(distance) = view.window.next_use(candidate) else {
             return self.beyond.victim(candidate, origin, view);
         };
+        if origin == Origin::Ahead && !self.has_room_ahead(view) {
+            return None;
+        }
         let lowest = self.beyond.lowest_below(f64::INFINITY, view);
         // A row fetched ahead of its minibatch costs no other announced row its slot: that one would be fetched once more. On demand it
         // may, for then it is in hand.
@@ -132,8 +144,8 @@ impl ReplacementPolicy for WindowBelady {
         candidates.splice(0..0, self.order.iter().map(|&(_, node)| node));
     }
 
-    fn insert(&mut self, slot: Slot, node: NodeId, _origin: Origin, _view: &View) {
-        self.beyond.adopt(slot, node);
+    fn insert(&mut self, slot: Slot, node: NodeId, origin: Origin, view: &View) {
+        self.beyond.insert(slot, node, origin, view);
     }
 
     fn remove(&mut self, slot: Slot, node: NodeId) {
@@ -176,6 +188,7 @@ impl ReplacementPolicy for WindowBelady {
     fn retired(&mut self, position: WindowPosition, resident: &[(Slot, NodeId)], view: &View) {
         for ((slot, node), coming) in ahead(resident) {
             coming.inspect(|&(slot, node)| self.prefetch_move(slot, node, view));
+            self.beyond.guard.end(slot);
             if self.beyond.queue.standing(slot) == Standing::Beside(uses_at(position)) {
                 self.beyond.queue.remove(slot);
                 self.place(slot, node, view);
