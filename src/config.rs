@@ -212,7 +212,7 @@ impl Default for Config {
             pinned_bytes_max: None,
             link: Link::default(),
             buffer: BufferSize::Halo(0.1),
-            policy: PolicyConfig::Lfu(LfuConfig::default()),
+            policy: PolicyConfig::Window(LfuConfig::default()),
             controller: ControllerConfig::Off,
             controller_bounds: RuntimeConfig::default(),
             map_host_rows: true,
