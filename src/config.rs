@@ -213,7 +213,7 @@ impl Default for Config {
             link: Link::default(),
             buffer: BufferSize::Halo(0.1),
             policy: PolicyConfig::Window(LfuConfig::default()),
-            controller: ControllerConfig::Off,
+            controller: ControllerConfig::Auto,
             controller_bounds: RuntimeConfig::default(),
             map_host_rows: true,
             share_buffer: true,
@@ -321,6 +321,20 @@ impl Config {
         self.check()
     }
 
+    /// Makes of a controller that is chosen automatically the one that does best with the policy, where nothing has to be known of the job but how many
+    /// tables it has; an engine does so when it starts, before it settles the rest.
+    pub fn choose_controller(&mut self, tables: usize) {
+        if self.controller == ControllerConfig::Auto {
+            let analytic = self.counts_wants() && tables == 1;
+            self.controller = if analytic { ControllerConfig::Analytic } else { ControllerConfig::Off };
+        }
+    }
+
+    /// Whether the policy counts wants, which can be weighed and pulled by cohort then.
+    fn counts_wants(&self) -> bool {
+        matches!(self.policy, PolicyConfig::Lfu(_) | PolicyConfig::Window(_))
+    }
+
     /// Refuses settings that contradict each other or leave their bounds.
     ///
     /// # Errors
@@ -372,7 +386,7 @@ impl Config {
                 "controller {controller} decides when to replace, and policy {policy} never does so when told: choose policy rudder"
             )));
         }
-        let counts = matches!(self.policy, PolicyConfig::Lfu(_) | PolicyConfig::Window(_));
+        let counts = self.counts_wants();
         if self.controller.wants_cohorts() && !counts {
             return Err(Error::config(format!(
                 "controller {controller} decides by cohorts, which policy {policy} does not count: choose policy lfu or window"
@@ -443,6 +457,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_controller_that_nobody_names_weighs_wants_where_they_are_counted() {
+        let chosen = |policy: &str, controller: &str, tables| {
+            let (policy, controller) = (PolicyConfig::named(policy).unwrap(), controller.parse().unwrap());
+            let mut config = Config { policy, controller, ..Config::default() };
+            config.choose_controller(tables);
+            config.settle().unwrap();
+            config.controller.name()
+        };
+        assert_eq!(Config::default().controller.name(), "auto");
+        assert_eq!(["lfu", "window"].map(|policy| chosen(policy, "auto", 1)), ["analytic"; 2]);
+        assert_eq!(["lfu", "window"].map(|policy| chosen(policy, "auto", 2)), ["off"; 2]);
+        assert_eq!(["off", "degree", "lru", "rudder"].map(|policy| chosen(policy, "auto", 1)), ["off"; 4]);
+        assert_eq!(["off", "ghost"].map(|controller| chosen("window", controller, 1)), ["off", "ghost"]);
+    }
+
     /// For each policy: whether the controller goes with it.
     fn goes_with(controller: &str) -> Vec<(&'static str, bool)> {
         let settled = |policy| {
@@ -462,6 +492,7 @@ mod tests {
     #[test]
     fn a_controller_goes_with_policies_that_carry_its_decisions_out() {
         let only = |chosen: &[&str]| PolicyConfig::NAMES.map(|policy| (policy, chosen.contains(&policy))).to_vec();
+        assert_eq!(goes_with("auto"), only(&PolicyConfig::NAMES));
         assert_eq!(goes_with("off"), only(&PolicyConfig::NAMES));
         assert_eq!(goes_with("fixed"), only(&PolicyConfig::NAMES));
         assert_eq!(goes_with("periodic:16"), only(&["rudder"]));

@@ -134,6 +134,7 @@ fn a_warm_data_path_allocates_nothing() {
             ("rudder", classifier(file.path()), 0),
             ("lfu", ControllerConfig::Off, 4),
             ("window", ControllerConfig::Off, 4),
+            ("window", ControllerConfig::Auto, 4),
         ] {
             for ranks_a_host in [1, 2] {
                 let count = allocations(transport, policy, controller.clone(), ahead, ranks_a_host);

@@ -30,7 +30,7 @@ fn schedule(config: &str, minibatches: u64) -> Vec<Option<bool>> {
     let runtime = ControllerRuntime::start(&config, &JobFacts::default(), &RuntimeConfig::default()).unwrap();
     (1..=minibatches)
         .map(|minibatch| {
-            runtime.observe(at(minibatch));
+            runtime.observe(&at(minibatch));
             runtime.take_decision().map(|decision| decision.replace)
         })
         .collect()
@@ -102,7 +102,7 @@ impl Stage {
     fn step(&mut self) -> Option<Decision> {
         self.minibatch += 1;
         let start = Instant::now();
-        self.runtime.observe(at(self.minibatch));
+        self.runtime.observe(&at(self.minibatch));
         let decision = self.runtime.take_decision();
         assert!(start.elapsed() < NEVER_WAITS, "a minibatch waited {:?} for the controller", start.elapsed());
         decision
@@ -362,7 +362,7 @@ fn an_inline_controller_counts_what_it_could_not_see() {
     let bounds = RuntimeConfig { queue: 2, ..RuntimeConfig::default() };
     let runtime =
         ControllerRuntime::start(&ControllerConfig::Periodic { delta: 4 }, &JobFacts::default(), &bounds).unwrap();
-    (1..=5).for_each(|minibatch| runtime.observe(at(minibatch)));
+    (1..=5).for_each(|minibatch| runtime.observe(&at(minibatch)));
     assert_eq!(runtime.take_decision(), Some(REPLACE), "minibatch 4 is still queued");
     let stats = runtime.stats();
     assert_eq!((stats.dropped_observations, stats.decisions, stats.replace_decisions), (3, 1, 1));
@@ -374,10 +374,10 @@ fn a_model_decides_once_per_answer_and_pauses_until_it_is_taken() {
     let quotas = Decision { quotas: Some(vec![1, 2, 3]), ..Decision::default() };
     stage.acts.send(Act::Answer(quotas.clone())).unwrap();
     stage.acts.send(Act::Answer(REPLACE)).unwrap();
-    stage.runtime.observe(at(1));
+    stage.runtime.observe(&at(1));
     assert_eq!(stage.observed.recv_timeout(PATIENCE).unwrap(), 1);
     // Nobody takes the answer: the observations up to then are passed on, but nothing is decided on them.
-    stage.runtime.observe(at(2));
+    stage.runtime.observe(&at(2));
     assert_eq!(stage.observed.recv_timeout(PATIENCE).unwrap(), 2);
     stage.minibatch = 2;
     assert_eq!(stage.step_until("answer", |_, decision| decision.is_some()), Some(quotas));

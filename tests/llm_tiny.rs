@@ -394,7 +394,7 @@ fn the_runtime_runs_it_and_survives_its_absence() {
             assert!(Instant::now() < until, "{:?}", runtime.stats());
             minibatch += 1;
             let hits = Observation { minibatch, remote_nodes: 10, hits: 5, halo_misses: 5, ..Observation::default() };
-            runtime.observe(hits);
+            runtime.observe(&hits);
             runtime.take_decision();
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -432,7 +432,7 @@ fn run_model_of_child(model: &str) {
     let until = Instant::now() + PATIENCE;
     while runtime.stats().latency_max.is_zero() {
         assert!(Instant::now() < until, "{:?}", runtime.stats());
-        runtime.observe(Observation { minibatch: 1, remote_nodes: 10, ..Observation::default() });
+        runtime.observe(&Observation { minibatch: 1, remote_nodes: 10, ..Observation::default() });
         runtime.take_decision();
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -491,7 +491,7 @@ impl Training {
         self.minibatch += 1;
         let replaced_rows = if self.replaced { 10 } else { 0 };
         let (minibatch, remote_nodes) = (self.minibatch, 100);
-        self.runtime.observe(Observation { minibatch, remote_nodes, replaced_rows, ..Observation::default() });
+        self.runtime.observe(&Observation { minibatch, remote_nodes, replaced_rows, ..Observation::default() });
         let decision = self.runtime.take_decision();
         self.replaced = decision.as_ref().is_some_and(|decision| decision.replace);
         decision

@@ -301,7 +301,7 @@ fn a_stuck_gather_says_whom_it_waits_for_and_slow_paths_have_spans() {
     let began = Instant::now();
     while runtime.take_decision().is_none() {
         assert!(began.elapsed() < Duration::from_secs(20), "no decision");
-        runtime.observe(Observation::default());
+        runtime.observe(&Observation::default());
         std::thread::sleep(Duration::from_millis(5));
     }
     let spans = told.spans.lock().unwrap().clone();

@@ -90,7 +90,7 @@ fn read(prefix: &Path, rank: Rank) -> (Header, Vec<Event>) {
 
 fn check(header: &Header, events: &[Event], rank: Rank, diary: &Diary) {
     let spec = spec(rank);
-    assert_eq!((header.rank, header.ranks, header.sharing, header.policy.as_str()), (rank, 2, 1, "lfu"));
+    assert_eq!((header.rank, header.ranks, header.sharing, header.policy.as_str()), (rank, 2, 1, "window"));
     assert_eq!((header.facts.edges, header.tables.len()), (77, 1));
     let table = &header.tables[0];
     assert_eq!((table.id, table.row_bytes, table.slots), (TABLE, ROW_BYTES as u64, diary.stats.slots));

@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 #[cfg(feature = "llm")]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, quotas:PERCENT, analytic, classifier:FILE, ghost, bandit:SEED, plan-classifier:FILE, pilot:FILE, llm-replace or llm-cohorts; guard: before one guards it";
+const CHOICES: &str = "auto, off, fixed, periodic:DELTA, random:SEED:DELTA, quotas:PERCENT, analytic, classifier:FILE, ghost, bandit:SEED, plan-classifier:FILE, pilot:FILE, llm-replace or llm-cohorts; guard: before one guards it";
 #[cfg(not(feature = "llm"))]
-const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, quotas:PERCENT, analytic, classifier:FILE, ghost, bandit:SEED or plan-classifier:FILE; guard: before one guards it";
+const CHOICES: &str = "auto, off, fixed, periodic:DELTA, random:SEED:DELTA, quotas:PERCENT, analytic, classifier:FILE, ghost, bandit:SEED or plan-classifier:FILE; guard: before one guards it";
 
 /// Which controller steers the buffer, and how.
 ///
@@ -34,8 +34,10 @@ const CHOICES: &str = "off, fixed, periodic:DELTA, random:SEED:DELTA, quotas:PER
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ControllerConfig {
-    /// No controller.
+    /// `analytic` where the policy counts wants and the job has one table, else none: see [`Config::choose_controller`](crate::Config::choose_controller).
     #[default]
+    Auto,
+    /// No controller.
     Off,
     /// The buffer is never replaced.
     Fixed,
@@ -97,7 +99,8 @@ impl ControllerConfig {
     /// A setting is out of its bounds, or the model cannot be loaded.
     pub fn build(&self, facts: &JobFacts) -> Result<Box<dyn Controller>> {
         Ok(match self {
-            Self::Off => Box::new(Off),
+            // What nobody has chosen for decides nothing.
+            Self::Auto | Self::Off => Box::new(Off),
             Self::Fixed => Box::new(Fixed),
             Self::Periodic { delta } => Box::new(Periodic::new(*delta)?),
             Self::Random { seed, delta } => Box::new(Random::new(*seed, *delta)?),
@@ -130,6 +133,7 @@ impl ControllerConfig {
     /// The controller's name.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Off => "off",
             Self::Fixed => "fixed",
             Self::Periodic { .. } => "periodic",
@@ -153,7 +157,7 @@ impl ControllerConfig {
     /// Whether replacement is all that it decides on.
     pub fn decides_on_replacement(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Quotas { .. } | Self::Analytic => false,
+            Self::Auto | Self::Off | Self::Fixed | Self::Quotas { .. } | Self::Analytic => false,
             Self::Ghost | Self::Bandit { .. } | Self::PlanClassifier(_) => false,
             Self::Periodic { .. } | Self::Random { .. } | Self::Classifier(_) => true,
             Self::Guard { inner } => inner.decides_on_replacement(),
@@ -205,7 +209,7 @@ impl ControllerConfig {
     /// Whether it decides in microseconds, so that it runs at the minibatch boundary itself: its decisions are then the same in every run.
     pub fn runs_inline(&self) -> bool {
         match self {
-            Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } => true,
+            Self::Auto | Self::Off | Self::Fixed | Self::Periodic { .. } | Self::Random { .. } => true,
             Self::Quotas { .. } | Self::Analytic | Self::Classifier(_) => true,
             Self::Ghost | Self::Bandit { .. } | Self::Guard { .. } | Self::PlanClassifier(_) => false,
             #[cfg(feature = "llm")]
@@ -232,7 +236,7 @@ impl ControllerConfig {
     }
 }
 
-/// Reads `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `quotas:PERCENT`, `quotas:PERCENT:TIMES`, `analytic`, `classifier:FILE`, `ghost`,
+/// Reads `auto`, `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `quotas:PERCENT`, `quotas:PERCENT:TIMES`, `analytic`, `classifier:FILE`, `ghost`,
 /// `bandit:SEED`, `bandit:SEED:EPISODE`, `guard:` and one of these, and only with the feature `llm` `pilot:FILE`, `llm-replace` and `llm-cohorts`, the last two with their default settings.
 impl FromStr for ControllerConfig {
     type Err = Error;
@@ -251,7 +255,7 @@ impl FromStr for ControllerConfig {
         }
         if let Some(inner) = text.strip_prefix("guard:") {
             let inner: Self = inner.parse()?;
-            if matches!(inner, Self::Off | Self::Fixed | Self::Guard { .. }) {
+            if matches!(inner, Self::Auto | Self::Off | Self::Fixed | Self::Guard { .. }) {
                 return Err(Error::config(format!("controller {text:?}: {} decides nothing to guard", inner.name())));
             }
             return Ok(Self::Guard { inner: Box::new(inner) });
@@ -263,6 +267,7 @@ impl FromStr for ControllerConfig {
                 .map_err(|_| Error::config(format!("controller {text:?}: {field:?} is not a whole number")))
         };
         match fields.as_slice() {
+            ["auto"] => Ok(Self::Auto),
             ["off"] => Ok(Self::Off),
             ["fixed"] => Ok(Self::Fixed),
             ["analytic"] => Ok(Self::Analytic),

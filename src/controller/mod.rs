@@ -138,8 +138,19 @@ pub struct Observation {
     /// Missed nodes of the minibatch before by [`Cohort::index`]; empty unless the policy tracks cohorts. They are sorted into cohorts at a
     /// minibatch's end, which waits for the decision on it, hence the delay; this list and the next are all of an observation that is allocated.
     pub cohort_misses: Vec<u32>,
-    /// By partition, what its owner has sent since the minibatch before; empty unless wants are weighed by owner, and allocated like the list above.
+    /// By partition, what its owner has sent since the minibatch before; empty unless wants are weighed by owner.
     pub owners: Vec<OwnerShare>,
+}
+
+impl Observation {
+    /// Becomes a copy of another, in the lists that it has.
+    pub(crate) fn copy_from(&mut self, other: &Self) {
+        let (mut cohort_misses, mut owners) =
+            (std::mem::take(&mut self.cohort_misses), std::mem::take(&mut self.owners));
+        cohort_misses.clone_from(&other.cohort_misses);
+        owners.clone_from(&other.owners);
+        *self = Self { cohort_misses, owners, ..*other };
+    }
 }
 
 /// What does not change while a job runs.

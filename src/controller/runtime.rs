@@ -88,9 +88,9 @@ pub enum Shutdown {
 ///
 /// let config = ControllerConfig::Periodic { delta: 2 };
 /// let runtime = ControllerRuntime::start(&config, &JobFacts::default(), &RuntimeConfig::default())?;
-/// runtime.observe(Observation { minibatch: 1, ..Default::default() });
+/// runtime.observe(&Observation { minibatch: 1, ..Default::default() });
 /// assert_eq!(runtime.take_decision(), None);
-/// runtime.observe(Observation { minibatch: 2, ..Default::default() });
+/// runtime.observe(&Observation { minibatch: 2, ..Default::default() });
 /// assert!(runtime.take_decision().is_some_and(|decision| decision.replace));
 /// # Ok::<(), rudder::Error>(())
 /// ```
@@ -184,11 +184,14 @@ impl ControllerRuntime {
     }
 
     /// Notes a minibatch. Never waits: where the queue is full, its oldest observation is dropped.
-    pub fn observe(&self, observation: Observation) {
+    pub fn observe(&self, observation: &Observation) {
         self.shared.minibatch.store(observation.minibatch, Relaxed);
         let epoch = self.shared.taken.load(Relaxed);
-        if self.shared.observations.force_push((epoch, observation)).is_some() {
+        let mut noted = self.shared.spent.pop().unwrap_or_default();
+        noted.copy_from(observation);
+        if let Some((_, oldest)) = self.shared.observations.force_push((epoch, noted)) {
             self.shared.dropped.fetch_add(1, Relaxed);
+            self.shared.put_back(oldest);
         }
         if let Mode::Threaded(Some(thread)) = &self.mode {
             thread.thread().unpark();
@@ -242,6 +245,7 @@ impl ControllerRuntime {
                 self.shared.latencies.record(start.elapsed());
                 decided.get_or_insert_default().merge(next);
             }
+            self.shared.put_back(observation);
         }
         if decided.is_some() {
             controller.handle_taken();
@@ -289,6 +293,8 @@ struct Shared {
     fallback: Periodic,
     /// Observations and how many decisions had been taken when they were made.
     observations: ArrayQueue<(u64, Observation)>,
+    /// Those that the controller has seen, for the lists in them.
+    spent: ArrayQueue<Observation>,
     answer: ArrayQueue<Decision>,
     taken: AtomicU64,
     minibatch: AtomicU64,
@@ -322,6 +328,7 @@ impl Shared {
             load_deadline: bounds.load_deadline,
             fallback: Periodic::new(bounds.fallback_delta)?,
             observations: ArrayQueue::new(bounds.queue),
+            spent: ArrayQueue::new(bounds.queue),
             answer: ArrayQueue::new(1),
             taken: AtomicU64::new(0),
             minibatch: AtomicU64::new(0),
@@ -345,6 +352,12 @@ impl Shared {
 
     fn failure(&self) -> MutexGuard<'_, Option<String>> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps an observation that has been seen for the next.
+    fn put_back(&self, observation: Observation) {
+        // There is room for all that the other queue takes; what is over is one that a thread held meanwhile.
+        _ = self.spent.push(observation);
     }
 
     fn nanos(&self, at: Instant) -> u64 {
@@ -457,6 +470,7 @@ impl Worker {
                 None => {}
             }
             controller.observe(&observation);
+            self.shared.put_back(observation);
             news = true;
         }
         news

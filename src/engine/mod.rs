@@ -131,14 +131,19 @@ impl Shared {
     }
 
     /// Passes an observation on; with something to steer, what has been decided by now.
-    fn decide(&self, observations: &mut VecDeque<Observation>, observation: &Observation, steers: bool) -> Decision {
-        let mut observation = observation.clone();
+    fn decide(
+        &self,
+        observations: &mut VecDeque<Observation>,
+        observation: &mut Observation,
+        steers: bool,
+    ) -> Decision {
         observation.minibatches = self.config.minibatches;
         observation.stall = Duration::from_nanos(self.stall_ns.swap(0, Ordering::Relaxed));
         if observations.len() == self.config.observations {
             observations.pop_front();
         }
-        observations.push_back(observation.clone());
+        let cohort_misses = observation.cohort_misses.clone();
+        observations.push_back(Observation { cohort_misses, owners: Vec::new(), ..*observation });
         self.controller.observe(observation);
         if steers { self.controller.take_decision().unwrap_or_default() } else { Decision::default() }
     }
@@ -556,7 +561,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes the observations of the minibatches since the last call, oldest first.
+    /// Takes the observations of the minibatches since the last call, oldest first. What [owners](Observation::owners) have sent is not kept.
     pub fn observations(&self) -> Vec<Observation> {
         if self.shared.check_process().is_err() {
             return Vec::new();

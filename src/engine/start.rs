@@ -136,6 +136,7 @@ impl<'a> EngineBuilder<'a> {
         let Self { mut config, bootstrap, tables, transport } = self;
         let _span = tracing::info_span!("start", rank = bootstrap.rank().0, ranks = bootstrap.size()).entered();
         config.override_by(|name| std::env::var(name).ok())?;
+        config.choose_controller(tables.len());
         config.settle()?;
         config.controller.prepare_process();
         if let Some(bytes_max) = config.pinned_bytes_max {

@@ -311,6 +311,8 @@ struct Lane {
     owners: Vec<OwnerLoad>,
     /// By partition, what its owner had sent by the last boundary, where a controller is shown that.
     owners_seen: Vec<OwnerShare>,
+    /// The list of an observation, between two of them.
+    owners_sent: Vec<OwnerShare>,
 }
 
 /// The state machine. Times are durations since any fixed moment.
@@ -385,6 +387,7 @@ impl Pipeline {
             .map(|(at, table)| Lane {
                 owners: vec![OwnerLoad::default(); table.sources.len()],
                 owners_seen: vec![OwnerShare::default(); table.sources.len()],
+                owners_sent: Vec::new(),
                 table,
                 flights: FlightIndex::with_capacity(at, 4 * limits.batch_rows + limits.prefetch_rows_in_flight),
                 planning: VecDeque::with_capacity(limits.tickets),
@@ -524,7 +527,7 @@ impl Pipeline {
         nodes: &[NodeId],
         options: StartOptions,
         plan: &mut CopyPlan,
-        decide: &mut dyn FnMut(&Observation, bool) -> Decision,
+        decide: &mut dyn FnMut(&mut Observation, bool) -> Decision,
     ) -> Result<RequestId> {
         if u32::try_from(nodes.len()).is_err() {
             return Err(Error::argument(format!("{} nodes in one gather; the most are 2^32 - 1", nodes.len())));
@@ -808,12 +811,17 @@ impl Pipeline {
     }
 
     /// Shows the minibatch to the controller and carries out what it has decided.
-    fn close_minibatch(&mut self, now: Duration, table: usize, decide: &mut dyn FnMut(&Observation, bool) -> Decision) {
+    fn close_minibatch(
+        &mut self,
+        now: Duration,
+        table: usize,
+        decide: &mut dyn FnMut(&mut Observation, bool) -> Decision,
+    ) {
         let lane = &mut self.lanes[table];
         let elapsed = now.saturating_sub(lane.observed_at.replace(now).unwrap_or(now));
         let (stats, seen) = (lane.stats, lane.observed);
         let Some(buffer) = &mut lane.table.buffer else {
-            let observation = Observation {
+            let mut observation = Observation {
                 minibatch: stats.minibatches,
                 remote_nodes: stats.remote_nodes - seen.remote_nodes,
                 demand_rows: stats.demand_rows - seen.demand_rows,
@@ -821,13 +829,16 @@ impl Pipeline {
                 elapsed,
                 ..Observation::default()
             };
-            decide(&observation, false);
+            decide(&mut observation, false);
             lane.observed = stats;
             return;
         };
         let (counters, counted) = (buffer.counters(), lane.counted);
         let rows = stats.demand_rows - seen.demand_rows + stats.prefetched_rows - seen.prefetched_rows;
-        let observation = Observation {
+        if buffer.weighs_owners() {
+            owner::shares_since(&lane.owners, &mut lane.owners_seen, &mut lane.owners_sent);
+        }
+        let mut observation = Observation {
             minibatch: stats.minibatches,
             minibatches: 0,
             remote_nodes: stats.remote_nodes - seen.remote_nodes,
@@ -843,12 +854,10 @@ impl Pipeline {
             elapsed,
             stall: Duration::ZERO,
             cohort_misses: buffer.cohort_misses().to_vec(),
-            owners: match buffer.weighs_owners() {
-                true => owner::shares_since(&lane.owners, &mut lane.owners_seen),
-                false => Vec::new(),
-            },
+            owners: std::mem::take(&mut lane.owners_sent),
         };
-        let decision = decide(&observation, true);
+        let decision = decide(&mut observation, true);
+        lane.owners_sent = observation.owners;
         lane.counted = counters;
         lane.observed = stats;
         if decision.quotas.is_some() {

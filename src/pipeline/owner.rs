@@ -37,12 +37,13 @@ impl OwnerLoad {
     }
 }
 
-/// What each owner has sent since it was `seen`, which it is now.
-pub(super) fn shares_since(owners: &[OwnerLoad], seen: &mut [OwnerShare]) -> Vec<OwnerShare> {
+/// Replaces `shares` by what each owner has sent since it was `seen`, which it is now.
+pub(super) fn shares_since(owners: &[OwnerLoad], seen: &mut [OwnerShare], shares: &mut Vec<OwnerShare>) {
     let since = |(owner, seen): (&OwnerLoad, &mut OwnerShare)| {
         let now = OwnerShare { rows: owner.rows, busy: owner.busy };
         let before = std::mem::replace(seen, now);
         OwnerShare { rows: now.rows - before.rows, busy: now.busy - before.busy }
     };
-    owners.iter().zip(seen).map(since).collect()
+    shares.clear();
+    shares.extend(owners.iter().zip(seen).map(since));
 }

@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30), "MALLOC_TOP_PAD_": str(256 << 20)}
 # A name, and how many minibatches are announced ahead.
 SYSTEMS = """distdgl distdgl-overlap off off+1 landing+16 fixed fixed+16 periodic periodic+16 llm llm+16 lfu lfu+1 lfu+16 window window+8
-    window+16 default default+16""".split()
+    window+16 analytic+16 default default+16""".split()
 QUICK_SYSTEMS = "distdgl distdgl-overlap off off+1 periodic llm lfu lfu+1 window+16 default".split()
 LIMIT_S = 3600
 # Options of graphs.py.
@@ -163,7 +163,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a short form: fewer graphs, links and systems")
     parser.add_argument("--alone", action="store_true", help="single pulls only; they come first too where no part of the rest is named")
     parser.add_argument("--graphs", **listed, help="of rmat, sbm, debian")
-    parser.add_argument("--links", **listed, help="unshaped, or rates as tc(8) writes them, such as 1gbit")
+    parser.add_argument("--links", **listed, help="unshaped, or rates as tc(8) writes them, such as 1gbit; 1gbit:0.25 where the first machine sends at a quarter of it")
     parser.add_argument("--dims", **listed, help="floats a row: of 602 and 100, for debian of 128 and 602")
     parser.add_argument("--machines", **listed, default=["2"])
     parser.add_argument("--models", **listed, help="of sage, gat")

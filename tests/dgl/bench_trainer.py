@@ -38,7 +38,7 @@ from rudder_dgl import _native
 
 # Of the plan's systems, those without the library.
 BASELINES = ("distdgl", "distdgl-overlap")
-# Settings of the library by system; `default` is attach(g) as it comes. What has no buffer keeps nothing; `landing` has one that only takes
+# Settings of the library by system; `default` is attach(g) as it comes, whose controller is `analytic`. What has no buffer keeps nothing; `landing` has one that only takes
 # what was gathered ahead, whose rows serve until others overwrite them.
 SETTINGS = {
     "off": {"policy": "off", "buffer": 0.0},
@@ -46,8 +46,9 @@ SETTINGS = {
     "fixed": {"policy": "degree"},
     "periodic": {"policy": "rudder", "controller": "periodic:16"},
     "llm": {"policy": "rudder", "controller": "llm-replace"},
-    "lfu": {"policy": "lfu"},
-    "window": {"policy": "window"},
+    "lfu": {"policy": "lfu", "controller": "off"},
+    "window": {"policy": "window", "controller": "off"},
+    "analytic": {"policy": "window"},
 }
 STREAM_PORT = 30300
 # More than any of the graphs has.

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,6 +54,12 @@ def _run(*command: str) -> str:
     return done.stdout
 
 
+def _times(rate: str, share: float) -> str:
+    """A share of a rate of tc(8), in the same unit."""
+    number, unit = re.fullmatch(r"([\d.]+)(\D+)", rate).groups()
+    return f"{float(number) * share:g}{unit}"
+
+
 def partitions(folder: Path, kind: str, count: int, *options: str) -> Path:
     """The partitions of a graph of graphs.py, made where they are not there yet; their folder's name tells what they are made by."""
     script = Path(__file__).resolve().with_name("graphs.py")
@@ -70,14 +77,16 @@ def partitions(folder: Path, kind: str, count: int, *options: str) -> Path:
 class Machines:
     """`count` machines with addresses 10.77.0.1 onwards.
 
-    rate: what each network card sends and receives at most, as tc(8) writes it ("1gbit"); None leaves it alone.
+    rate: what each network card sends and receives at most, as tc(8) writes it ("1gbit"); None leaves it alone. After a colon the share of
+    it at which the first machine sends ("1gbit:0.25").
     """
 
     def __init__(self, count: int, rate: str | None = None) -> None:
         self.count = count
         self.addresses = [f"10.77.0.{machine + 1}" for machine in range(count)]
         self._holders: list[subprocess.Popen] = []
-        self._rate = rate
+        self._rate, _, share = (rate or "").partition(":")
+        self._slow_rate = _times(self._rate, float(share)) if share else self._rate
 
     def __enter__(self) -> "Machines":
         _run("ip", "link", "set", "lo", "up")
@@ -104,9 +113,9 @@ class Machines:
         _run(*inside, "ip", "addr", "add", f"{self.addresses[machine]}/24", "dev", "eth0")
         _run(*inside, "ip", "link", "set", "eth0", "up")
         if self._rate:
-            shape = ("root", "tbf", "rate", self._rate, "burst", "1mb", "latency", "50ms")
-            _run("tc", "qdisc", "add", "dev", port, *shape)
-            _run(*inside, "tc", "qdisc", "add", "dev", "eth0", *shape)
+            sent = self._slow_rate if machine == 0 else self._rate
+            for where, device, rate in (([], port, self._rate), (inside, "eth0", sent)):
+                _run(*where, "tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", rate, "burst", "1mb", "latency", "50ms")
 
     def _inside(self, machine: int) -> list[str]:
         return ["nsenter", "--target", str(self._holders[machine].pid), "--net", "--mount", "--uts"]

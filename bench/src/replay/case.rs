@@ -140,6 +140,7 @@ pub fn settled(policy: &str, controller: &str) -> Result<Result<Config, rudder::
         config.controller.is_replayable(),
         "controller {controller} asks a model that takes real time, which a replay has none of: run `rudder train` with it"
     );
+    config.choose_controller(1);
     Ok(config.settle().map(|()| config))
 }
 

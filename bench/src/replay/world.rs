@@ -90,11 +90,10 @@ struct Steering {
 
 impl Steering {
     /// Shows an observation; with something to steer, what is decided by now.
-    fn decide(&mut self, now: Duration, observation: &Observation, steers: bool) -> Decision {
+    fn decide(&mut self, now: Duration, observation: &mut Observation, steers: bool) -> Decision {
         let began = thread_time();
-        let mut observation = observation.clone();
         (observation.minibatches, observation.stall) = (self.minibatches, std::mem::take(&mut self.stall));
-        self.controller.observe(&observation);
+        self.controller.observe(observation);
         if self.pending.is_none() {
             self.pending = self.controller.decide().map(|decision| (now + self.latency, decision));
         }
@@ -206,7 +205,7 @@ impl<'a> Sim<'a> {
             StartOptions { ticket: self.tickets.pop_front(), observed: true, timeout: NO_DEADLINE, direct: false };
         let nodes = self.trace.nodes(self.started);
         let steering = &mut self.steering;
-        let mut decide = |observation: &Observation, steers: bool| match steering {
+        let mut decide = |observation: &mut Observation, steers: bool| match steering {
             Some(steering) => steering.decide(now, observation, steers),
             None => Decision::default(),
         };

@@ -75,10 +75,15 @@ pub(super) struct Lfu {
 struct Weights {
     owners: PartitionBook,
     of: Vec<f32>,
+    /// Whether they differ: while they do not, nobody need ask who owns a node.
+    differ: bool,
 }
 
 impl Weights {
     fn want(&self, node: NodeId) -> f32 {
+        if !self.differ {
+            return 1.0;
+        }
         self.owners.locate(node).map_or(1.0, |(partition, _)| self.of[partition.index()])
     }
 }
@@ -112,9 +117,11 @@ impl Lfu {
             queue: SlotQueue::new(slots, ASIDE.0 + 1),
             missed_scores: Vec::new(),
             others,
-            weights: config
-                .owners
-                .then(|| Weights { of: vec![1.0; hints.owners.partitions() as usize], owners: hints.owners.clone() }),
+            weights: config.owners.then(|| Weights {
+                of: vec![1.0; hints.owners.partitions() as usize],
+                owners: hints.owners.clone(),
+                differ: false,
+            }),
         })
     }
 
@@ -323,6 +330,7 @@ impl ReplacementPolicy for Lfu {
     fn weigh(&mut self, weights: &[f32]) {
         if let Some(known) = &mut self.weights {
             known.of.iter_mut().zip(weights).for_each(|(known, weight)| *known = *weight);
+            known.differ = known.of.iter().any(|&weight| weight != 1.0);
         }
     }
 
