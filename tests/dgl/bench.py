@@ -163,7 +163,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a short form: fewer graphs, links and systems")
     parser.add_argument("--alone", action="store_true", help="single pulls only; they come first too where no part of the rest is named")
     parser.add_argument("--graphs", **listed, help="of rmat, sbm, debian")
-    parser.add_argument("--links", **listed, help="unshaped, or rates as tc(8) writes them, such as 1gbit; 1gbit:0.25 where the first machine sends at a quarter of it")
+    parser.add_argument("--links", **listed, help="unshaped, or rates of tc(8); 1gbit:0.25: the first machine sends at a quarter")
     parser.add_argument("--dims", **listed, help="floats a row: of 602 and 100, for debian of 128 and 602")
     parser.add_argument("--machines", **listed, default=["2"])
     parser.add_argument("--models", **listed, help="of sage, gat")

@@ -38,8 +38,8 @@ from rudder_dgl import _native
 
 # Of the plan's systems, those without the library.
 BASELINES = ("distdgl", "distdgl-overlap")
-# Settings of the library by system; `default` is attach(g) as it comes, whose controller is `analytic`. What has no buffer keeps nothing; `landing` has one that only takes
-# what was gathered ahead, whose rows serve until others overwrite them.
+# Settings of the library by system; `default` is attach(g) as it comes, whose controller is `analytic` where it has one feature. What has no
+# buffer keeps nothing; `landing` has one that only takes what was gathered ahead, whose rows serve until others overwrite them.
 SETTINGS = {
     "off": {"policy": "off", "buffer": 0.0},
     "landing": {"policy": "off"},

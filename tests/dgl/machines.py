@@ -56,8 +56,10 @@ def _run(*command: str) -> str:
 
 def _times(rate: str, share: float) -> str:
     """A share of a rate of tc(8), in the same unit."""
-    number, unit = re.fullmatch(r"([\d.]+)(\D+)", rate).groups()
-    return f"{float(number) * share:g}{unit}"
+    parts = re.fullmatch(r"([\d.]+)([a-z]+)", rate)
+    if not parts:
+        sys.exit(f"a share of {rate!r}: give a number and a unit, such as 1gbit")
+    return f"{float(parts[1]) * share:g}{parts[2]}"
 
 
 def partitions(folder: Path, kind: str, count: int, *options: str) -> Path:
