@@ -136,7 +136,7 @@ pub struct Observation {
     /// Time that callers waited for rows, since the minibatch before.
     pub stall: Duration,
     /// Missed nodes of the minibatch before by [`Cohort::index`]; empty unless the policy tracks cohorts. They are sorted into cohorts at a
-    /// minibatch's end, which waits for the decision on it, hence the delay; this list and the next are all of an observation that is allocated.
+    /// minibatch's end, which waits for the decision on it, hence the delay; this list is all that is allocated for each observation.
     pub cohort_misses: Vec<u32>,
     /// By partition, what its owner has sent since the minibatch before; empty unless wants are weighed by owner.
     pub owners: Vec<OwnerShare>,
