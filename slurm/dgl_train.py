@@ -92,8 +92,8 @@ class Job:
         policy, _, controller = name.partition("/")
         attachment = None
         if name != "distdgl":
-            steering = {"controller": controller} if controller else {}
-            attachment = rudder_dgl.attach(self.g, buffer=asked.buffer, features=[self.feature], policy=policy, **steering)
+            steering = {"policy": policy, "controller": controller or "off"}
+            attachment = rudder_dgl.attach(self.g, buffer=asked.buffer, features=[self.feature], **steering)
         th.manual_seed(7)
         fanout = [int(neighbours) for neighbours in asked.fanout.split(",")]
         network = Network(self.feature.shape[1], asked.hidden, self.classes, len(fanout)).to(self.device)

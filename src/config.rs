@@ -321,8 +321,8 @@ impl Config {
         self.check()
     }
 
-    /// Makes of a controller that is chosen automatically the one that does best with the policy, where nothing has to be known of the job but how many
-    /// tables it has; an engine does so when it starts, before it settles the rest.
+    /// Where the controller is [`ControllerConfig::Auto`], puts in its place what does best with the policy in a job of so many tables; an engine does so
+    /// when it starts, before it settles the rest.
     pub fn choose_controller(&mut self, tables: usize) {
         if self.controller == ControllerConfig::Auto {
             let analytic = self.counts_wants() && tables == 1;

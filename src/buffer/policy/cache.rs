@@ -103,7 +103,7 @@ pub(super) struct Cache<O> {
 
 impl<O: Order> Cache<O> {
     pub(super) fn new(slots: u32, order: O) -> Self {
-        let guard = Guard::new(slots, AHEAD_SHARE);
+        let guard = Guard::new(slots);
         Self { order, slots, guard, steps: 0, kept: Vec::new(), freed: Vec::new() }
     }
 
@@ -171,7 +171,7 @@ impl<O: Order> ReplacementPolicy for Cache<O> {
     fn accepts(&self, origin: Origin) -> bool {
         match origin {
             Origin::Demand => true,
-            Origin::Ahead => self.guard.has_room(),
+            Origin::Ahead => self.guard.has_room(AHEAD_SHARE),
             Origin::Initial | Origin::Quota | Origin::Replacement => false,
         }
     }

@@ -5,28 +5,22 @@
 
 use crate::id::Slot;
 
-/// Slots as bits, and how many there may be.
+/// Slots as bits, and how many of them are guarded.
 pub(super) struct Guard {
     words: Vec<u64>,
     guarded: u32,
-    most: u32,
+    slots: u32,
 }
 
 impl Guard {
-    /// Guards this share of so many slots at most.
-    pub(super) fn new(slots: u32, share: f64) -> Self {
-        let most = (f64::from(slots) * share).ceil() as u32;
-        Self { words: vec![0; (slots as usize).div_ceil(64)], guarded: 0, most }
+    /// None of so many slots is guarded.
+    pub(super) fn new(slots: u32) -> Self {
+        Self { words: vec![0; (slots as usize).div_ceil(64)], guarded: 0, slots }
     }
 
-    /// Whether one more can be guarded.
-    pub(super) fn has_room(&self) -> bool {
-        self.guarded < self.most
-    }
-
-    /// How many slots are guarded.
-    pub(super) fn guarded(&self) -> u32 {
-        self.guarded
+    /// Whether one more can be guarded, where a share of the slots can be.
+    pub(super) fn has_room(&self, share: f64) -> bool {
+        f64::from(self.guarded) < f64::from(self.slots) * share
     }
 
     fn bit(slot: Slot) -> u64 {

@@ -63,6 +63,8 @@ pub(super) struct Lfu {
     /// Counts by slot.
     counts: Vec<Count>,
     pub(super) guard: Guard,
+    /// Most of the slots that rows fetched ahead may hold: see [`LfuConfig::ahead`].
+    ahead: f64,
     /// Slots that may be given away; those that are in no list may not: empty, their bytes to come, or guarded.
     pub(super) queue: SlotQueue,
     missed_scores: Vec<f32>,
@@ -113,7 +115,8 @@ impl Lfu {
             decay,
             now: 0,
             counts: vec![Count::default(); slots as usize],
-            guard: Guard::new(slots, config.ahead),
+            guard: Guard::new(slots),
+            ahead: config.ahead,
             queue: SlotQueue::new(slots, ASIDE.0 + 1),
             missed_scores: Vec::new(),
             others,
@@ -242,7 +245,7 @@ impl ReplacementPolicy for Lfu {
     fn accepts(&self, origin: Origin) -> bool {
         match origin {
             Origin::Demand | Origin::Quota => true,
-            Origin::Ahead => self.guard.has_room(),
+            Origin::Ahead => self.guard.has_room(self.ahead),
             Origin::Initial | Origin::Replacement => false,
         }
     }
@@ -306,7 +309,7 @@ impl ReplacementPolicy for Lfu {
 
     fn take_over(&mut self, slot: Slot, node: NodeId, wants: Option<f32>, view: &View) {
         self.adopt_counted(slot, node, wants);
-        if view.window.next_use(node).is_some() && self.guard.has_room() {
+        if view.window.next_use(node).is_some() && self.guard.has_room(self.ahead) {
             self.guard.begin(slot);
         } else if view.is_ready(slot) {
             self.rank(slot);

@@ -49,8 +49,7 @@ impl WindowBelady {
 
     /// Whether rows fetched ahead may hold one slot more. The farther the window reaches the less is lost with a row that is not in it.
     fn has_room_ahead(&self, view: &View) -> bool {
-        let share = (view.window.reach() / WINDOW_MAX as f64).max(AHEAD_LEAST);
-        f64::from(self.beyond.guard.guarded()) < f64::from(view.slots.len()) * share
+        self.beyond.guard.has_room((view.window.reach() / WINDOW_MAX as f64).max(AHEAD_LEAST))
     }
 
     /// Asks for what moving the slot to another list reads.
@@ -102,7 +101,7 @@ impl ReplacementPolicy for WindowBelady {
         self.beyond.miss(nodes, view);
     }
 
-    /// Of rows fetched ahead the guard only keeps count here: among announced rows the nearer use decides.
+    /// Rows fetched ahead need no guard here, since announced rows are no victims of theirs: it only counts them.
     fn accepts(&self, origin: Origin) -> bool {
         self.beyond.accepts(origin) || origin == Origin::Ahead
     }
