@@ -315,6 +315,35 @@ fn a_want_counts_what_its_owner_weighs() {
 }
 
 #[test]
+fn an_announcement_gives_no_precedence_over_rows_of_owners_that_are_waited_for() {
+    for (policy, weights) in ["lfu", "window"].into_iter().flat_map(|name| [(name, [1.0, 1.0]), (name, [0.5, 1.5])]) {
+        let config = LfuConfig { half_life: 0, owners: true, ahead: 1.0, ..LfuConfig::default() };
+        let config = if policy == "lfu" { PolicyConfig::Lfu(config) } else { PolicyConfig::Window(config) };
+        let far = hints().owners.range(PartitionId(1)).start;
+        let announced = [NodeId(1), NodeId(2)];
+        let alike = weights[0] == weights[1];
+
+        let mut buffer = PrefetchBuffer::new(2, &config, hints()).unwrap();
+        buffer.weigh(&weights);
+        gather(&mut buffer, &[far, far + 1], None);
+        let position = buffer.announce(&announced).unwrap();
+        let ahead = buffer.reserve(announced[0], position);
+        assert_eq!(matches!(ahead, Reserve::Slot(_)), alike, "{policy}, {weights:?}: it was never wanted");
+
+        let mut buffer = PrefetchBuffer::new(2, &config, hints()).unwrap();
+        buffer.weigh(&weights);
+        gather(&mut buffer, &[1, 2], None);
+        buffer.announce(&announced).unwrap();
+        gather(&mut buffer, &[far], None);
+        assert_eq!(
+            buffer.residency(NodeId(far)) != Residency::Absent,
+            !alike,
+            "{policy}, {weights:?}: one and a half wants are more than a half"
+        );
+    }
+}
+
+#[test]
 fn a_row_fetched_ahead_is_kept_until_its_use_or_its_ticket_is_forgotten() {
     for forget in [false, true] {
         let mut buffer = lfu(2, false);

@@ -203,6 +203,12 @@ impl Lfu {
         }
     }
 
+    /// Whether wants of the node count for less than those of owners that hold minibatches up.
+    #[inline]
+    pub(super) fn is_cheap(&self, node: NodeId) -> bool {
+        self.want(node) < 1.0
+    }
+
     /// What a want of the node counts.
     #[inline]
     fn want(&self, node: NodeId) -> f32 {
@@ -260,8 +266,9 @@ impl ReplacementPolicy for Lfu {
     }
 
     fn victim(&mut self, candidate: NodeId, origin: Origin, view: &View) -> Option<Slot> {
-        // A row that was announced or asked for by quota is worth more than any that is only remembered.
-        let key = if origin == Origin::Demand { self.key_of(candidate) } else { f64::INFINITY };
+        // A row that was announced or asked for by quota is worth more than any that is only remembered, but for one that would not be waited for.
+        let by_count = origin == Origin::Demand || origin == Origin::Ahead && self.is_cheap(candidate);
+        let key = if by_count { self.key_of(candidate) } else { f64::INFINITY };
         self.lowest_below(key, view)
     }
 

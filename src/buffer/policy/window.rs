@@ -3,6 +3,9 @@
 //! Resident rows with an announced use hang in one list a window position, by their next use; the others are ranked by count. The
 //! victim is the least wanted of those, or else a row whose next use is farther than the candidate's. A demand row without an
 //! announced use competes by count alone: it never costs an announced one. Rows fetched ahead of their minibatch hold a share of the slots at most.
+//!
+//! While a controller says that some owners hold minibatches up, the others' announcements give their rows no precedence: these compete by count, in which
+//! their wants weigh less, and the slots that they leave are for rows that are waited for.
 
 use super::lfu::{Lfu, LfuConfig};
 use super::queue::{Beside, Standing};
@@ -31,12 +34,17 @@ impl WindowBelady {
         Ok(Self { beyond: Lfu::new(config, slots, hints)?, order: Vec::new() })
     }
 
+    /// The distance of the next use that gives the node precedence over what is ranked by count.
+    fn next_use(&self, node: NodeId, view: &View) -> Option<u32> {
+        view.window.next_use(node).filter(|_| !self.beyond.is_cheap(node))
+    }
+
     /// Puts a slot that is nowhere where its next use, or its count, belongs; one that is filling can wait, it is no victim.
     fn place(&mut self, slot: Slot, node: NodeId, view: &View) {
         if !view.is_ready(slot) {
             return;
         }
-        match view.window.next_use(node) {
+        match self.next_use(node, view) {
             Some(distance) => self.beyond.queue.push_beside(uses_at(view.window.at(distance)), slot),
             None => self.beyond.rank(slot),
         }
@@ -107,12 +115,12 @@ impl ReplacementPolicy for WindowBelady {
     }
 
     fn victim(&mut self, candidate: NodeId, origin: Origin, view: &View) -> Option<Slot> {
-        let Some(distance) = view.window.next_use(candidate) else {
-            return self.beyond.victim(candidate, origin, view);
-        };
         if origin == Origin::Ahead && !self.has_room_ahead(view) {
             return None;
         }
+        let Some(distance) = self.next_use(candidate, view) else {
+            return self.beyond.victim(candidate, origin, view);
+        };
         let lowest = self.beyond.lowest_below(f64::INFINITY, view);
         // A row fetched ahead of its minibatch costs no other announced row its slot: that one would be fetched once more. On demand it
         // may, for then it is in hand.
@@ -131,7 +139,7 @@ impl ReplacementPolicy for WindowBelady {
         for at in 0..candidates.len() {
             candidates.get(at + AHEAD).inspect(|&&coming| view.window.prefetch(coming));
             let node = candidates[at];
-            if let Some(distance) = view.window.next_use(node) {
+            if let Some(distance) = self.next_use(node, view) {
                 self.order.push((distance, node));
             } else if self.beyond.missed_scores()[at] >= least {
                 candidates[kept] = node;
