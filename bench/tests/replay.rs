@@ -10,6 +10,7 @@ use rudder::buffer::PolicyConfig;
 use rudder::trace::{Event, Header, Minibatch, StepTimes, TraceTable, Writer, file_of};
 use rudder::{NodeId, PartitionBook, PartitionId, Rank, TableId, TableSpec};
 use serde_json::Value;
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -175,8 +176,8 @@ fn a_replay_is_the_same_in_every_run_and_on_any_number_of_threads() {
     assert_eq!(first, rows("3"));
 }
 
-/// Two ranks, two minibatches: rank 0 wants 10 rows of 100 bytes each time and computes for 5 ms, rank 1 wants none and computes for 6 ms.
-fn two_ranks(prefix: &Path, overlapped: bool) {
+/// Two ranks, two minibatches: rank 0 wants these 10 rows of 100 bytes each and computes for 5 ms, rank 1 wants none and computes for 6 ms.
+fn two_ranks(prefix: &Path, overlapped: bool, wanted: [Range<u64>; 2]) {
     let ms = Duration::from_millis;
     for rank in 0..2 {
         let book = PartitionBook::from_starts(vec![0, 100, 200]).unwrap();
@@ -185,8 +186,8 @@ fn two_ranks(prefix: &Path, overlapped: bool) {
         let table = TraceTable::new(&spec, peers.to_vec(), 0);
         let header = Header { rank: Rank(rank), ranks: 2, tables: vec![table], ..Header::default() };
         let mut writer = Writer::create(&file_of(prefix, Rank(rank)), &header).unwrap();
-        for _ in 0..2 {
-            let nodes = if rank == 0 { (100..110).map(NodeId).collect() } else { vec![] };
+        for wanted in wanted.clone() {
+            let nodes = if rank == 0 { wanted.map(NodeId).collect() } else { vec![] };
             let compute = ms(5 + u64::from(rank));
             // The slower rank averages for 1 ms, the other waits for it meanwhile.
             let step = StepTimes { sample: ms(1), compute, allreduce: ms(2 - u64::from(rank)) };
@@ -204,18 +205,37 @@ fn a_step_takes_what_its_slowest_rank_takes() {
     // 1000 bytes take 1 ms, after a latency of 2 ms.
     let replay = ["replay", prefix.to_str().unwrap(), "--policy", "off", "--link", "8mbit,2ms"];
     // One step after the other: sample 1, stall 3, compute 5, average 1.
-    two_ranks(&prefix, false);
+    two_ranks(&prefix, false, [100..110, 100..110]);
     let row = document(directory.path(), &replay)["rows"][0].clone();
     assert_eq!((row["stall_s"].as_f64(), row["epoch_s"].as_f64()), (Some(0.006), Some(0.020)));
     assert_eq!((number(&row, "rows_fetched"), number(&row, "bytes")), (20, 2000));
     // The second gather flies while the first minibatch computes: the second step is as long as rank 1, which waits for nothing.
-    two_ranks(&prefix, true);
+    two_ranks(&prefix, true, [100..110, 100..110]);
     let row = document(directory.path(), &replay)["rows"][0].clone();
     assert_eq!((row["stall_s"].as_f64(), row["epoch_s"].as_f64()), (Some(0.003), Some(0.017)));
     // It arrives while gradients are averaged, before anyone waits for it.
     let replay = ["replay", prefix.to_str().unwrap(), "--policy", "off", "--link", "8mbit,4500us"];
     let row = document(directory.path(), &replay)["rows"][0].clone();
     assert_eq!((row["stall_s"].as_f64(), row["epoch_s"].as_f64()), (Some(0.0055), Some(0.0195)));
+}
+
+#[test]
+fn rows_fetched_ahead_one_at_a_time_come_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let prefix = directory.path().join("two");
+    two_ranks(&prefix, false, [100..110, 110..120]);
+    let list = ["--policy", "off", "--buffer", "2000B", "--lookahead", "1", "--link", "8mbit,2ms"];
+    let replay = [&["replay", prefix.to_str().unwrap()], &list[..]].concat();
+    let stall = |more: &[&str]| {
+        let document = document(directory.path(), &[&replay[..], more].concat());
+        assert_eq!(document["settings"]["in_flight"].to_string(), more.get(1).unwrap_or(&"null").to_string());
+        document["rows"][0]["stall_s"].as_f64().unwrap()
+    };
+    // All of the second minibatch comes while the first computes.
+    assert_eq!((stall(&[]), stall(&["--in-flight", "2048"])), (0.003, 0.003));
+    // The first row is asked for when those of the first minibatch have come, after 4 ms, and every 2.1 ms another: after 11 ms three are there and one is on
+    // its way, and the six others, on demand, take 2.6 ms.
+    assert_eq!(stall(&["--in-flight", "1"]), 0.0056);
 }
 
 #[test]

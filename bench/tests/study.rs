@@ -129,6 +129,28 @@ fn rows_of_a_rank_that_sends_slowly_are_kept_rather_than_others() {
 }
 
 #[test]
+fn what_is_announced_makes_no_job_with_a_slow_rank_wait_longer() {
+    let directory = tempfile::tempdir().unwrap();
+    let more = [
+        "--contender",
+        "window,window/analytic",
+        "--lookahead",
+        "0,2,16",
+        "--slow",
+        "0:0.2",
+        "--scenario",
+        "stationary",
+    ];
+    let (document, _) = study(&directory.path().join("study.json"), &more);
+    let stalls = [0, 2, 16].map(|ahead| {
+        let runs = document["runs"].as_array().unwrap().iter();
+        let own = runs.filter(|run| run["contender"] == "window/analytic" && run["lookahead"] == ahead);
+        own.map(|run| run["stall_s"].as_f64().unwrap()).sum::<f64>()
+    });
+    assert!(stalls[1] < stalls[0] && stalls[2] < stalls[1], "{stalls:?} s");
+}
+
+#[test]
 fn controllers_that_choose_are_studied_with_the_guard_and_without() {
     let directory = tempfile::tempdir().unwrap();
     let more = ["--contender", "lfu,lru", "--ablation", "--lookahead", "0", "--slow", "none", "--scenario", "nodes"];

@@ -173,6 +173,7 @@ mod tests {
                 slow: None,
                 egress: true,
                 decision_latency: Duration::ZERO,
+                in_flight: None,
             };
             let replayed = outcome(&job, &case).unwrap();
             let mut controller: Box<dyn Controller> = controller.build(&rank.facts()).unwrap();

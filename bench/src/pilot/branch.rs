@@ -73,6 +73,7 @@ impl<'a> Branching<'a> {
             slow,
             egress: true,
             decision_latency: Duration::ZERO,
+            in_flight: None,
         };
         Ok(Self { job, case })
     }

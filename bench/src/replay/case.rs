@@ -80,6 +80,8 @@ pub struct Case {
     pub egress: bool,
     /// What a decision takes.
     pub decision_latency: Duration,
+    /// Most rows fetched ahead that are on their way at once, of a rank; `None` as in the job.
+    pub in_flight: Option<usize>,
 }
 
 impl Case {
@@ -156,6 +158,7 @@ fn products<'a>(args: &'a ReplayArgs, config: &'a Config, controller: &'a str) -
             slow: args.slow,
             egress: !args.ingress_only,
             decision_latency: args.run.decision_latency(),
+            in_flight: args.run.in_flight(),
         })
     })
 }

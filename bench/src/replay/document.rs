@@ -47,6 +47,9 @@ pub struct Settings {
     pub ingress_only: bool,
     /// Seconds that a decision takes.
     pub decision_latency_s: f64,
+    /// Most rows fetched ahead that are on their way at once, where that is not as in the job.
+    #[serde(default)]
+    pub in_flight: Option<usize>,
 }
 
 /// What a run had while it was recorded.

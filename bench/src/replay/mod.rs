@@ -12,11 +12,12 @@ mod world;
 
 pub use case::{Buffer, Case, settled};
 pub use links::SlowRank;
+pub use report::in_flight;
 pub use rows::AtOnce;
 pub use traces::{Job, RankTrace, Work};
 pub use world::{Outcome, replay_steered};
 
-use crate::cli::{ReplayArgs, latency};
+use crate::cli::{ReplayArgs, latency, positive};
 use crate::progress::{Event, Progress, Stage};
 use crate::record::Made;
 use crate::report::write;
@@ -38,6 +39,9 @@ pub struct ReplayRun {
     /// What a controller takes for a decision, in seconds of the job's time
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = latency)]
     decision_latency: f64,
+    /// Most rows fetched ahead that are on their way at once, of a rank; as in the job, if not given
+    #[arg(long, value_name = "ROWS", value_parser = positive)]
+    in_flight: Option<usize>,
     /// Replays at a time; as many as there are cores, if not given
     #[arg(long, value_name = "N")]
     threads: Option<NonZero<usize>>,
@@ -53,6 +57,11 @@ impl ReplayRun {
     /// What a controller takes for a decision.
     pub fn decision_latency(&self) -> Duration {
         Duration::from_secs_f64(self.decision_latency)
+    }
+
+    /// Most rows fetched ahead that are on their way at once, where that is given.
+    pub fn in_flight(&self) -> Option<usize> {
+        self.in_flight
     }
 
     /// Replays at a time.
@@ -126,6 +135,7 @@ fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> 
             slow: args.slow.map(|slow| slow.to_string()),
             ingress_only: args.ingress_only,
             decision_latency_s: args.run.decision_latency().as_secs_f64(),
+            in_flight: args.run.in_flight(),
         },
         recorded: jobs.iter().map(Recorded::of).collect(),
         rows,

@@ -85,6 +85,11 @@ fn recorded(run: &Recorded) -> String {
     )
 }
 
+/// What was said of rows fetched ahead.
+pub fn in_flight(most: Option<usize>) -> String {
+    most.map(|rows| format!(", at most {rows} rows fetched ahead on their way at once")).unwrap_or_default()
+}
+
 fn replayed(document: &Document) -> String {
     let settings = &document.settings;
     let shaped = match &settings.slow {
@@ -94,8 +99,9 @@ fn replayed(document: &Document) -> String {
     };
     let each = document.node_ids as f64 / (document.replay_s * document.threads as f64).max(1e-9);
     format!(
-        "Replayed in virtual time with link {}{shaped}: {} node ids in {:.2} s, {:.1} million a second and core.",
+        "Replayed in virtual time with link {}{shaped}{}: {} node ids in {:.2} s, {:.1} million a second and core.",
         settings.link,
+        in_flight(settings.in_flight),
         tidy(document.node_ids as f64),
         document.replay_s,
         each / 1e6

@@ -150,10 +150,11 @@ impl<'a> Sim<'a> {
             buffer,
         };
         let Config { requests, tickets, announced_nodes, attempts, backoff, .. } = Config::default();
+        let prefetch_rows_in_flight = case.in_flight.unwrap_or(header.limits.prefetch_rows_in_flight);
         let limits = Limits {
             batch_rows: header.limits.batch_rows,
-            prefetch_batch_rows: header.limits.prefetch_batch_rows,
-            prefetch_rows_in_flight: header.limits.prefetch_rows_in_flight,
+            prefetch_batch_rows: header.limits.prefetch_batch_rows.min(prefetch_rows_in_flight),
+            prefetch_rows_in_flight,
             staging_chunks: header.limits.staging_chunks,
             by_row: header.limits.by_row,
             requests,

@@ -42,6 +42,7 @@ impl Contender {
             slow: None,
             egress: true,
             decision_latency,
+            in_flight: None,
         }
     }
 }

@@ -50,6 +50,9 @@ pub struct Settings {
     pub link: String,
     /// Seconds that a decision takes.
     pub decision_latency_s: f64,
+    /// Most rows fetched ahead that are on their way at once, where that is not as in the job.
+    #[serde(default)]
+    pub in_flight: Option<usize>,
 }
 
 impl Settings {
@@ -65,6 +68,7 @@ impl Settings {
             compute_s: args.sampling.compute,
             link: args.link.to_string(),
             decision_latency_s: args.run.decision_latency().as_secs_f64(),
+            in_flight: args.run.in_flight(),
         }
     }
 }

@@ -179,7 +179,7 @@ fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<R
             for &lookahead in &args.lookahead {
                 for contender in &args.contender {
                     let case = contender.case(buffer, lookahead, args.link, args.run.decision_latency());
-                    cases.push((Case { slow, ..case }, contender, fewest));
+                    cases.push((Case { slow, in_flight: args.run.in_flight(), ..case }, contender, fewest));
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use super::document::Document;
 use super::standing::{Configuration, Lookahead, Standing};
+use crate::replay::in_flight;
 use crate::report::column::Column;
 use crate::report::plot::{Bars, Line, Part, escape};
 use crate::report::tables::{markup, table};
@@ -106,7 +107,7 @@ fn studied(document: &Document) -> String {
     let fanout: Vec<String> = settings.fanout.iter().map(usize::to_string).collect();
     format!(
         "{} replays in virtual time. Sampled jobs: {} ranks, {} minibatches of {} seeds, fan-out {}, rows of {} bytes, {} ms of sampling and {} ms of \
-         computing a minibatch, link {}.",
+         computing a minibatch, link {}{}.",
         document.runs.len(),
         settings.ranks,
         settings.minibatches,
@@ -115,7 +116,8 @@ fn studied(document: &Document) -> String {
         settings.row_bytes,
         settings.sample_s * 1e3,
         settings.compute_s * 1e3,
-        settings.link
+        settings.link,
+        in_flight(settings.in_flight)
     )
 }
 
