@@ -37,6 +37,12 @@ fn study(file: &Path, more: &[&str]) -> (Value, String) {
     (serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap(), said(&output))
 }
 
+/// The sum of a field over a document's runs, of those that are asked for.
+fn sum(document: &Value, field: &str, asked: impl Fn(&Value) -> bool) -> f64 {
+    let runs = document["runs"].as_array().unwrap().iter().filter(|run| asked(run));
+    runs.map(|run| run[field].as_f64().unwrap()).sum()
+}
+
 /// What is measured differs from run to run.
 fn without_measures(mut document: Value) -> Value {
     for field in ["wall_s", "command"] {
@@ -118,9 +124,7 @@ fn rows_of_a_rank_that_sends_slowly_are_kept_rather_than_others() {
     ];
     let (document, _) = study(&directory.path().join("study.json"), &more);
     let stall = |contender: &str, slow: Option<&str>| {
-        let runs = document["runs"].as_array().unwrap().iter();
-        let own = runs.filter(|run| run["contender"] == contender && run["slow"].as_str() == slow);
-        own.map(|run| run["stall_s"].as_f64().unwrap()).sum::<f64>()
+        sum(&document, "stall_s", |run| run["contender"] == contender && run["slow"].as_str() == slow)
     };
     let (plain, weighed) = (stall("lfu", Some("0:0.2")), stall("lfu/analytic", Some("0:0.2")));
     assert!(weighed < 0.97 * plain, "{weighed} s and {plain} s");
@@ -143,9 +147,7 @@ fn what_is_announced_makes_no_job_with_a_slow_rank_wait_longer() {
     ];
     let (document, _) = study(&directory.path().join("study.json"), &more);
     let stalls = [0, 2, 16].map(|ahead| {
-        let runs = document["runs"].as_array().unwrap().iter();
-        let own = runs.filter(|run| run["contender"] == "window/analytic" && run["lookahead"] == ahead);
-        own.map(|run| run["stall_s"].as_f64().unwrap()).sum::<f64>()
+        sum(&document, "stall_s", |run| run["contender"] == "window/analytic" && run["lookahead"] == ahead)
     });
     assert!(stalls[1] < stalls[0] && stalls[2] < stalls[1], "{stalls:?} s");
 }
@@ -158,9 +160,8 @@ fn controllers_that_choose_are_studied_with_the_guard_and_without() {
     let (document, text) = study(&directory.path().join("study.json"), &args);
     let stall = |contender: &str| {
         let own = document["runs"].as_array().unwrap().iter().filter(|run| run["contender"] == contender);
-        let stalls: Vec<f64> = own.map(|run| run["stall_s"].as_f64().unwrap()).collect();
-        assert_eq!(stalls.len(), 2, "{contender}");
-        stalls.iter().sum::<f64>()
+        assert_eq!(own.count(), 2, "{contender}");
+        sum(&document, "stall_s", |run| run["contender"] == contender)
     };
     // The oracle answers as the coin would where that is better.
     let (oracle, coin, guarded) =
@@ -179,10 +180,7 @@ fn a_slow_oracle_gains_less() {
         ["--contender", "rudder/oracle,rudder/oracle:0.3,rudder/periodic:8", "--lookahead", "0", "--slow", "none"];
     let more = [&list[..], &["--scenario", "nodes", "--minibatches", "128"]].concat();
     let (document, _) = study(&directory.path().join("study.json"), &more);
-    let sum = |contender: &str, field: &str| {
-        let own = document["runs"].as_array().unwrap().iter().filter(|run| run["contender"] == contender);
-        own.map(|run| run[field].as_f64().unwrap()).sum::<f64>()
-    };
+    let sum = |contender: &str, field: &str| sum(&document, field, |run| run["contender"] == contender);
     let (quick, slow, always) = ("rudder/oracle", "rudder/oracle:0.3", "rudder/periodic:8");
     assert!(sum(quick, "stall_s") <= sum(always, "stall_s"));
     assert!(sum(quick, "stall_s") <= sum(slow, "stall_s"));

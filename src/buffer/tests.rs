@@ -292,12 +292,17 @@ fn a_row_is_admitted_only_if_it_is_wanted_more_than_the_least() {
     assert_eq!(buffer.residency(NodeId(2)), Residency::Absent);
 }
 
+/// Two slots under a policy that weighs wants by owner, whose counts do not fade; rows fetched ahead may have both.
+fn weighing(policy: &str) -> PrefetchBuffer {
+    let config = LfuConfig { half_life: 0, owners: true, ahead: 1.0, ..LfuConfig::default() };
+    let config = if policy == "lfu" { PolicyConfig::Lfu(config) } else { PolicyConfig::Window(config) };
+    PrefetchBuffer::new(2, &config, hints()).unwrap()
+}
+
 #[test]
 fn a_want_counts_what_its_owner_weighs() {
     for name in ["lfu", "window"] {
-        let config = LfuConfig { half_life: 0, owners: true, ..LfuConfig::default() };
-        let config = if name == "lfu" { PolicyConfig::Lfu(config) } else { PolicyConfig::Window(config) };
-        let mut buffer = PrefetchBuffer::new(2, &config, hints()).unwrap();
+        let mut buffer = weighing(name);
         assert!(buffer.weighs_owners() && !lfu(2, false).weighs_owners());
         // The second partition has the later half of the nodes.
         let far = hints().owners.range(PartitionId(1)).start;
@@ -317,20 +322,18 @@ fn a_want_counts_what_its_owner_weighs() {
 #[test]
 fn an_announcement_gives_no_precedence_over_rows_of_owners_that_are_waited_for() {
     for (policy, weights) in ["lfu", "window"].into_iter().flat_map(|name| [(name, [1.0, 1.0]), (name, [0.5, 1.5])]) {
-        let config = LfuConfig { half_life: 0, owners: true, ahead: 1.0, ..LfuConfig::default() };
-        let config = if policy == "lfu" { PolicyConfig::Lfu(config) } else { PolicyConfig::Window(config) };
         let far = hints().owners.range(PartitionId(1)).start;
         let announced = [NodeId(1), NodeId(2)];
         let alike = weights[0] == weights[1];
 
-        let mut buffer = PrefetchBuffer::new(2, &config, hints()).unwrap();
+        let mut buffer = weighing(policy);
         buffer.weigh(&weights);
         gather(&mut buffer, &[far, far + 1], None);
         let position = buffer.announce(&announced).unwrap();
         let ahead = buffer.reserve(announced[0], position);
         assert_eq!(matches!(ahead, Reserve::Slot(_)), alike, "{policy}, {weights:?}: it was never wanted");
 
-        let mut buffer = PrefetchBuffer::new(2, &config, hints()).unwrap();
+        let mut buffer = weighing(policy);
         buffer.weigh(&weights);
         gather(&mut buffer, &[1, 2], None);
         buffer.announce(&announced).unwrap();

@@ -10,7 +10,7 @@ use super::{Controller, Decision, Observation, OwnerShare};
 /// Minibatches between two decisions.
 const INTERVAL: u32 = 4;
 /// What an owner takes may be so many times the owners' mean, in all and for a row, before it is found to hold minibatches up. In `rudder study`, owners
-/// of equal links that were asked at the same moments came to 1.5, and now and then, where batches of several ranks met, to more; but not twice in turn.
+/// of equal links that were asked at the same moments came to 1.5, and now and then, where batches of several ranks met, to more; but hardly ever twice in turn.
 const SUSPECTED: f64 = 1.7;
 /// The same from then on.
 const TOLERATED: f64 = 1.25;
@@ -23,12 +23,25 @@ const WEIGHT_MAX: f64 = 16.0;
 #[derive(Clone, Debug, Default)]
 pub struct Analytic {
     minibatches: u32,
-    /// By partition, since the last decision.
-    sent: Vec<OwnerShare>,
-    /// By partition: what its wants count, 1 at least, before all are brought to 1 on average.
-    weights: Vec<f64>,
-    /// By partition, whether it was found to hold minibatches up when it was last looked at.
-    suspected: Vec<bool>,
+    /// By partition.
+    owners: Vec<Owner>,
+}
+
+/// What is known of an owner.
+#[derive(Clone, Debug)]
+struct Owner {
+    /// Since the last decision.
+    sent: OwnerShare,
+    /// What a want of its nodes counts, 1 at least, before all are brought to 1 on average.
+    weight: f64,
+    /// Whether it was found to hold minibatches up when it was last looked at.
+    suspected: bool,
+}
+
+impl Default for Owner {
+    fn default() -> Self {
+        Self { sent: OwnerShare::default(), weight: 1.0, suspected: false }
+    }
 }
 
 impl Analytic {
@@ -39,18 +52,17 @@ impl Analytic {
 
     /// Adapts the weights; whether any has changed.
     fn adapt(&mut self) -> bool {
-        let owners = || self.sent.iter().filter(|owner| owner.rows > 0);
-        let rows: u64 = owners().map(|owner| owner.rows).sum();
-        let busy: f64 = owners().map(|owner| owner.busy.as_secs_f64()).sum();
+        let sent = || self.owners.iter().map(|owner| owner.sent).filter(|sent| sent.rows > 0);
+        let rows: u64 = sent().map(|sent| sent.rows).sum();
+        let busy: f64 = sent().map(|sent| sent.busy.as_secs_f64()).sum();
         if rows == 0 || busy == 0.0 {
             return false;
         }
-        let (mean, mean_of_row) = (busy / owners().count() as f64, busy / rows as f64);
+        let (mean, mean_of_row) = (busy / sent().count() as f64, busy / rows as f64);
         let mut changed = false;
-        let standing = self.weights.iter_mut().zip(&mut self.suspected);
-        for (owner, (weight, suspected)) in self.sent.iter().zip(standing).filter(|(owner, _)| owner.rows > 0) {
-            let share = owner.busy.as_secs_f64() / mean;
-            let share_of_row = owner.busy.as_secs_f64() / owner.rows as f64 / mean_of_row;
+        for Owner { sent, weight, suspected } in self.owners.iter_mut().filter(|owner| owner.sent.rows > 0) {
+            let share = sent.busy.as_secs_f64() / mean;
+            let share_of_row = sent.busy.as_secs_f64() / sent.rows as f64 / mean_of_row;
             let raised = *weight > 1.0;
             let bound = if raised { TOLERATED } else { SUSPECTED };
             let holds_up = share > bound && share_of_row > bound;
@@ -67,13 +79,13 @@ impl Analytic {
 
     /// The weights that stand, for a policy that has not been told; none where owners are not known yet.
     pub(super) fn standing(&self) -> Option<Vec<f32>> {
-        (!self.weights.is_empty()).then(|| self.weights())
+        (!self.owners.is_empty()).then(|| self.weights())
     }
 
     /// The weights, 1 on average, so that new wants go with what was counted before.
     fn weights(&self) -> Vec<f32> {
-        let mean = self.weights.iter().sum::<f64>() / self.weights.len() as f64;
-        self.weights.iter().map(|weight| (weight / mean) as f32).collect()
+        let mean = self.owners.iter().map(|owner| owner.weight).sum::<f64>() / self.owners.len() as f64;
+        self.owners.iter().map(|owner| (owner.weight / mean) as f32).collect()
     }
 }
 
@@ -83,13 +95,11 @@ impl Controller for Analytic {
     }
 
     fn observe(&mut self, observation: &Observation) {
-        let owners = observation.owners.len().max(self.sent.len());
-        self.sent.resize(owners, OwnerShare::default());
-        self.weights.resize(owners, 1.0);
-        self.suspected.resize(owners, false);
-        for (sum, owner) in self.sent.iter_mut().zip(&observation.owners) {
-            sum.rows += owner.rows;
-            sum.busy += owner.busy;
+        let owners = observation.owners.len().max(self.owners.len());
+        self.owners.resize(owners, Owner::default());
+        for (owner, sent) in self.owners.iter_mut().zip(&observation.owners) {
+            owner.sent.rows += sent.rows;
+            owner.sent.busy += sent.busy;
         }
         self.minibatches += 1;
     }
@@ -100,7 +110,7 @@ impl Controller for Analytic {
         }
         self.minibatches = 0;
         let changed = self.adapt();
-        self.sent.fill(OwnerShare::default());
+        self.owners.iter_mut().for_each(|owner| owner.sent = OwnerShare::default());
         changed.then(|| Decision { owner_weights: Some(self.weights()), ..Decision::default() })
     }
 }

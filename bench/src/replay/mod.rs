@@ -12,7 +12,7 @@ mod world;
 
 pub use case::{Buffer, Case, settled};
 pub use links::SlowRank;
-pub use report::in_flight;
+pub use report::in_flight_words;
 pub use rows::AtOnce;
 pub use traces::{Job, RankTrace, Work};
 pub use world::{Outcome, replay_steered};

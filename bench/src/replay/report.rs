@@ -85,8 +85,8 @@ fn recorded(run: &Recorded) -> String {
     )
 }
 
-/// What was said of rows fetched ahead.
-pub fn in_flight(most: Option<usize>) -> String {
+/// How reports tell of a bound on rows fetched ahead; empty where there is none.
+pub fn in_flight_words(most: Option<usize>) -> String {
     most.map(|rows| format!(", at most {rows} rows fetched ahead on their way at once")).unwrap_or_default()
 }
 
@@ -101,7 +101,7 @@ fn replayed(document: &Document) -> String {
     format!(
         "Replayed in virtual time with link {}{shaped}{}: {} node ids in {:.2} s, {:.1} million a second and core.",
         settings.link,
-        in_flight(settings.in_flight),
+        in_flight_words(settings.in_flight),
         tidy(document.node_ids as f64),
         document.replay_s,
         each / 1e6

@@ -2,7 +2,7 @@
 
 use super::document::Document;
 use super::standing::{Configuration, Lookahead, Standing};
-use crate::replay::in_flight;
+use crate::replay::in_flight_words;
 use crate::report::column::Column;
 use crate::report::plot::{Bars, Line, Part, escape};
 use crate::report::tables::{markup, table};
@@ -117,7 +117,7 @@ fn studied(document: &Document) -> String {
         settings.sample_s * 1e3,
         settings.compute_s * 1e3,
         settings.link,
-        in_flight(settings.in_flight)
+        in_flight_words(settings.in_flight)
     )
 }
 
