@@ -225,8 +225,8 @@ pub struct ReplayArgs {
     /// Shape only what ranks receive, as `rudder train --link` does
     #[arg(long)]
     pub ingress_only: bool,
-    /// A rank that sends at a share of its link's rate: RANK:SHARE, such as `0:0.25`
-    #[arg(long, value_name = "RANK:SHARE", conflicts_with = "ingress_only")]
+    /// A rank that sends at a share of its link's rate, such as `0:0.25`, from a step on, such as `0:0.25:128`; or all, which receive at it too: `all:0.25:128`
+    #[arg(long, value_name = "RANK:SHARE[:STEP]", conflicts_with = "ingress_only")]
     pub slow: Option<SlowRank>,
     /// How it is gone about.
     #[command(flatten)]

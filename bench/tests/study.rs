@@ -133,6 +133,30 @@ fn rows_of_a_rank_that_sends_slowly_are_kept_rather_than_others() {
 }
 
 #[test]
+fn a_rank_that_becomes_slow_is_soon_made_up_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let more = [
+        "--contender",
+        "window,window/analytic",
+        "--lookahead",
+        "0,2",
+        "--slow",
+        "0:0.2:96",
+        "--scenario",
+        "stationary",
+        "--minibatches",
+        "192",
+    ];
+    let (document, _) = study(&directory.path().join("study.json"), &more);
+    for ahead in [0, 2] {
+        let [plain, weighed] = ["window", "window/analytic"].map(|contender| {
+            sum(&document, "stall_s", |run| run["contender"] == contender && run["lookahead"] == ahead)
+        });
+        assert!(weighed < 0.77 * plain, "{ahead} announced: {weighed} s and {plain} s");
+    }
+}
+
+#[test]
 fn what_is_announced_makes_no_job_with_a_slow_rank_wait_longer() {
     let directory = tempfile::tempdir().unwrap();
     let more = [

@@ -44,10 +44,10 @@ impl Decay {
         count.score * power.unwrap_or_else(|| (-f64::from(age) * self.per_minibatch).exp2() as f32)
     }
 
-    /// The count after one more want, which counts so much.
+    /// The count after one more want.
     #[inline]
-    pub(super) fn touched(&self, count: Count, now: u32, want: f32) -> Count {
-        Count { score: self.at(count, now) + want, minibatch: now }
+    pub(super) fn touched(&self, count: Count, now: u32) -> Count {
+        Count { score: self.at(count, now) + 1.0, minibatch: now }
     }
 
     /// The place of a count among all others, whatever the time; minus infinity for a node that was never wanted.
@@ -122,19 +122,19 @@ impl FrequencyTable {
         bucket.minibatches[way] = count.minibatch;
     }
 
-    /// Counts one more want of a node, which counts so much; its score now.
+    /// Counts one more want of a node; its score now.
     #[inline]
-    pub(super) fn touch(&mut self, node: NodeId, now: u32, want: f32, decay: &Decay) -> f32 {
+    pub(super) fn touch(&mut self, node: NodeId, now: u32, decay: &Decay) -> f32 {
         let (at, tag) = self.place(node);
         let bucket = &mut self.buckets[at];
         if let Some(way) = bucket.tags.iter().position(|&other| other == tag) {
             let count = Count { score: bucket.scores[way], minibatch: bucket.minibatches[way] };
-            bucket.scores[way] = decay.touched(count, now, want).score;
+            bucket.scores[way] = decay.touched(count, now).score;
             bucket.minibatches[way] = now;
             return bucket.scores[way];
         }
-        self.set(node, Count { score: want, minibatch: now }, decay);
-        want
+        self.set(node, Count { score: 1.0, minibatch: now }, decay);
+        1.0
     }
 
     /// Takes a node out.
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_count_halves_over_its_half_life_and_its_key_stays() {
         let decay = Decay::new(10);
-        let count = decay.touched(decay.touched(Count::default(), 0, 1.0), 10, 1.0);
+        let count = decay.touched(decay.touched(Count::default(), 0), 10);
         assert_eq!(count, Count { score: 1.5, minibatch: 10 });
         assert!((decay.at(count, 30) - 0.375).abs() < 1e-6);
         assert!((decay.at(count, 100_010) - 0.0).abs() < 1e-6);
@@ -187,10 +187,10 @@ mod tests {
         let nodes: Vec<_> = (0..).map(NodeId).filter(|&node| table.place(node).0 == bucket).take(WAYS + 1).collect();
         for (extra, &node) in nodes[..WAYS].iter().enumerate() {
             for _ in 0..=(extra + 3) % WAYS {
-                table.touch(node, 1, 1.0, &decay);
+                table.touch(node, 1, &decay);
             }
         }
-        table.touch(nodes[WAYS], 1, 1.0, &decay);
+        table.touch(nodes[WAYS], 1, &decay);
         assert_eq!(table.get(nodes[5]), None, "it had the only count of one");
         assert_eq!(nodes.iter().filter(|&&node| table.get(node).is_some()).count(), WAYS);
         assert_eq!(table.take(nodes[4]), Some(Count { score: 8.0, minibatch: 1 }));

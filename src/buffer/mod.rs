@@ -545,7 +545,8 @@ impl PrefetchBuffer {
         self.weighs_owners
     }
 
-    /// A want of each partition's nodes counts so much from now on, in the order of what is kept; a partition that is not named counts as before.
+    /// A want of each partition's nodes, of before too, counts so much in the order of what is kept; a partition that is not named, or with what is no
+    /// positive number, counts as before.
     pub fn weigh(&mut self, weights: &[f32]) {
         self.policy.weigh(weights);
     }

@@ -306,16 +306,34 @@ fn a_want_counts_what_its_owner_weighs() {
         assert!(buffer.weighs_owners() && !lfu(2, false).weighs_owners());
         // The second partition has the later half of the nodes.
         let far = hints().owners.range(PartitionId(1)).start;
-        gather(&mut buffer, &[1, 2], None);
-        gather(&mut buffer, &[1, 2], None);
+        (0..3).for_each(|_| drop(gather(&mut buffer, &[1, 2], None)));
         gather(&mut buffer, &[far], None);
-        assert_eq!(buffer.residency(NodeId(far)), Residency::Absent, "{name}: wanted once, and the others twice");
-        buffer.weigh(&[0.5, 1.5]);
+        assert_eq!(buffer.residency(NodeId(far)), Residency::Absent, "{name}: wanted once, and the others three times");
+        buffer.weigh(&[0.5, 1.0]);
         gather(&mut buffer, &[far], None);
-        assert_ne!(buffer.residency(NodeId(far)), Residency::Absent, "{name}: two and a half are more than two");
+        assert_ne!(buffer.residency(NodeId(far)), Residency::Absent, "{name}: twice two, one of them before, are four");
         gather(&mut buffer, &[3], None);
         gather(&mut buffer, &[3], None);
-        assert_eq!(buffer.residency(NodeId(3)), Residency::Absent, "{name}: twice a half is less");
+        assert_eq!(buffer.residency(NodeId(3)), Residency::Absent, "{name}: two are less than three");
+        buffer.weigh(&[f32::NAN, -1.0]);
+        gather(&mut buffer, &[far, far + 1], None);
+        gather(&mut buffer, &[far + 1], None);
+        assert_ne!(buffer.residency(NodeId(far + 1)), Residency::Absent, "{name}: what is no weight changes nothing");
+    }
+}
+
+#[test]
+fn what_was_kept_by_weights_of_before_goes_by_those_that_stand() {
+    for name in ["lfu", "window"] {
+        let mut buffer = weighing(name);
+        let far = hints().owners.range(PartitionId(1)).start;
+        buffer.weigh(&[1.0, 4.0]);
+        gather(&mut buffer, &[far, far + 1], None);
+        (0..2).for_each(|_| drop(gather(&mut buffer, &[1], None)));
+        assert_eq!(buffer.residency(NodeId(1)), Residency::Absent, "{name}: two are less than four");
+        buffer.weigh(&[1.0, 1.0]);
+        (0..2).for_each(|_| drop(gather(&mut buffer, &[2], None)));
+        assert_ne!(buffer.residency(NodeId(2)), Residency::Absent, "{name}: two are more than one");
     }
 }
 
@@ -341,8 +359,21 @@ fn an_announcement_gives_no_precedence_over_rows_of_owners_that_are_waited_for()
         assert_eq!(
             buffer.residency(NodeId(far)) != Residency::Absent,
             !alike,
-            "{policy}, {weights:?}: one and a half wants are more than a half"
+            "{policy}, {weights:?}: what is worth three is more than one want and what is expected after a single minibatch"
         );
+    }
+}
+
+#[test]
+fn what_is_announced_of_owners_in_time_is_worth_more_than_what_is_seldom_waited_for() {
+    let far = hints().owners.range(PartitionId(1)).start;
+    for (minibatches, kept) in [(1, false), (40, true)] {
+        let mut buffer = weighing("window");
+        buffer.weigh(&[1.0, 4.0]);
+        gather(&mut buffer, &[far, far + 1], None);
+        (1..minibatches).for_each(|_| drop(gather(&mut buffer, &[], None)));
+        let position = buffer.announce(&[NodeId(1)]).unwrap();
+        assert_eq!(matches!(buffer.reserve(NodeId(1), position), Reserve::Slot(_)), kept, "{minibatches} minibatches");
     }
 }
 

@@ -181,7 +181,7 @@ pub struct Decision {
     pub replace: bool,
     /// For cohorts: rows to pull ahead of each minibatch until the next decision, by [`Cohort::index`]; `None` leaves what stands.
     pub quotas: Option<Vec<u32>>,
-    /// By partition: what a want of its nodes counts from now on, where wants are weighed by owner; `None` leaves what stands.
+    /// By partition: what a want of its nodes counts over one of the others', where wants are weighed by owner; `None` leaves what stands.
     pub owner_weights: Option<Vec<f32>>,
     /// The policy that says from now on which rows stay; `None` leaves what stands. Of a buffer that the controller watches.
     pub policy: Option<PolicyConfig>,

@@ -37,7 +37,7 @@ pub struct Surroundings {
     pub lookahead: u32,
     /// The links.
     pub link: Link,
-    /// A rank that sends slowly.
+    /// A rank that sends slowly, or a network that slows down half-way.
     pub slow: Option<SlowRank>,
 }
 
@@ -77,11 +77,12 @@ pub fn graph(random: &mut Xoshiro256PlusPlus) -> DrawnGraph {
 
 /// What a job with rows of so many bytes runs in.
 pub fn surroundings(ranks: u32, random: &mut Xoshiro256PlusPlus) -> Surroundings {
-    let slow = random.random_bool(0.5).then(|| SlowRank {
-        rank: random.random_range(0..ranks as usize),
-        share: between(0.1, 0.7, random),
-        from: 0,
-    });
+    let share = between(0.1, 0.7, random);
+    let slow = match random.random_range(0..6) {
+        0..3 => Some(SlowRank { rank: Some(random.random_range(0..ranks as usize)), share, from: 0 }),
+        3 => Some(SlowRank { rank: None, share, from: MINIBATCHES as usize / 2 }),
+        _ => None,
+    };
     Surroundings {
         buffer: Buffer::Size(BufferSize::Halo(between(0.02, 0.5, random))),
         lookahead: one_of(&[0, 0, 1, 3, 6, 12, 24], random),
@@ -120,7 +121,10 @@ mod tests {
             let generator = generator.split_inclusive(':').next().unwrap();
             assert!(!LIST.contains(generator), "{generator}");
             let surroundings = surroundings(drawn.ranks, random);
-            surroundings.slow.iter().for_each(|slow| slow.check(drawn.ranks as usize).unwrap());
+            for slow in surroundings.slow {
+                slow.check(drawn.ranks as usize).unwrap();
+                assert_eq!(slow.rank.is_none(), slow.from > 0, "a rank that becomes slow is of the list");
+            }
         }
     }
 }

@@ -93,6 +93,7 @@ fn of_graph(seed: u64, number: u64) -> Result<Vec<Sample>> {
         let job = workload.job(scenario)?;
         for _ in 0..SURROUNDINGS {
             let surroundings = surroundings(drawn.ranks, random);
+            let changes = scenario.changes() || surroundings.slow.is_some_and(|slow| slow.from > 0);
             let branching = Branching::new(&job, surroundings)?;
             let allowed: Vec<usize> =
                 (0..PLANS.len()).filter(|&plan| !PLANS[plan].announced || surroundings.lookahead > 0).collect();
@@ -109,7 +110,7 @@ fn of_graph(seed: u64, number: u64) -> Result<Vec<Sample>> {
                     format: FORMAT,
                     graph: number,
                     decision,
-                    new: decision < 2 || scenario.changes() && (CHANGE..=CHANGE + 1).contains(&decision),
+                    new: decision < 2 || changes && (CHANGE..=CHANGE + 1).contains(&decision),
                     job: situation.job(),
                     text: situation.text(),
                     values: situation.values().to_vec(),

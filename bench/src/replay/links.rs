@@ -1,17 +1,18 @@
 //! The links of a replayed job: each rank sends over one and receives over another, whoever is at the other end.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rudder::transport::hook::Link;
 use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A rank that sends at a share of its link's rate, as one does that is far, or serves others too.
+/// A rank that sends at a share of its link's rate, as one does that is far, or serves others too; or all of them, which then receive at that rate too, as
+/// where the network serves other jobs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlowRank {
-    /// Which.
-    pub rank: usize,
+    /// Which; none for all.
+    pub rank: Option<usize>,
     /// The share.
     pub share: f64,
     /// The first step in which it does.
@@ -24,8 +25,8 @@ impl SlowRank {
     /// # Errors
     /// The job has no such rank.
     pub fn check(self, ranks: usize) -> Result<()> {
-        ensure!(self.rank < ranks, "rank {} is to be slow, of {ranks} ranks", self.rank);
-        Ok(())
+        let rank = self.rank.filter(|rank| *rank >= ranks);
+        rank.map_or(Ok(()), |rank| bail!("rank {rank} is to be slow, of {ranks} ranks"))
     }
 }
 
@@ -33,12 +34,12 @@ impl FromStr for SlowRank {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (rank, share) = text
-            .split_once(':')
-            .with_context(|| format!("slow rank {text:?}: write RANK:SHARE or RANK:SHARE:STEP, such as 0:0.25"))?;
+        let (rank, share) = text.split_once(':').with_context(|| {
+            format!("slow rank {text:?}: write RANK:SHARE or RANK:SHARE:STEP, such as 0:0.25 or all:0.25:128")
+        })?;
         let (share, from) = share.split_once(':').unwrap_or((share, "0"));
         let slow = Self {
-            rank: rank.parse().context("the slow rank's number")?,
+            rank: if rank == "all" { None } else { Some(rank.parse().context("the slow rank's number")?) },
             share: share.parse().context("its share")?,
             from: from.parse().context("the step from which on it is slow")?,
         };
@@ -52,7 +53,10 @@ impl FromStr for SlowRank {
 
 impl fmt::Display for SlowRank {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.rank, self.share)?;
+        match self.rank {
+            Some(rank) => write!(f, "{rank}:{}", self.share)?,
+            None => write!(f, "all:{}", self.share)?,
+        }
         if self.from > 0 { write!(f, ":{}", self.from) } else { Ok(()) }
     }
 }
@@ -116,14 +120,14 @@ impl Links {
     /// When so many bytes have arrived that are asked for now. Both links carry batches one after another; a batch passes through the reader's
     /// while it leaves the owner's. One that its owner's link holds back does not keep others from the reader's meanwhile.
     pub fn arrival(&mut self, now: Duration, owner: usize, reader: usize, bytes: u64) -> Duration {
-        let carrying = self.link.carrying(bytes);
+        let slow = self.slow.filter(|slow| slow.from <= self.step);
+        let share = |rank: Option<usize>| slow.filter(|slow| slow.rank == rank).map_or(1.0, |slow| slow.share);
+        let carrying = self.link.carrying(bytes).div_f64(share(None));
         let mut begins = now + self.link.latency;
         if self.egress {
-            let slow = self.slow.filter(|slow| slow.rank == owner && slow.from <= self.step);
-            let share = slow.map_or(1.0, |slow| slow.share);
-            let sent = begins.max(self.out[owner]) + carrying.div_f64(share);
+            let sent = begins.max(self.out[owner]) + carrying.div_f64(share(Some(owner)));
             self.out[owner] = sent;
-            // It takes the reader's link at full rate, so that the last of it leaves both at once.
+            // It takes the reader's link at its own rate, so that the last of it leaves both at once.
             begins = sent - carrying;
         }
         self.into[reader].take(now, begins, carrying)
@@ -170,6 +174,15 @@ mod tests {
         assert_eq!(links.arrival(MS, 0, 1, 1000), 4 * MS);
         links.begin_step(3);
         assert_eq!(links.arrival(MS, 0, 1, 1000), 8 * MS, "from its step on");
+        let all: SlowRank = "all:0.25:3".parse().unwrap();
+        assert!(all.to_string() == "all:0.25:3" && all.check(1).is_ok());
+        for egress in [false, true] {
+            let mut links = Links::new("8mbit,2ms".parse().unwrap(), Some(all), egress, 3);
+            assert_eq!(links.arrival(MS, 0, 1, 1000), 4 * MS);
+            links.begin_step(3);
+            assert_eq!(links.arrival(MS, 2, 1, 1000), 8 * MS, "the reader's link is slow too, and was taken");
+            assert_eq!(links.arrival(MS, 2, 0, 1000), if egress { 11 * MS } else { 7 * MS });
+        }
         for wrong in ["0", "0:0", "0:2", "x:0.5", "0:0.5:x"] {
             assert!(wrong.parse::<SlowRank>().is_err(), "{wrong}");
         }

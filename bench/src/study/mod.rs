@@ -68,7 +68,7 @@ pub struct StudyArgs {
     /// The links of every rank, to send and to receive: RATE[,LATENCY]
     #[arg(long, value_name = "RATE,LATENCY", default_value = "1gbit,50us")]
     pub link: Link,
-    /// Ranks that send at a share of their link's rate, one at a time: `none`, or RANK:SHARE
+    /// What sends at a share of its link's rate, one at a time: `none`, or as of `rudder replay`, RANK:SHARE, RANK:SHARE:STEP or `all` in the place of the rank
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "none,0:0.25", value_parser = slow)]
     pub slow: Vec<Slow>,
     /// How it is gone about.

@@ -20,6 +20,12 @@ use serde::{Deserialize, Serialize};
 /// Most entries that one search for a victim brings up to date or sets aside.
 const STEPS: usize = 64;
 
+/// What an announced use is worth over that of a row that is wanted as often as once in so many minibatches, where it has no precedence.
+const EXPECTED: f32 = 0.25;
+
+/// Nodes of a minibatch for each slot that is ranked anew after weights have changed.
+const PACE: usize = 4;
+
 /// The most nodes whose counts are remembered: 3 GiB of them.
 const REMEMBERED_MAX: usize = 1 << 28;
 
@@ -60,6 +66,8 @@ const ASIDE: Beside = Beside(WINDOW_MAX as u8);
 pub(super) struct Lfu {
     decay: Decay,
     now: u32,
+    /// The count of a node that every minibatch so far has wanted.
+    always: f32,
     /// Counts by slot.
     counts: Vec<Count>,
     pub(super) guard: Guard,
@@ -71,19 +79,40 @@ pub(super) struct Lfu {
     others: FrequencyTable,
     /// What a want counts, where that depends on the owner.
     weights: Option<Weights>,
+    /// Slots that may be ranked by weights of before, the next of them first.
+    outdated: usize,
+    next_outdated: usize,
 }
 
-/// What a want of each partition's nodes counts.
+/// What a want of each partition's nodes counts, whenever it was.
 struct Weights {
     owners: PartitionBook,
+    /// The least is 1.
     of: Vec<f32>,
-    /// Whether they differ: while they do not, nobody need ask who owns a node.
-    differ: bool,
+    mean: f32,
 }
 
 impl Weights {
+    fn new(owners: &PartitionBook) -> Self {
+        Self { of: vec![1.0; owners.partitions() as usize], owners: owners.clone(), mean: 1.0 }
+    }
+
+    fn change(&mut self, weights: &[f32]) {
+        let given = self.of.iter_mut().zip(weights).filter(|(_, weight)| weight.is_finite() && **weight > 0.0);
+        given.for_each(|(known, weight)| *known = *weight);
+        let least = self.of.iter().copied().fold(f32::INFINITY, f32::min);
+        self.of.iter_mut().for_each(|weight| *weight /= least);
+        self.mean = self.of.iter().sum::<f32>() / self.of.len() as f32;
+    }
+
+    /// Whether they differ: while they do not, nobody need ask who owns a node.
+    fn differ(&self) -> bool {
+        self.mean > 1.0
+    }
+
+    #[inline]
     fn want(&self, node: NodeId) -> f32 {
-        if !self.differ {
+        if !self.differ() {
             return 1.0;
         }
         self.owners.locate(node).map_or(1.0, |(partition, _)| self.of[partition.index()])
@@ -114,30 +143,70 @@ impl Lfu {
         Ok(Self {
             decay,
             now: 0,
+            always: 0.0,
             counts: vec![Count::default(); slots as usize],
             guard: Guard::new(slots),
             ahead: config.ahead,
             queue: SlotQueue::new(slots, ASIDE.0 + 1),
             missed_scores: Vec::new(),
             others,
-            weights: config.owners.then(|| Weights {
-                of: vec![1.0; hints.owners.partitions() as usize],
-                owners: hints.owners.clone(),
-                differ: false,
-            }),
+            weights: config.owners.then(|| Weights::new(&hints.owners)),
+            outdated: 0,
+            next_outdated: 0,
         })
     }
 
     /// Makes the slot one that may be given away.
-    pub(super) fn rank(&mut self, slot: Slot) {
+    pub(super) fn rank(&mut self, slot: Slot, view: &View) {
+        self.rank_expected(slot, 0.0, view);
+    }
+
+    /// The same of one whose row is expected to be wanted as if it had been wanted so often more.
+    pub(super) fn rank_expected(&mut self, slot: Slot, expected: f32, view: &View) {
         if self.queue.standing(slot) == Standing::Nowhere {
-            self.queue.push(coarse(self.decay.key(self.counts[slot.index()])), slot);
+            self.queue.push(self.key_at(slot, expected, view), slot);
         }
     }
 
+    /// The key of a slot's row, as the queue orders it.
+    fn key_at(&self, slot: Slot, expected: f32, view: &View) -> i64 {
+        let want = view.slots.node(slot).map_or(1.0, |node| self.want(node));
+        coarse(self.key(self.counts[slot.index()], expected, want))
+    }
+
     /// The key of a node that is not resident.
-    pub(super) fn key_of(&self, node: NodeId) -> f64 {
-        self.decay.key(self.others.get(node).unwrap_or_default())
+    pub(super) fn key_of(&self, node: NodeId, expected: f32) -> f64 {
+        self.key(self.others.get(node).unwrap_or_default(), expected, self.want(node))
+    }
+
+    fn key(&self, mut count: Count, expected: f32, want: f32) -> f64 {
+        if expected > 0.0 {
+            count = Count { score: self.decay.at(count, self.now) + expected, minibatch: self.now };
+        }
+        self.decay.key(Count { score: count.score * want, ..count })
+    }
+
+    /// Wants that are worth as much as the one of an announced use, so many minibatches ahead.
+    pub(super) fn expected(&self, distance: u32) -> f32 {
+        EXPECTED * self.always / (distance + 1) as f32
+    }
+
+    /// The next slots that may be ranked by weights of before, as a minibatch of so many nodes can pay for. Who asks ranks them anew.
+    pub(super) fn take_outdated(&mut self, nodes: usize) -> impl Iterator<Item = Slot> + use<> {
+        let from = self.next_outdated;
+        let until = (from + nodes.div_ceil(PACE).min(self.outdated)).min(self.counts.len());
+        self.outdated -= until - from;
+        self.next_outdated = if until == self.counts.len() { 0 } else { until };
+        (from..until).map(|slot| Slot(slot as u32))
+    }
+
+    fn rank_outdated(&mut self, nodes: usize, view: &View) {
+        for slot in self.take_outdated(nodes) {
+            if self.queue.standing(slot) == Standing::Queued {
+                self.queue.remove(slot);
+                self.rank(slot, view);
+            }
+        }
     }
 
     /// The score below which no candidate can have a slot: most misses are wanted less than any resident, and one comparison settles
@@ -164,7 +233,7 @@ impl Lfu {
         let mut best: Option<(i64, Slot)> = None;
         for _ in 0..STEPS {
             let (floor, slot) = self.queue.peek().filter(|(floor, _)| *floor < key)?;
-            let current = coarse(self.decay.key(self.counts[slot.index()]));
+            let current = self.key_at(slot, 0.0, view);
             if !view.is_evictable(slot) {
                 self.queue.remove(slot);
                 self.queue.push_beside(ASIDE, slot);
@@ -195,23 +264,31 @@ impl Lfu {
     }
 
     pub(super) fn count_hits(&mut self, hits: &[(Slot, NodeId)]) {
-        for ((slot, node), coming) in ahead(hits) {
+        for ((slot, _), coming) in ahead(hits) {
             coming.inspect(|(coming, _)| prefetch(&self.counts, coming.index()));
-            let want = self.want(node);
             let count = &mut self.counts[slot.index()];
-            *count = self.decay.touched(*count, self.now, want);
+            *count = self.decay.touched(*count, self.now);
+        }
+    }
+
+    pub(super) fn count_misses(&mut self, nodes: &[NodeId]) {
+        self.missed_scores.clear();
+        for (node, coming) in ahead(nodes) {
+            coming.inspect(|&coming| self.others.prefetch(coming));
+            let score = self.others.touch(node, self.now, &self.decay);
+            self.missed_scores.push(score * self.want(node));
         }
     }
 
     /// Whether wants of the node count for less than those of owners that hold minibatches up.
     #[inline]
     pub(super) fn is_cheap(&self, node: NodeId) -> bool {
-        self.want(node) < 1.0
+        self.weights.as_ref().is_some_and(|weights| weights.want(node) < weights.mean)
     }
 
     /// What a want of the node counts.
     #[inline]
-    fn want(&self, node: NodeId) -> f32 {
+    pub(super) fn want(&self, node: NodeId) -> f32 {
         self.weights.as_ref().map_or(1.0, |weights| weights.want(node))
     }
 }
@@ -222,30 +299,28 @@ impl ReplacementPolicy for Lfu {
         self.missed_scores.reserve(nodes);
     }
 
-    fn begin_minibatch(&mut self, _view: &View) {
+    fn begin_minibatch(&mut self, view: &View) {
         self.now += 1;
+        self.always = self.decay.touched(Count { score: self.always, minibatch: self.now - 1 }, self.now).score;
         while let Some(slot) = self.queue.first_beside(ASIDE) {
             self.queue.remove(slot);
-            self.rank(slot);
+            self.rank(slot, view);
         }
     }
 
     fn touch(&mut self, hits: &[(Slot, NodeId)], view: &View) {
         self.count_hits(hits);
+        self.rank_outdated(hits.len(), view);
         for &(slot, _) in hits {
             if self.guard.end(slot) && view.is_ready(slot) {
-                self.rank(slot);
+                self.rank(slot, view);
             }
         }
     }
 
-    fn miss(&mut self, nodes: &[NodeId], _view: &View) {
-        self.missed_scores.clear();
-        for (node, coming) in ahead(nodes) {
-            coming.inspect(|&coming| self.others.prefetch(coming));
-            let want = self.want(node);
-            self.missed_scores.push(self.others.touch(node, self.now, want, &self.decay));
-        }
+    fn miss(&mut self, nodes: &[NodeId], view: &View) {
+        self.count_misses(nodes);
+        self.rank_outdated(nodes.len(), view);
     }
 
     fn accepts(&self, origin: Origin) -> bool {
@@ -268,7 +343,7 @@ impl ReplacementPolicy for Lfu {
     fn victim(&mut self, candidate: NodeId, origin: Origin, view: &View) -> Option<Slot> {
         // A row that was announced or asked for by quota is worth more than any that is only remembered, but for one that would not be waited for.
         let by_count = origin == Origin::Demand || origin == Origin::Ahead && self.is_cheap(candidate);
-        let key = if by_count { self.key_of(candidate) } else { f64::INFINITY };
+        let key = if by_count { self.key_of(candidate, 0.0) } else { f64::INFINITY };
         self.lowest_below(key, view)
     }
 
@@ -300,16 +375,16 @@ impl ReplacementPolicy for Lfu {
         }
     }
 
-    fn filled(&mut self, slot: Slot, _view: &View) {
+    fn filled(&mut self, slot: Slot, view: &View) {
         if !self.guard.guards(slot) {
-            self.rank(slot);
+            self.rank(slot, view);
         }
     }
 
     fn retired(&mut self, _position: WindowPosition, resident: &[(Slot, NodeId)], view: &View) {
         for &(slot, node) in resident {
             if view.window.next_use(node).is_none() && self.guard.end(slot) && view.is_ready(slot) {
-                self.rank(slot);
+                self.rank(slot, view);
             }
         }
     }
@@ -319,7 +394,7 @@ impl ReplacementPolicy for Lfu {
         if view.window.next_use(node).is_some() && self.guard.has_room(self.ahead) {
             self.guard.begin(slot);
         } else if view.is_ready(slot) {
-            self.rank(slot);
+            self.rank(slot, view);
         }
     }
 
@@ -330,18 +405,15 @@ impl ReplacementPolicy for Lfu {
     fn wanted(&self, node: NodeId) -> Option<Wanted> {
         let count = self.others.get(node)?;
         Some(Wanted {
-            score: self.decay.at(count, self.now),
+            score: self.decay.at(count, self.now) * self.want(node),
             minibatches_ago: self.now.saturating_sub(count.minibatch),
         })
     }
 
-    /// Counts from now on are in the new weights; what was counted before fades with its half-life, so that the order of what is kept changes step by
-    /// step and no minibatch pays for all of it.
+    /// Wants of before are worth what they are now; slots that are ranked otherwise come to their places step by step, so that no minibatch pays for all.
     fn weigh(&mut self, weights: &[f32]) {
-        if let Some(known) = &mut self.weights {
-            known.of.iter_mut().zip(weights).for_each(|(known, weight)| *known = *weight);
-            known.differ = known.of.iter().any(|&weight| weight != 1.0);
-        }
+        self.weights.iter_mut().for_each(|known| known.change(weights));
+        self.outdated = self.counts.len();
     }
 
     fn bytes(&self) -> usize {

@@ -288,7 +288,7 @@ pub(super) trait ReplacementPolicy: Send {
         None
     }
 
-    /// A want of each partition's nodes counts so much from now on.
+    /// A want of each partition's nodes counts so much beside the others'.
     fn weigh(&mut self, _weights: &[f32]) {}
 
     /// What it remembers of a node that is not resident.

@@ -5,7 +5,8 @@
 //! announced use competes by count alone: it never costs an announced one. Rows fetched ahead of their minibatch hold a share of the slots at most.
 //!
 //! While a controller says that some owners hold minibatches up, the others' announcements give their rows no precedence: these compete by count, in which
-//! their wants weigh less, and the slots that they leave are for rows that are waited for.
+//! their wants weigh less, with a share of what a row counts that is wanted once in as many minibatches; and the slots that they leave are for rows that are
+//! waited for.
 
 use super::lfu::{Lfu, LfuConfig};
 use super::queue::{Beside, Standing};
@@ -29,14 +30,26 @@ pub(super) struct WindowBelady {
     order: Vec<(u32, NodeId)>,
 }
 
+/// What an announced row is worth.
+enum Precedence {
+    /// It goes before all that is ranked by count, by the distance of its next use.
+    First(u32),
+    /// As much as so many wants more than were counted; none of one that is not announced.
+    Wants(f32),
+}
+
 impl WindowBelady {
     pub(super) fn new(config: &LfuConfig, slots: u32, hints: &BufferHints) -> Result<Self> {
         Ok(Self { beyond: Lfu::new(config, slots, hints)?, order: Vec::new() })
     }
 
-    /// The distance of the next use that gives the node precedence over what is ranked by count.
-    fn next_use(&self, node: NodeId, view: &View) -> Option<u32> {
-        view.window.next_use(node).filter(|_| !self.beyond.is_cheap(node))
+    /// What the node's row is worth for what is announced.
+    fn precedence(&self, node: NodeId, view: &View) -> Precedence {
+        match view.window.next_use(node) {
+            None => Precedence::Wants(0.0),
+            Some(distance) if self.beyond.is_cheap(node) => Precedence::Wants(self.beyond.expected(distance)),
+            Some(distance) => Precedence::First(distance),
+        }
     }
 
     /// Puts a slot that is nowhere where its next use, or its count, belongs; one that is filling can wait, it is no victim.
@@ -44,9 +57,25 @@ impl WindowBelady {
         if !view.is_ready(slot) {
             return;
         }
-        match self.next_use(node, view) {
-            Some(distance) => self.beyond.queue.push_beside(uses_at(view.window.at(distance)), slot),
-            None => self.beyond.rank(slot),
+        match self.precedence(node, view) {
+            Precedence::First(distance) => self.beyond.queue.push_beside(uses_at(view.window.at(distance)), slot),
+            Precedence::Wants(expected) => self.beyond.rank_expected(slot, expected, view),
+        }
+    }
+
+    /// Puts a slot anew where it belongs, unless it may not go.
+    fn place_anew(&mut self, slot: Slot, node: NodeId, view: &View) {
+        if self.beyond.queue.standing(slot) != Standing::Nowhere {
+            self.beyond.queue.remove(slot);
+            self.place(slot, node, view);
+        }
+    }
+
+    fn place_outdated(&mut self, nodes: usize, view: &View) {
+        for slot in self.beyond.take_outdated(nodes) {
+            if let Some(node) = view.slots.node(slot) {
+                self.place_anew(slot, node, view);
+            }
         }
     }
 
@@ -101,12 +130,14 @@ impl ReplacementPolicy for WindowBelady {
         self.beyond.begin_minibatch(view);
     }
 
-    fn touch(&mut self, hits: &[(Slot, NodeId)], _view: &View) {
+    fn touch(&mut self, hits: &[(Slot, NodeId)], view: &View) {
         self.beyond.count_hits(hits);
+        self.place_outdated(hits.len(), view);
     }
 
     fn miss(&mut self, nodes: &[NodeId], view: &View) {
-        self.beyond.miss(nodes, view);
+        self.beyond.count_misses(nodes);
+        self.place_outdated(nodes.len(), view);
     }
 
     /// Rows fetched ahead need no guard here, since announced rows are no victims of theirs: it only counts them.
@@ -118,8 +149,12 @@ impl ReplacementPolicy for WindowBelady {
         if origin == Origin::Ahead && !self.has_room_ahead(view) {
             return None;
         }
-        let Some(distance) = self.next_use(candidate, view) else {
-            return self.beyond.victim(candidate, origin, view);
+        let distance = match self.precedence(candidate, view) {
+            Precedence::First(distance) => distance,
+            Precedence::Wants(_) if origin == Origin::Quota => return self.beyond.lowest_below(f64::INFINITY, view),
+            Precedence::Wants(expected) => {
+                return self.beyond.lowest_below(self.beyond.key_of(candidate, expected), view);
+            }
         };
         let lowest = self.beyond.lowest_below(f64::INFINITY, view);
         // A row fetched ahead of its minibatch costs no other announced row its slot: that one would be fetched once more. On demand it
@@ -139,11 +174,14 @@ impl ReplacementPolicy for WindowBelady {
         for at in 0..candidates.len() {
             candidates.get(at + AHEAD).inspect(|&&coming| view.window.prefetch(coming));
             let node = candidates[at];
-            if let Some(distance) = self.next_use(node, view) {
-                self.order.push((distance, node));
-            } else if self.beyond.missed_scores()[at] >= least {
-                candidates[kept] = node;
-                kept += 1;
+            match self.precedence(node, view) {
+                Precedence::First(distance) => self.order.push((distance, node)),
+                Precedence::Wants(expected) => {
+                    if self.beyond.missed_scores()[at] + self.beyond.want(node) * expected >= least {
+                        candidates[kept] = node;
+                        kept += 1;
+                    }
+                }
             }
         }
         candidates.truncate(kept);
@@ -196,9 +234,9 @@ impl ReplacementPolicy for WindowBelady {
         for ((slot, node), coming) in ahead(resident) {
             coming.inspect(|&(slot, node)| self.prefetch_move(slot, node, view));
             self.beyond.guard.end(slot);
-            if self.beyond.queue.standing(slot) == Standing::Beside(uses_at(position)) {
-                self.beyond.queue.remove(slot);
-                self.place(slot, node, view);
+            match self.beyond.queue.standing(slot) {
+                Standing::Beside(list) if list != uses_at(position) => {}
+                _ => self.place_anew(slot, node, view),
             }
         }
     }
