@@ -121,10 +121,10 @@ mod tests {
             let generator = generator.split_inclusive(':').next().unwrap();
             assert!(!LIST.contains(generator), "{generator}");
             let surroundings = surroundings(drawn.ranks, random);
-            for slow in surroundings.slow {
+            surroundings.slow.iter().for_each(|slow| {
                 slow.check(drawn.ranks as usize).unwrap();
                 assert_eq!(slow.rank.is_none(), slow.from > 0, "a rank that becomes slow is of the list");
-            }
+            });
         }
     }
 }
