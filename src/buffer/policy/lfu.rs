@@ -6,6 +6,7 @@
 
 use super::guard::Guard;
 use super::queue::{Beside, SlotQueue, Standing, above, coarse};
+use super::weights::Weights;
 use super::{Origin, ReplacementPolicy, View, Wanted};
 use crate::buffer::BufferHints;
 use crate::buffer::frequency::{Count, Decay, FrequencyTable};
@@ -14,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::id::{NodeId, Slot};
 use crate::memory::prefetch;
 use crate::node_table::ahead;
-use crate::partition::PartitionBook;
 use serde::{Deserialize, Serialize};
 
 /// Most entries that one search for a victim brings up to date or sets aside.
@@ -22,9 +22,6 @@ const STEPS: usize = 64;
 
 /// What an announced use is worth over that of a row that is wanted as often as once in so many minibatches, where it has no precedence.
 const EXPECTED: f32 = 0.25;
-
-/// Nodes of a minibatch for each slot that is ranked anew after weights have changed.
-const PACE: usize = 4;
 
 /// The most nodes whose counts are remembered: 3 GiB of them.
 const REMEMBERED_MAX: usize = 1 << 28;
@@ -79,44 +76,6 @@ pub(super) struct Lfu {
     others: FrequencyTable,
     /// What a want counts, where that depends on the owner.
     weights: Option<Weights>,
-    /// Slots that may be ranked by weights of before, the next of them first.
-    outdated: usize,
-    next_outdated: usize,
-}
-
-/// What a want of each partition's nodes counts, whenever it was.
-struct Weights {
-    owners: PartitionBook,
-    /// The least is 1.
-    of: Vec<f32>,
-    mean: f32,
-}
-
-impl Weights {
-    fn new(owners: &PartitionBook) -> Self {
-        Self { of: vec![1.0; owners.partitions() as usize], owners: owners.clone(), mean: 1.0 }
-    }
-
-    fn change(&mut self, weights: &[f32]) {
-        let given = self.of.iter_mut().zip(weights).filter(|(_, weight)| weight.is_finite() && **weight > 0.0);
-        given.for_each(|(known, weight)| *known = *weight);
-        let least = self.of.iter().copied().fold(f32::INFINITY, f32::min);
-        self.of.iter_mut().for_each(|weight| *weight /= least);
-        self.mean = self.of.iter().sum::<f32>() / self.of.len() as f32;
-    }
-
-    /// Whether they differ: while they do not, nobody need ask who owns a node.
-    fn differ(&self) -> bool {
-        self.mean > 1.0
-    }
-
-    #[inline]
-    fn want(&self, node: NodeId) -> f32 {
-        if !self.differ() {
-            return 1.0;
-        }
-        self.owners.locate(node).map_or(1.0, |(partition, _)| self.of[partition.index()])
-    }
 }
 
 impl Lfu {
@@ -150,9 +109,7 @@ impl Lfu {
             queue: SlotQueue::new(slots, ASIDE.0 + 1),
             missed_scores: Vec::new(),
             others,
-            weights: config.owners.then(|| Weights::new(&hints.owners)),
-            outdated: 0,
-            next_outdated: 0,
+            weights: config.owners.then(|| Weights::new(&hints.owners, slots)),
         })
     }
 
@@ -193,11 +150,8 @@ impl Lfu {
 
     /// The next slots that may be ranked by weights of before, as a minibatch of so many nodes can pay for. Who asks ranks them anew.
     pub(super) fn take_outdated(&mut self, nodes: usize) -> impl Iterator<Item = Slot> + use<> {
-        let from = self.next_outdated;
-        let until = (from + nodes.div_ceil(PACE).min(self.outdated)).min(self.counts.len());
-        self.outdated -= until - from;
-        self.next_outdated = if until == self.counts.len() { 0 } else { until };
-        (from..until).map(|slot| Slot(slot as u32))
+        let slots = self.weights.as_mut().map_or(0..0, |weights| weights.take_outdated(nodes));
+        slots.map(Slot)
     }
 
     fn rank_outdated(&mut self, nodes: usize, view: &View) {
@@ -283,7 +237,7 @@ impl Lfu {
     /// Whether wants of the node count for less than those of owners that hold minibatches up.
     #[inline]
     pub(super) fn is_cheap(&self, node: NodeId) -> bool {
-        self.weights.as_ref().is_some_and(|weights| weights.want(node) < weights.mean)
+        self.weights.as_ref().is_some_and(|weights| weights.is_cheap(node))
     }
 
     /// What a want of the node counts.
@@ -413,12 +367,11 @@ impl ReplacementPolicy for Lfu {
     /// Wants of before are worth what they are now; slots that are ranked otherwise come to their places step by step, so that no minibatch pays for all.
     fn weigh(&mut self, weights: &[f32]) {
         self.weights.iter_mut().for_each(|known| known.change(weights));
-        self.outdated = self.counts.len();
     }
 
     fn bytes(&self) -> usize {
         self.decay.bytes()
-            + self.weights.as_ref().map_or(0, |weights| weights.of.capacity() * size_of::<f32>())
+            + self.weights.as_ref().map_or(0, |weights| weights.bytes())
             + self.counts.capacity() * size_of::<Count>()
             + self.guard.bytes()
             + self.queue.bytes()

@@ -17,6 +17,7 @@ mod random;
 mod rudder;
 mod s3fifo;
 mod sieve;
+mod weights;
 mod window;
 mod wtinylfu;
 
