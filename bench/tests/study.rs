@@ -43,6 +43,11 @@ fn sum(document: &Value, field: &str, asked: impl Fn(&Value) -> bool) -> f64 {
     runs.map(|run| run[field].as_f64().unwrap()).sum()
 }
 
+/// Seconds that a contender's jobs waited with so many minibatches announced.
+fn stall(document: &Value, contender: &str, ahead: u64) -> f64 {
+    sum(document, "stall_s", |run| run["contender"] == contender && run["lookahead"] == ahead)
+}
+
 /// What is measured differs from run to run.
 fn without_measures(mut document: Value) -> Value {
     for field in ["wall_s", "command"] {
@@ -149,9 +154,7 @@ fn a_rank_that_becomes_slow_is_soon_made_up_for() {
     ];
     let (document, _) = study(&directory.path().join("study.json"), &more);
     for ahead in [0, 2] {
-        let [plain, weighed] = ["window", "window/analytic"].map(|contender| {
-            sum(&document, "stall_s", |run| run["contender"] == contender && run["lookahead"] == ahead)
-        });
+        let [plain, weighed] = ["window", "window/analytic"].map(|contender| stall(&document, contender, ahead));
         assert!(weighed < 0.77 * plain, "{ahead} announced: {weighed} s and {plain} s");
     }
 }
@@ -170,9 +173,7 @@ fn what_is_announced_makes_no_job_with_a_slow_rank_wait_longer() {
         "stationary",
     ];
     let (document, _) = study(&directory.path().join("study.json"), &more);
-    let stalls = [0, 2, 16].map(|ahead| {
-        sum(&document, "stall_s", |run| run["contender"] == "window/analytic" && run["lookahead"] == ahead)
-    });
+    let stalls = [0, 2, 16].map(|ahead| stall(&document, "window/analytic", ahead));
     assert!(stalls[1] < stalls[0] && stalls[2] < stalls[1], "{stalls:?} s");
 }
 

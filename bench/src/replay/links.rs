@@ -1,6 +1,6 @@
 //! The links of a replayed job: each rank sends over one and receives over another, whoever is at the other end.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rudder::transport::hook::Link;
 use std::collections::VecDeque;
 use std::fmt;
@@ -25,8 +25,10 @@ impl SlowRank {
     /// # Errors
     /// The job has no such rank.
     pub fn check(self, ranks: usize) -> Result<()> {
-        let rank = self.rank.filter(|rank| *rank >= ranks);
-        rank.map_or(Ok(()), |rank| bail!("rank {rank} is to be slow, of {ranks} ranks"))
+        if let Some(rank) = self.rank {
+            ensure!(rank < ranks, "rank {rank} is to be slow, of {ranks} ranks");
+        }
+        Ok(())
     }
 }
 
@@ -54,9 +56,10 @@ impl FromStr for SlowRank {
 impl fmt::Display for SlowRank {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.rank {
-            Some(rank) => write!(f, "{rank}:{}", self.share)?,
-            None => write!(f, "all:{}", self.share)?,
+            Some(rank) => write!(f, "{rank}")?,
+            None => f.write_str("all")?,
         }
+        write!(f, ":{}", self.share)?;
         if self.from > 0 { write!(f, ":{}", self.from) } else { Ok(()) }
     }
 }

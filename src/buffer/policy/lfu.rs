@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 /// Most entries that one search for a victim brings up to date or sets aside.
 const STEPS: usize = 64;
 
-/// What an announced use is worth over that of a row that is wanted as often as once in so many minibatches, where it has no precedence.
+/// An announced use without precedence is worth this share of what a row counts that is wanted once in as many minibatches as the use is ahead.
 const EXPECTED: f32 = 0.25;
 
 /// The most nodes whose counts are remembered: 3 GiB of them.
@@ -132,7 +132,7 @@ impl Lfu {
     }
 
     /// The key of a node that is not resident.
-    pub(super) fn key_of(&self, node: NodeId, expected: f32) -> f64 {
+    fn key_of(&self, node: NodeId, expected: f32) -> f64 {
         self.key(self.others.get(node).unwrap_or_default(), expected, self.want(node))
     }
 
@@ -202,6 +202,14 @@ impl Lfu {
             }
         }
         best.map(|(_, slot)| slot)
+    }
+
+    /// The slot to give for a node's row that is expected to be wanted as if it had been wanted so often more.
+    pub(super) fn victim_expected(&mut self, node: NodeId, origin: Origin, expected: f32, view: &View) -> Option<Slot> {
+        // A row that was announced or asked for by quota is worth more than any that is only remembered, but for one that would not be waited for.
+        let by_count = origin == Origin::Demand || origin == Origin::Ahead && self.is_cheap(node);
+        let key = if by_count { self.key_of(node, expected) } else { f64::INFINITY };
+        self.lowest_below(key, view)
     }
 
     /// The counting part of an insertion.
@@ -295,10 +303,7 @@ impl ReplacementPolicy for Lfu {
     }
 
     fn victim(&mut self, candidate: NodeId, origin: Origin, view: &View) -> Option<Slot> {
-        // A row that was announced or asked for by quota is worth more than any that is only remembered, but for one that would not be waited for.
-        let by_count = origin == Origin::Demand || origin == Origin::Ahead && self.is_cheap(candidate);
-        let key = if by_count { self.key_of(candidate, 0.0) } else { f64::INFINITY };
-        self.lowest_below(key, view)
+        self.victim_expected(candidate, origin, 0.0, view)
     }
 
     fn likely_victims(&mut self, most: usize, slots: &mut Vec<Slot>) {

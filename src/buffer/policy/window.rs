@@ -151,10 +151,7 @@ impl ReplacementPolicy for WindowBelady {
         }
         let distance = match self.precedence(candidate, view) {
             Precedence::First(distance) => distance,
-            Precedence::Wants(_) if origin == Origin::Quota => return self.beyond.lowest_below(f64::INFINITY, view),
-            Precedence::Wants(expected) => {
-                return self.beyond.lowest_below(self.beyond.key_of(candidate, expected), view);
-            }
+            Precedence::Wants(expected) => return self.beyond.victim_expected(candidate, origin, expected, view),
         };
         let lowest = self.beyond.lowest_below(f64::INFINITY, view);
         // A row fetched ahead of its minibatch costs no other announced row its slot: that one would be fetched once more. On demand it
@@ -224,8 +221,7 @@ impl ReplacementPolicy for WindowBelady {
         for ((slot, node), coming) in ahead(resident) {
             coming.inspect(|&(slot, node)| self.prefetch_move(slot, node, view));
             if !self.is_wanted(slot) {
-                self.beyond.queue.remove(slot);
-                self.place(slot, node, view);
+                self.place_anew(slot, node, view);
             }
         }
     }
