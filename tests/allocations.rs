@@ -12,7 +12,7 @@ use rudder::controller::classifier::{ClassifierConfig, Dense, FEATURES, Feature,
 use rudder::transport::{TransportConfig, open};
 use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, Rank, StreamId, TableId, TableSpec};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 
 #[cfg(feature = "fabric")]
 const TRANSPORTS: &[&str] = &["shm", "tcp", "fabric"];
@@ -21,6 +21,8 @@ const TRANSPORTS: &[&str] = &["shm", "tcp"];
 const TABLE: TableId = TableId(0);
 const ROW_BYTES: usize = 64;
 const NODES: u64 = 4000;
+/// Held by a test: what is counted is the whole process's.
+static COUNTER: Mutex<()> = Mutex::new(());
 
 /// Minibatches that repeat after 32: the warm-up has seen every one.
 fn minibatch(at: u64) -> Vec<NodeId> {
@@ -117,6 +119,7 @@ fn classifier(file: &std::path::Path) -> ControllerConfig {
 
 #[test]
 fn a_warm_data_path_allocates_nothing() {
+    let _counting = COUNTER.lock();
     let mut found = Vec::new();
     let file = tempfile::NamedTempFile::new().unwrap();
     for transport in TRANSPORTS {
@@ -151,6 +154,7 @@ fn a_warm_data_path_allocates_nothing() {
 /// The training's side of a buffer that is watched and changes its policy; what prepares policies and listens is on another thread in a job.
 #[test]
 fn a_watched_buffer_allocates_nothing_for_it() {
+    let _counting = COUNTER.lock();
     let owners = PartitionBook::from_starts(vec![0, NODES]).unwrap();
     let halo: Vec<NodeId> = (0..NODES).map(NodeId).collect();
     let hints = BufferHints { nodes: NODES, degree: vec![1; halo.len()], halo, owners };
@@ -187,6 +191,7 @@ fn a_watched_buffer_allocates_nothing_for_it() {
 
 #[test]
 fn the_counter_counts() {
+    let _counting = COUNTER.lock();
     COUNTED.store(true, Ordering::SeqCst);
     std::hint::black_box(vec![Rank(0); 100]);
     COUNTED.store(false, Ordering::SeqCst);
