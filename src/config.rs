@@ -15,6 +15,9 @@ use std::time::Duration;
 
 pub(crate) mod spelled;
 
+/// Most changes of a job that can be told beforehand.
+const CHANGES_MAX: usize = 4096;
+
 /// How much the prefetch buffer may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum BufferSize {
@@ -175,6 +178,9 @@ pub struct Config {
     pub batch: u64,
     /// See `batch`.
     pub minibatches: u64,
+    /// The minibatches, counted from 0 and ascending, with which the job changes, told to the controller: where another fan-out, batch or set of nodes
+    /// to train on begins.
+    pub changes: Vec<u64>,
     /// Records what minibatches want, in a file of this name and `.RANK.trace`; see [`crate::trace`].
     pub trace: Option<PathBuf>,
     /// Where Prometheus may read this rank's counts, by HTTP at `/metrics`; rank 3 listens 3 ports above this one. Nowhere, if not
@@ -234,6 +240,7 @@ impl Default for Config {
             observations: 4096,
             batch: 0,
             minibatches: 0,
+            changes: Vec::new(),
             trace: None,
             metrics: None,
             stats_file: None,
@@ -362,6 +369,13 @@ impl Config {
             && !(0.0..=1.0).contains(&share)
         {
             return Err(Error::config(format!("buffer = {share} is not a share between 0 and 1")));
+        }
+        within("changes", self.changes.len(), 0, CHANGES_MAX)?;
+        if let Some(pair) = self.changes.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(Error::config(format!(
+                "changes: {} comes after {}; name them in their order",
+                pair[1], pair[0]
+            )));
         }
         if self.backoff > Duration::from_secs(60) {
             return Err(Error::config(format!("backoff = {:?} is more than 60 s", self.backoff)));
@@ -518,6 +532,12 @@ mod tests {
         let config = Config { tickets: 65, ..Config::default() };
         assert!(config.check().unwrap_err().to_string().contains("tickets = 65 is outside 1..=64"));
         assert!(Config::default().check().is_ok());
+        for (changes, cause) in
+            [(vec![8, 8], "changes: 8 comes after 8"), (vec![9; 5000], "changes = 5000 is outside 0..=4096")]
+        {
+            let config = Config { changes, ..Config::default() };
+            assert!(config.check().unwrap_err().to_string().contains(cause));
+        }
         let config = Config { nic: Some("../eth0".into()), ..Config::default() };
         assert!(config.check().unwrap_err().to_string().contains("expected a device's name"));
     }

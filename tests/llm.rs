@@ -31,6 +31,7 @@ fn facts() -> JobFacts {
         slots: 96_000,
         batch: 2000,
         minibatches: 3000,
+        changes: Vec::new(),
     }
 }
 

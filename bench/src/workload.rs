@@ -242,6 +242,7 @@ impl<'a> Workload<'a> {
                 slots: 0,
                 batch: sampling.batch as u64,
                 minibatches: sampling.minibatches,
+                changes: Vec::new(),
             },
             limits: TrafficLimits::default(),
             tables: vec![TraceTable::new(&spec, peers, 0)],

@@ -86,9 +86,9 @@ fn samples_that_are_none_are_refused_with_their_line() {
     };
     assert!(refused("").contains("0 samples to train on"));
     assert!(refused("{\"format\":1").contains("samples.jsonl, line 1"));
-    let strange = r#"{"format":2,"graph":0,"decision":0,"new":true,"job":"","text":"","values":[],"plan":0,"idle_s":0.1,"stalls":[]}"#;
+    let strange = r#"{"format":3,"graph":0,"minibatch":1,"new":true,"job":"","text":"","values":[],"plan":0,"idle_s":0.1,"stalls":[]}"#;
     assert!(refused(strange).contains("not those of this version"));
-    assert!(refused(&strange.replace("\"format\":2", "\"format\":7")).contains("format 7"));
+    assert!(refused(&strange.replace("\"format\":3", "\"format\":7")).contains("format 7"));
 }
 
 /// The model that comes with the repository.

@@ -172,6 +172,9 @@ pub struct JobFacts {
     pub batch: u64,
     /// Minibatches of the whole job, 0 where unknown.
     pub minibatches: u64,
+    /// The minibatches, counted from 0, with which the job changes, as far as that is known beforehand; they ascend.
+    #[serde(default)]
+    pub changes: Vec<u64>,
 }
 
 /// What a controller may decide.

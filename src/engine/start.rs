@@ -556,5 +556,6 @@ fn facts(config: &Config, specs: &[TableSpec], slots: u32) -> JobFacts {
         slots: u64::from(slots),
         batch: config.batch,
         minibatches: config.minibatches,
+        changes: config.changes.clone(),
     }
 }

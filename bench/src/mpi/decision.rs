@@ -35,6 +35,7 @@ pub fn open(args: &MpiArgs) -> Result<Vec<Decider>> {
         slots: 2_500,
         batch: 1000,
         minibatches: 10_000,
+        changes: Vec::new(),
     };
     let decider = |config: ControllerConfig, minibatches| {
         let controller = config.build(&facts)?;

@@ -77,6 +77,9 @@ pub struct TrainArgs {
     /// Trainings, of which the one is kept whose choices cost least on the graphs for validation
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
     pub trainings: usize,
+    /// Trainings at a time; as many as there are cores, if not given
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZero<usize>>,
     /// Write what came of it here
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! The samples that a pilot learns from: what it is told at a decision, and what is waited for under each plan.
 
 use super::SamplesArgs;
-use super::branch::{Branching, HORIZON, step_of};
+use super::branch::{Branching, Decided, HORIZON, Script};
 use super::draw::{MINIBATCHES, SCENARIOS, graph, source, surroundings};
 use crate::replay::{or_cores, parallel};
 use crate::workload::Workload;
@@ -16,11 +16,14 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
 /// The version of a line's layout.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Jobs of a graph and a scenario, each in surroundings of its own.
 const SURROUNDINGS: usize = 2;
-/// A plan in a job that is explored stays for another decision this often.
+/// A job that is explored may change its plan every so many minibatches, after the first two decisions, and stays with it this often.
+const EXPLORES: u64 = 16;
 const STAYS: f64 = 0.7;
+/// A change is announced this often.
+const ANNOUNCED: f64 = 0.5;
 /// Where less than this share of what minibatches compute is waited for, there is nothing to decide.
 const IDLE: f64 = 0.01;
 
@@ -31,9 +34,9 @@ pub struct Sample {
     pub format: u32,
     /// The graph's number: what is held out is held out by graphs.
     pub graph: u64,
-    /// Which decision of its job.
-    pub decision: usize,
-    /// Whether something has changed in the minibatches before it, or it is one of the first two.
+    /// The minibatches of its job that are over.
+    pub minibatch: u64,
+    /// Whether the job has begun or changed shortly before.
     pub new: bool,
     /// The part of the text that stays.
     pub job: String,
@@ -90,27 +93,26 @@ fn of_graph(seed: u64, number: u64) -> Result<Vec<Sample>> {
     let idle_s = IDLE * drawn.sampling.compute * HORIZON as f64;
     let mut samples = Vec::new();
     for scenario in SCENARIOS {
-        let job = workload.job(scenario)?;
+        let mut job = workload.job(scenario)?;
         for _ in 0..SURROUNDINGS {
             let surroundings = surroundings(drawn.ranks, random);
             let changes = scenario.changes() || surroundings.slow.is_some_and(|slow| slow.from > 0);
+            let announced = scenario.changes() && random.random_bool(ANNOUNCED);
+            job.announce_changes(if announced { &[HALF] } else { &[] });
             let branching = Branching::new(&job, surroundings)?;
             let allowed: Vec<usize> =
                 (0..PLANS.len()).filter(|&plan| !PLANS[plan].announced || surroundings.lookahead > 0).collect();
-            let plans = explored(&allowed, random);
-            let situations = branching.situations(&plans)?;
-            for decision in decisions(random) {
-                let stalls = branching.stalls(&plans[..decision])?;
+            let decided = branching.decided(explored(&allowed, random))?;
+            for (situation, _) in drawn_of(&decided, random) {
+                let stalls = branching.stalls(&decided, situation.minibatch)?;
                 if stalls.iter().flatten().all(|stall| *stall < idle_s) {
                     continue;
                 }
-                let rank = random.random_range(0..situations.len());
-                let situation = &situations[rank][decision];
                 samples.push(Sample {
                     format: FORMAT,
                     graph: number,
-                    decision,
-                    new: decision < 2 || changes && (CHANGE..=CHANGE + 1).contains(&decision),
+                    minibatch: situation.minibatch,
+                    new: is_new(situation.minibatch, changes),
                     job: situation.job(),
                     text: situation.text(),
                     values: situation.values().to_vec(),
@@ -124,23 +126,39 @@ fn of_graph(seed: u64, number: u64) -> Result<Vec<Sample>> {
     Ok(samples)
 }
 
-/// The first decision at which more than half of the minibatches are over.
-const CHANGE: usize = 5;
-const _: () = assert!(step_of(CHANGE) > MINIBATCHES as usize / 2 && step_of(CHANGE - 1) <= MINIBATCHES as usize / 2);
+/// The first minibatch of what a job changes to.
+const HALF: u64 = MINIBATCHES / 2;
 
-/// The plan at each decision of a job that is explored.
-fn explored(allowed: &[usize], random: &mut Xoshiro256PlusPlus) -> Vec<usize> {
-    let mut plans: Vec<usize> = Vec::new();
-    while step_of(plans.len()) < MINIBATCHES as usize {
-        let stays = plans.last().filter(|_| random.random_bool(STAYS)).copied();
-        plans.extend(stays.or_else(|| allowed.choose(random).copied()));
-    }
-    plans
+/// Whether a job has begun shortly before so many minibatches are over, or changed if it does.
+fn is_new(minibatch: u64, changes: bool) -> bool {
+    let shortly = |first: u64| (first + 1..=first + EXPLORES).contains(&minibatch);
+    shortly(0) || changes && shortly(HALF)
 }
 
-/// The decisions at which all plans are tried: the first two, one of those before the half, and the first after it.
-fn decisions(random: &mut Xoshiro256PlusPlus) -> [usize; 4] {
-    [0, 1, random.random_range(2..CHANGE), CHANGE + usize::from(random.random_bool(0.3))]
+/// The plans of a job that is explored.
+fn explored(allowed: &[usize], random: &mut Xoshiro256PlusPlus) -> Script {
+    let mut script = Script::new();
+    for from in [1, 4].into_iter().chain((4 + EXPLORES..MINIBATCHES).step_by(EXPLORES as usize)) {
+        let stays = script.last().filter(|_| random.random_bool(STAYS)).map(|(_, plan)| *plan);
+        script.extend(stays.or_else(|| allowed.choose(random).copied()).map(|plan| (from, plan)));
+    }
+    script
+}
+
+/// The decisions at which all plans are tried, each of a rank: of its first two, of those before the half, and of the first after it.
+fn drawn_of<'a>(decided: &'a [Vec<Decided>], random: &mut Xoshiro256PlusPlus) -> Vec<&'a Decided> {
+    let half = |(situation, _): &Decided| situation.minibatch <= HALF;
+    let mut drawn = Vec::new();
+    for part in 0..4 {
+        let of_rank = decided.choose(random).expect("a job has ranks");
+        let (before, after) = of_rank.split_at(of_rank.partition_point(half));
+        drawn.extend(match part {
+            0 | 1 => before.get(part),
+            2 => before.get(2..).and_then(|later| later.choose(random)),
+            _ => after[..after.len().min(2)].choose(random),
+        });
+    }
+    drawn
 }
 
 /// Of so many graphs one is held out, and another one is for validation.

@@ -104,7 +104,7 @@ mod tests {
         Sample {
             format: 1,
             graph: 0,
-            decision: 0,
+            minibatch: 1,
             new: false,
             job: String::new(),
             text: String::new(),

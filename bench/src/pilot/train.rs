@@ -6,8 +6,8 @@ use super::network::Network;
 use super::samples::{Parts, Sample, read};
 use super::score::{self, Score, Scored, simple};
 use super::vocabulary::Vocabulary;
-use crate::progress::Progress;
 use crate::record::{Made, percentile};
+use crate::replay::{or_cores, parallel};
 use crate::report;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
@@ -115,12 +115,16 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let answers = answers.collect::<Result<Vec<u32>>>()?;
     let prompts = training.iter().map(|sample| Prompt::of(sample, &scorer)).collect::<Result<Vec<_>>>()?;
 
-    let mut trainings = Vec::new();
-    let mut best: Option<(f64, f64, Network, Pilot)> = None;
-    for seed in (args.seed..).take(args.trainings) {
+    let seeds: Vec<u64> = (args.seed..).take(args.trainings).collect();
+    let trained = parallel("trainings", or_cores(args.threads), &seeds, |&seed| {
         let random = &mut Xoshiro256PlusPlus::seed_from_u64(seed);
         let network = draw(random)?;
         let losses = learn(args, &network, &prompts, &answers, random)?;
+        Ok((network, losses))
+    })?;
+    let mut trainings = Vec::new();
+    let mut best: Option<(f64, f64, Network, Pilot)> = None;
+    for (seed, (network, losses)) in seeds.into_iter().zip(trained) {
         gguf::write(draft.path(), &network, &vocabulary, 0.0)?;
         let mut pilot = Pilot::with_scorer(Box::new(LocalScorer::load(draft.path(), ScorerLimits::default())?), 0.0);
         let likely = ask(&mut pilot, &validation)?.0;
@@ -194,9 +198,7 @@ fn learn(
     let mut lengths = by_length(prompts);
     let steps = args.epochs * lengths.iter().map(|of_length| of_length.len().div_ceil(BATCH)).sum::<usize>();
     let (mut step, mut losses) = (0, Vec::new());
-    let mut progress = Progress::new();
-    for epoch in 1..=args.epochs {
-        progress.begin(format!("epoch {epoch} of {}", args.epochs));
+    for _ in 0..args.epochs {
         let (mut sum, batches) = (0.0, batches(&mut lengths, random));
         for batch in &batches {
             let done = step.max(WARM_UP) - WARM_UP;
@@ -208,7 +210,6 @@ fn learn(
             step += 1;
         }
         losses.push(sum / batches.len() as f64);
-        progress.end(&format!("loss {:.4}", losses[epoch - 1]));
     }
     Ok(losses)
 }

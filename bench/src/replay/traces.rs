@@ -161,6 +161,11 @@ impl Job {
         Self::of(name, files.iter().map(|file| RankTrace::read(file)).collect::<Result<Vec<_>>>()?)
     }
 
+    /// Has controllers know beforehand the minibatches, counted from 0, with which the job changes.
+    pub fn announce_changes(&mut self, changes: &[u64]) {
+        self.ranks.iter_mut().for_each(|rank| rank.header.facts.changes = changes.to_vec());
+    }
+
     /// The job of these ranks.
     ///
     /// # Errors

@@ -53,6 +53,9 @@ pub struct Settings {
     /// Most rows fetched ahead that are on their way at once, where that is not as in the job.
     #[serde(default)]
     pub in_flight: Option<usize>,
+    /// Whether controllers know beforehand when a sampled job changes.
+    #[serde(default)]
+    pub announce_changes: bool,
 }
 
 impl Settings {
@@ -69,6 +72,7 @@ impl Settings {
             link: args.link.to_string(),
             decision_latency_s: args.run.decision_latency().as_secs_f64(),
             in_flight: args.run.in_flight(),
+            announce_changes: args.announce_changes,
         }
     }
 }

@@ -44,6 +44,9 @@ pub struct StudyArgs {
     /// What changes half-way
     #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', default_value = "stationary,nodes,fanout")]
     pub scenario: Vec<Scenario>,
+    /// Have controllers know beforehand when that is, as those do whose program says so
+    #[arg(long)]
+    pub announce_changes: bool,
     /// Who competes: POLICY or POLICY/CONTROLLER, by the names that RUDDER_POLICY and RUDDER_CONTROLLER take
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = contender::DEFAULT)]
     pub contender: Vec<Contender>,
@@ -102,8 +105,12 @@ pub fn run(args: &StudyArgs) -> Result<()> {
         for seed in 1..=args.seeds {
             let workload = sampled(graph, seed, || Workload::new(&args.sampling, graph, args.ranks, seed))?;
             for &scenario in &args.scenario {
-                let job = workload.job(scenario)?;
-                runs.extend(runs_of(args, &job, &Configured::sampled(graph, scenario, seed, &job))?);
+                let mut job = workload.job(scenario)?;
+                let configured = Configured::sampled(graph, scenario, seed, &job);
+                if let Some(step) = configured.change.filter(|_| args.announce_changes) {
+                    job.announce_changes(&[step as u64]);
+                }
+                runs.extend(runs_of(args, &job, &configured)?);
             }
         }
     }

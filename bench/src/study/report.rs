@@ -107,7 +107,7 @@ fn studied(document: &Document) -> String {
     let fanout: Vec<String> = settings.fanout.iter().map(usize::to_string).collect();
     format!(
         "{} replays in virtual time. Sampled jobs: {} ranks, {} minibatches of {} seeds, fan-out {}, rows of {} bytes, {} ms of sampling and {} ms of \
-         computing a minibatch, link {}{}.",
+         computing a minibatch, link {}{}{}.",
         document.runs.len(),
         settings.ranks,
         settings.minibatches,
@@ -117,7 +117,8 @@ fn studied(document: &Document) -> String {
         settings.sample_s * 1e3,
         settings.compute_s * 1e3,
         settings.link,
-        in_flight_words(settings.in_flight)
+        in_flight_words(settings.in_flight),
+        if settings.announce_changes { ", changes announced" } else { "" }
     )
 }
 

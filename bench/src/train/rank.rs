@@ -123,6 +123,7 @@ fn facts(job: &Job, graph: &Prepared, rank: Rank, engine: &Engine, steps: u64) -
         slots: engine.stats(TABLE)?.slots.into(),
         batch: job.batch as u64,
         minibatches: steps * u64::from(job.epochs),
+        changes: Vec::new(),
     })
 }
 

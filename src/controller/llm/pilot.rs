@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The version of texts and plans: a model knows those that it was trained on.
-pub const PROMPT: u32 = 2;
+pub const PROMPT: u32 = 3;
 
 /// Settings of the pilot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

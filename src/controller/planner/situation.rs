@@ -15,6 +15,10 @@ pub struct Situation {
     pub facts: JobFacts,
     /// Minibatches so far.
     pub minibatch: u64,
+    /// Of these, those since the job's start or its last change.
+    pub since: u64,
+    /// Minibatches until the next change, if one is announced.
+    pub coming: Option<u64>,
     /// Minibatches that are announced.
     pub announced: usize,
     /// The plan that stands, by its place in [`PLANS`].
@@ -48,6 +52,8 @@ pub const VALUES: [&str; OTHERS + TRIED] = [
     "slots",
     "minibatch",
     "progress",
+    "since",
+    "coming",
     "announced",
     "wanted",
     "hits",
@@ -65,7 +71,7 @@ pub const VALUES: [&str; OTHERS + TRIED] = [
     "cost_window",
 ];
 /// Those that are no costs.
-const OTHERS: usize = 16;
+const OTHERS: usize = 18;
 
 impl Situation {
     /// Whether a plan can be chosen.
@@ -100,6 +106,10 @@ impl Situation {
             let _ = write!(text, " {name} {value}");
         };
         say("minibatch", rounded(self.minibatch as f64));
+        say("since", rounded(self.since as f64));
+        if let Some(coming) = self.coming {
+            say("coming", rounded(coming as f64));
+        }
         say("announced", self.announced as u64);
         say("wanted", rounded(self.wanted / self.facts.slots.max(1) as f64 * 100.0));
         say("hits", step(self.hits, &SHARES));
@@ -134,6 +144,8 @@ impl Situation {
             over(facts.slots, facts.halo_nodes),
             (self.minibatch as f64).ln_1p(),
             over(self.minibatch, facts.minibatches).min(1.0),
+            (self.since as f64).ln_1p(),
+            self.coming.map_or(0.0, |coming| 1.0 / (coming as f64 + 1.0)),
             (self.announced as f64).ln_1p(),
             self.wanted / facts.slots.max(1) as f64,
             self.hits,
@@ -175,8 +187,21 @@ fn rounded(value: f64) -> u64 {
 /// All words of texts, for who makes a vocabulary of them: names, and numbers.
 pub fn words() -> (Vec<&'static str>, Vec<u64>) {
     let job = ["nodes", "edges", "partitions", "halo", "slots", "seeds", "minibatches", "share"];
-    let changing =
-        ["minibatch", "announced", "wanted", "hits", "before", "row", "busy", "stalled", "slowest", "load", "now"];
+    let changing = [
+        "minibatch",
+        "since",
+        "coming",
+        "announced",
+        "wanted",
+        "hits",
+        "before",
+        "row",
+        "busy",
+        "stalled",
+        "slowest",
+        "load",
+        "now",
+    ];
     let names = job.into_iter().chain(changing).chain(PLANS.iter().map(|plan| plan.name)).collect();
     let powers = (0..12).flat_map(|power| [1, 2, 5].map(|digit| digit * 10u64.pow(power)));
     let numbers = powers.chain(SHARES).chain(RATIOS).chain(0..64);
@@ -262,6 +287,8 @@ mod tests {
             let situation = Situation {
                 facts,
                 minibatch,
+                since: minibatch / 2,
+                coming: cost.map(|_| minibatch),
                 announced,
                 plan,
                 wanted,
