@@ -109,7 +109,7 @@ bench-dgl: wheel ## Measure the DistDGL adapter beside DistDGL on shaped links; 
 		$(foreach part,GRAPHS LINKS DIMS MACHINES MODELS SYSTEMS ROUNDS,$(if $($(part)),--$(shell echo $(part) | tr A-Z a-z) "$($(part))"))
 
 .PHONY: pilot
-pilot: build ## Make the controller pilot's model anew, and hold it against the others on the frozen list, into target/pilot (three hours)
+pilot: build ## Make the controller pilot's model anew, and hold it against the others on the frozen list, into target/pilot (some four hours)
 	tools/pilot.sh $(rudder) $(CARGO_TARGET_DIR)/pilot
 
 .PHONY: wheel
