@@ -1,5 +1,6 @@
 //! Chooses among plans by what it is told of the job: at the first minibatch, when there is next to nothing in the buffer yet, soon again, and then
-//! every now and then; after a change, announced or shown, it begins so again. Who chooses is an [`Advisor`]; what wants count, by owner, is always found by [`Analytic`]'s rule.
+//! every now and then; after a change, announced or shown, it begins so again. Who chooses is an [`Advisor`]; what wants count, by owner, is always
+//! found by [`Analytic`]'s rule.
 
 mod change;
 mod menu;
