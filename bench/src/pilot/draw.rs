@@ -16,6 +16,8 @@ use std::time::Duration;
 pub const SCENARIOS: [Scenario; 3] = [Scenario::Stationary, Scenario::Batch, Scenario::Widen];
 /// Minibatches of a drawn job.
 pub const MINIBATCHES: u64 = 128;
+/// The first of them of what a job changes to.
+pub const HALF: u64 = MINIBATCHES / 2;
 
 /// A graph, its partitions, and how jobs on it are sampled.
 #[derive(Clone, Debug)]
@@ -80,7 +82,7 @@ pub fn surroundings(ranks: u32, random: &mut Xoshiro256PlusPlus) -> Surroundings
     let share = between(0.1, 0.7, random);
     let slow = match random.random_range(0..6) {
         0..3 => Some(SlowRank { rank: Some(random.random_range(0..ranks as usize)), share, from: 0 }),
-        3 => Some(SlowRank { rank: None, share, from: MINIBATCHES as usize / 2 }),
+        3 => Some(SlowRank { rank: None, share, from: HALF as usize }),
         _ => None,
     };
     Surroundings {

@@ -2,14 +2,14 @@
 
 use super::SamplesArgs;
 use super::branch::{Branching, Decided, HORIZON, Script};
-use super::draw::{MINIBATCHES, SCENARIOS, graph, source, surroundings};
+use super::draw::{HALF, MINIBATCHES, SCENARIOS, graph, source, surroundings};
 use crate::replay::{or_cores, parallel};
 use crate::workload::Workload;
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_xoshiro::Xoshiro256PlusPlus;
-use rudder::controller::planner::{PLANS, VALUES};
+use rudder::controller::planner::{PLANS, VALUES, minibatches_at};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -19,9 +19,10 @@ use std::path::Path;
 const FORMAT: u32 = 3;
 /// Jobs of a graph and a scenario, each in surroundings of its own.
 const SURROUNDINGS: usize = 2;
-/// A job that is explored may change its plan every so many minibatches, after the first two decisions, and stays with it this often.
-const EXPLORES: u64 = 16;
+/// A plan in a job that is explored stays for another decision this often.
 const STAYS: f64 = 0.7;
+/// Minibatches for which a job has begun or changed shortly before.
+const NEW: u64 = 16;
 /// A change is announced this often.
 const ANNOUNCED: f64 = 0.5;
 /// Where less than this share of what minibatches compute is waited for, there is nothing to decide.
@@ -126,19 +127,16 @@ fn of_graph(seed: u64, number: u64) -> Result<Vec<Sample>> {
     Ok(samples)
 }
 
-/// The first minibatch of what a job changes to.
-const HALF: u64 = MINIBATCHES / 2;
-
 /// Whether a job has begun shortly before so many minibatches are over, or changed if it does.
 fn is_new(minibatch: u64, changes: bool) -> bool {
-    let shortly = |first: u64| (first + 1..=first + EXPLORES).contains(&minibatch);
+    let shortly = |first: u64| (first + 1..=first + NEW).contains(&minibatch);
     shortly(0) || changes && shortly(HALF)
 }
 
-/// The plans of a job that is explored.
+/// The plans of a job that is explored, one for each decision of one in which nothing changes.
 fn explored(allowed: &[usize], random: &mut Xoshiro256PlusPlus) -> Script {
     let mut script = Script::new();
-    for from in [1, 4].into_iter().chain((4 + EXPLORES..MINIBATCHES).step_by(EXPLORES as usize)) {
+    for from in (0..).map(minibatches_at).take_while(|from| *from < MINIBATCHES) {
         let stays = script.last().filter(|_| random.random_bool(STAYS)).map(|(_, plan)| *plan);
         script.extend(stays.or_else(|| allowed.choose(random).copied()).map(|plan| (from, plan)));
     }

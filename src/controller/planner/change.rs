@@ -123,6 +123,11 @@ impl Changes {
         self.lately.clear();
     }
 
+    /// Minibatches so far.
+    pub(super) fn minibatch(&self) -> u64 {
+        self.minibatch
+    }
+
     /// Minibatches since the last start or change.
     pub(super) fn since(&self) -> u64 {
         self.minibatch - self.last

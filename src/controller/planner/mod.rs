@@ -24,7 +24,7 @@ const INTERVAL: u64 = 16;
 const FIRST: [u64; 2] = [1, 4];
 
 /// Of the choices after a start or a change, counted from 0, the minibatches since then that are over when one is due.
-const fn minibatches_at(choice: usize) -> u64 {
+pub const fn minibatches_at(choice: usize) -> u64 {
     match choice {
         0 | 1 => FIRST[choice],
         _ => FIRST[1] + (choice as u64 - 1) * INTERVAL,
@@ -65,7 +65,6 @@ pub struct Planner {
     weights: Analytic,
     shadows: Option<Shadows>,
     announced: [bool; WINDOW_MAX],
-    minibatch: u64,
     changes: Changes,
     /// Choices since the last start or change whose time has come, made or not.
     choices: usize,
@@ -86,7 +85,6 @@ impl Planner {
             weights: Analytic::new(),
             shadows: None,
             announced: [false; WINDOW_MAX],
-            minibatch: 0,
             changes: Changes::of(facts),
             choices: 0,
             since: Since::default(),
@@ -101,7 +99,7 @@ impl Planner {
     fn situation(&mut self) -> Situation {
         let mut situation = Situation {
             facts: self.facts.clone(),
-            minibatch: self.minibatch,
+            minibatch: self.changes.minibatch(),
             since: self.changes.since(),
             coming: self.changes.coming(),
             announced: self.announced.iter().filter(|announced| **announced).count(),
@@ -182,7 +180,6 @@ impl Controller for Planner {
     }
 
     fn observe(&mut self, observation: &Observation) {
-        self.minibatch = observation.minibatch;
         if observation.minibatches > 0 {
             self.facts.minibatches = observation.minibatches;
         }
