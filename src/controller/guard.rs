@@ -24,6 +24,8 @@ pub struct Guard {
     standing: Decision,
     own_policy: Option<PolicyConfig>,
     overruled: bool,
+    /// Whether the last evaluation was against who is in charge.
+    doubted: bool,
     minibatches: u32,
     /// Since the last evaluation: what the inner controller has cost.
     cost: Duration,
@@ -48,6 +50,7 @@ impl Guard {
             standing: Decision::default(),
             own_policy: None,
             overruled: false,
+            doubted: true,
             minibatches: 0,
             cost: Duration::ZERO,
             assumed: None,
@@ -76,14 +79,17 @@ impl Guard {
         Some(decision)
     }
 
-    /// Whether the inner controller is to be overruled, and the simple policy that is best.
+    /// Whether the inner controller is to be overruled, and the simple policy that is best. Who is in charge goes on being so until two evaluations in
+    /// turn are against it: what a change of set-up costs at once is paid back later.
     fn judge(&mut self, costs: &Costs) -> (bool, usize) {
         let best = self.chooser.choose(&costs.simple).unwrap_or(self.chooser.current);
         let own = std::mem::take(&mut self.cost).as_secs_f64();
         let inner = costs.steered.unwrap_or(0.0) + if costs.seconds { own } else { 0.0 };
         // One that was overruled is to be as good as it, and one that is trusted may be a little worse, so that they do not take turns.
         let tolerated = if self.overruled { 1.0 } else { TOLERATED };
-        (inner > tolerated * costs.simple[best], best)
+        let doubted = self.overruled != (inner > tolerated * costs.simple[best]);
+        let twice = std::mem::replace(&mut self.doubted, doubted) && doubted;
+        (self.overruled != twice, best)
     }
 
     /// The set-up that the inner controller would have by now.
@@ -117,24 +123,14 @@ impl Controller for Guard {
         self.shadows.iter_mut().for_each(|shadows| shadows.watch(event));
     }
 
-    /// An inner controller that is overruled sees what its shadow has hit and fetched instead.
+    /// An inner controller that is overruled sees what its shadow would have taken instead.
     fn observe(&mut self, observation: &Observation) {
         self.minibatches += 1;
-        self.shadows.iter_mut().for_each(|shadows| shadows.observe(observation));
         match self.shadows.as_ref().filter(|_| self.overruled) {
             None => self.inner.observe(observation),
-            Some(shadows) => {
-                let (wanted, fetched) = shadows.steered.as_ref().map_or((0, 0), |shadow| shadow.last);
-                let whole = |sampled: u64| (sampled as f64 / shadows.share()).round() as u64;
-                self.inner.observe(&Observation {
-                    remote_nodes: whole(wanted),
-                    hits: whole(wanted - fetched),
-                    demand_rows: whole(fetched),
-                    prefetched_rows: 0,
-                    ..observation.clone()
-                });
-            }
+            Some(shadows) => self.inner.observe(&shadows.as_steered(observation)),
         }
+        self.shadows.iter_mut().for_each(|shadows| shadows.observe(observation));
     }
 
     fn decide(&mut self) -> Option<Decision> {
@@ -168,6 +164,7 @@ impl Controller for Guard {
 
     fn handle_taken(&mut self) {
         let Some(pending) = self.pending.take() else { return };
+        self.doubted &= self.overruled == pending.overruled;
         (self.overruled, self.chooser.current) = (pending.overruled, pending.current);
         if pending.inners {
             self.inner.handle_taken();
@@ -182,5 +179,35 @@ impl Controller for Guard {
 
     fn health(&self) -> Health {
         self.inner.health()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a controller that has never been worth it is overruled at once, and who has been in charge is not replaced for a passing cost. Method:
+    //! costs by hand.
+    use super::*;
+    use crate::controller::Fixed;
+
+    /// Who is in charge after each of these costs of the controller, where a simple policy costs 1: whether the controller is overruled.
+    fn overruled(costs: &[f64]) -> Vec<bool> {
+        let mut guard = Guard::new(Box::new(Fixed));
+        let mut evaluate = |&steered: &f64| {
+            let costs = Costs { simple: vec![1.0], steered: Some(steered), seconds: true };
+            let (overruled, current) = guard.judge(&costs);
+            guard.pending = Some(Pending { inners: false, overruled, current });
+            guard.handle_taken();
+            guard.overruled
+        };
+        costs.iter().map(&mut evaluate).collect()
+    }
+
+    #[test]
+    fn it_takes_two_evaluations_in_turn_to_change_who_is_in_charge() {
+        let (good, bad) = (0.9, 1.1);
+        assert_eq!(overruled(&[bad, bad]), [true, true], "one that is bad from the start goes at once");
+        assert_eq!(overruled(&[good, bad, good, bad, bad, bad]), [false, false, false, false, true, true]);
+        assert_eq!(overruled(&[bad, good, bad, good, good, good]), [true, true, true, true, false, false]);
+        assert_eq!(overruled(&[1.005; 3]), [false; 3], "what samples cannot tell is no reason");
     }
 }

@@ -1,7 +1,7 @@
 //! Policies tried on a sample of what the buffer is asked for: each has a buffer of its own, as large a share of the real one as the sample is of
 //! the nodes, and rows that come at once. Its cost is how long its minibatches would have been waited for: rows that are fetched when a minibatch
-//! wants them are, and of those that are fetched ahead as many as do not come while it computes. Which those are follows from what rows of each
-//! owner take.
+//! wants them are, and of those that are fetched ahead as many as do not come while it computes. Which those are follows from what rows take, of
+//! slow owners each for itself.
 
 use super::{Decision, Observation, OwnerShare};
 use crate::buffer::{
@@ -13,12 +13,17 @@ use crate::id::{NodeId, Slot};
 use crate::partition::PartitionBook;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What is left of a cost, and of what owners have sent, after each evaluation.
 const KEPT: f64 = 0.5;
 /// What a second costs in which rows come that nobody waits for: they take the network from others, and no estimate of waits is so sure that the
 /// fewest rows are not the best of equals.
 const HIDDEN: f64 = 0.05;
+
+/// An owner whose rows take so many times as long as the others' in the mean is slow. Where this rank's own link is full, rows of all owners wait for
+/// each other, and those of the last of many owners on it take twice as long.
+const SLOW: f64 = 2.4;
 
 /// The simple policies that are tried, those of one file with several settings; `window` beside them once anything is announced.
 pub(super) fn menu() -> Result<Vec<PolicyConfig>> {
@@ -30,6 +35,22 @@ pub(super) fn menu() -> Result<Vec<PolicyConfig>> {
 
 /// Nodes of an announced minibatch, and where the buffers have it.
 type Announced = (WindowPosition, Arc<[NodeId]>);
+
+/// What a policy has taken since the last observation, on the sample.
+struct Taken {
+    wanted: u64,
+    /// By partition: rows fetched, and those of them that a minibatch waited for.
+    fetched: Vec<u64>,
+    late: Vec<u64>,
+}
+
+impl Taken {
+    fn clear(&mut self) {
+        self.wanted = 0;
+        self.fetched.fill(0);
+        self.late.fill(0);
+    }
+}
 
 /// One policy on the sample.
 pub(super) struct Shadow {
@@ -46,8 +67,7 @@ pub(super) struct Shadow {
     /// Rows that it would have fetched, by partition, and those of them that a minibatch would have waited for; older ones count for less.
     fetched: Vec<f64>,
     late: Vec<f64>,
-    /// Nodes that the last minibatch wanted, and those of them that were not there.
-    pub(super) last: (u64, u64),
+    last: Taken,
     decided: Decision,
     pin: u64,
     found: Vec<Residency>,
@@ -81,17 +101,18 @@ impl Shadow {
 
     fn of(policy: &PolicyConfig, buffer: PrefetchBuffer, feed: Option<Feed>, watched: &Watched) -> Self {
         let owners = watched.hints.owners.clone();
+        let partitions = owners.partitions() as usize;
         let mut shadow = Self {
             policy: policy.clone(),
             buffer,
             feed,
-            fetched: vec![0.0; owners.partitions() as usize],
-            late: vec![0.0; owners.partitions() as usize],
+            fetched: vec![0.0; partitions],
+            late: vec![0.0; partitions],
             owners,
             share: watched.sample.share(),
             positions: [None; WINDOW_MAX],
             planning: VecDeque::new(),
-            last: (0, 0),
+            last: Taken { wanted: 0, fetched: vec![0; partitions], late: vec![0; partitions] },
             decided: Decision::default(),
             pin: 0,
             found: Vec::new(),
@@ -114,16 +135,11 @@ impl Shadow {
         self.decided.merge(sampled);
     }
 
-    /// What its rows cost: seconds, where those that a row takes are known by partition, and `room` what there was for rows that nobody waited
-    /// for; else rows.
-    fn cost(&self, seconds: Option<&[f64]>, room: f64) -> f64 {
-        let Some(seconds) = seconds else { return self.fetched.iter().sum::<f64>() / self.share };
-        // Owners send at the same time: the one that takes longest is waited for.
-        let longest = |rows: &[f64]| {
-            rows.iter().zip(seconds).map(|(rows, seconds)| rows / self.share * seconds).fold(0.0, f64::max)
-        };
-        let fetching = longest(&self.fetched);
-        let waited = longest(&self.late).max(fetching - room);
+    /// What its rows cost: seconds, where it is known what rows take, and `room` what there was for rows that nobody waited for; else rows.
+    fn cost(&self, prices: Option<&Prices>, room: f64) -> f64 {
+        let Some(prices) = prices else { return self.fetched.iter().sum::<f64>() / self.share };
+        let fetching = prices.seconds(&self.fetched) / self.share;
+        let waited = (prices.seconds(&self.late) / self.share).max(fetching - room);
         waited + HIDDEN * (fetching - waited)
     }
 
@@ -133,8 +149,11 @@ impl Shadow {
 
     fn count(&mut self, node: NodeId, late: bool) {
         if let Some((owner, _)) = self.owners.locate(node) {
-            self.fetched[owner.index()] += 1.0;
-            self.late[owner.index()] += if late { 1.0 } else { 0.0 };
+            let owner = owner.index();
+            self.fetched[owner] += 1.0;
+            self.late[owner] += if late { 1.0 } else { 0.0 };
+            self.last.fetched[owner] += 1;
+            self.last.late[owner] += u64::from(late);
         }
     }
 
@@ -150,8 +169,8 @@ impl Shadow {
         self.pin += 1;
         self.buffer.lookup(Pin(self.pin), nodes, true, &mut self.found);
         let found = std::mem::take(&mut self.found);
+        self.last.wanted += nodes.len() as u64;
         let absent = nodes.iter().zip(&found).filter(|(_, found)| **found == Residency::Absent);
-        self.last = (nodes.len() as u64, absent.clone().count() as u64);
         absent.for_each(|(&node, _)| self.count(node, true));
         self.found = found;
     }
@@ -215,14 +234,14 @@ impl Shadow {
     }
 }
 
-/// What rows of each owner take.
-struct Prices {
-    /// By partition: what it has sent since the start as it was last told, and lately.
+/// What owners have sent.
+struct Sent {
+    /// By partition: since the start as it was last told, and lately, rows and seconds.
     told: Vec<OwnerShare>,
     lately: Vec<(f64, f64)>,
 }
 
-impl Prices {
+impl Sent {
     fn note(&mut self, owners: &[OwnerShare]) {
         for ((told, lately), owner) in self.told.iter_mut().zip(&mut self.lately).zip(owners) {
             let before = std::mem::replace(told, *owner);
@@ -231,15 +250,52 @@ impl Prices {
         }
     }
 
-    /// Seconds a row by partition; none where no row has taken any time. One of which no row came is as the others on average.
-    fn seconds(&self) -> Option<Vec<f64>> {
+    /// What rows take; none where no row has taken any time.
+    fn prices(&self) -> Option<Prices> {
         let (rows, busy) = self.lately.iter().fold((0.0, 0.0), |sum, owner| (sum.0 + owner.0, sum.1 + owner.1));
-        let price = |&(own, took): &(f64, f64)| if own > 0.0 { took / own } else { busy / rows };
-        (rows > 0.0 && busy > 0.0).then(|| self.lately.iter().map(price).collect())
+        if rows == 0.0 || busy == 0.0 {
+            return None;
+        }
+        let slow = |&(own, took): &(f64, f64)| took * (rows - own) > SLOW * own * (busy - took);
+        let others = self.lately.iter().filter(|owner| owner.0 > 0.0 && !slow(owner));
+        let (together, longest) =
+            others.fold((0.0, 0.0f64), |(sum, longest), owner| (sum + owner.0, longest.max(owner.1)));
+        // An owner of which no row came is as all are on average.
+        let by_owner = self.lately.iter().map(|&(own, took)| if own > 0.0 { took / own } else { busy / rows });
+        Some(Prices {
+            by_owner: by_owner.collect(),
+            slow: self.lately.iter().map(slow).collect(),
+            together: if together > 0.0 { longest / together } else { busy / rows },
+        })
     }
 
     fn fade(&mut self) {
         self.lately.iter_mut().for_each(|owner| *owner = (owner.0 * KEPT, owner.1 * KEPT));
+    }
+}
+
+/// What rows take.
+struct Prices {
+    /// By partition: seconds that its owner takes for a row, and whether it is slow.
+    by_owner: Vec<f64>,
+    slow: Vec<bool>,
+    /// Seconds in which a row of any of the others comes.
+    together: f64,
+}
+
+impl Prices {
+    /// Seconds until so many rows by partition are here. Owners send at the same time: what is waited for is the slow one that takes longest, or all the
+    /// others together.
+    fn seconds(&self, rows: &[f64]) -> f64 {
+        let (mut longest, mut others) = (0.0f64, 0.0);
+        for ((rows, seconds), slow) in rows.iter().zip(&self.by_owner).zip(&self.slow) {
+            if *slow {
+                longest = longest.max(rows * seconds);
+            } else {
+                others += rows;
+            }
+        }
+        longest.max(others * self.together)
     }
 }
 
@@ -250,7 +306,7 @@ pub(super) struct Shadows {
     pub(super) steered: Option<Shadow>,
     announced: [Option<Announced>; WINDOW_MAX],
     window: bool,
-    prices: Prices,
+    sent: Sent,
     /// Seconds in which no row was waited for, lately.
     room: f64,
 }
@@ -278,12 +334,39 @@ impl Shadows {
             announced: [const { None }; WINDOW_MAX],
             window: matches!(watched.policy, PolicyConfig::Window(_)) && !steered,
             room: 0.0,
-            prices: Prices { told: vec![OwnerShare::default(); partitions], lately: vec![(0.0, 0.0); partitions] },
+            sent: Sent { told: vec![OwnerShare::default(); partitions], lately: vec![(0.0, 0.0); partitions] },
         })
     }
 
     pub(super) fn observe(&mut self, observation: &Observation) {
         self.room += observation.elapsed.saturating_sub(observation.stall).as_secs_f64();
+        self.steered.iter_mut().for_each(|shadow| shadow.last.clear());
+    }
+
+    /// A minibatch that is observed next, as it would have been had the buffer followed the steered one.
+    pub(super) fn as_steered(&self, observation: &Observation) -> Observation {
+        let Some(Taken { wanted, fetched, late }) = self.steered.as_ref().map(|shadow| &shadow.last) else {
+            return observation.clone();
+        };
+        let whole = |sampled: u64| (sampled as f64 / self.watched.sample.share()).round() as u64;
+        let prices = self.sent.prices();
+        let owners = fetched.iter().enumerate().map(|(owner, &rows)| {
+            let seconds = prices.as_ref().map_or(0.0, |prices| prices.by_owner[owner]);
+            OwnerShare { rows: whole(rows), busy: Duration::from_secs_f64(whole(rows) as f64 * seconds) }
+        });
+        let absent: Vec<f64> = late.iter().map(|&rows| whole(rows) as f64).collect();
+        let stall = prices.as_ref().map_or(Duration::ZERO, |prices| Duration::from_secs_f64(prices.seconds(&absent)));
+        let (absent, rows): (u64, u64) = (late.iter().sum(), fetched.iter().sum());
+        Observation {
+            remote_nodes: whole(*wanted),
+            hits: whole(wanted - absent),
+            demand_rows: whole(absent),
+            prefetched_rows: whole(rows - absent),
+            elapsed: observation.elapsed.saturating_sub(observation.stall) + stall,
+            stall,
+            owners: if observation.owners.is_empty() { Vec::new() } else { owners.collect() },
+            ..observation.clone()
+        }
     }
 
     fn all(&mut self) -> impl Iterator<Item = &mut Shadow> {
@@ -295,7 +378,7 @@ impl Shadows {
             Call::Lookup => self.all().for_each(|shadow| shadow.look_up(&event.nodes)),
             Call::End => {
                 self.all().for_each(Shadow::end);
-                self.prices.note(&event.owners);
+                self.sent.note(&event.owners);
             }
             Call::Announce(position) => self.announce(position, event.nodes.as_slice().into()),
             Call::Retire(position) => self.retire(position),
@@ -322,22 +405,17 @@ impl Shadows {
 
     /// What each has cost lately.
     pub(super) fn evaluate(&mut self) -> Costs {
-        let seconds = self.prices.seconds();
-        let cost = |shadow: &Shadow| shadow.cost(seconds.as_deref(), self.room);
+        let prices = self.sent.prices();
+        let cost = |shadow: &Shadow| shadow.cost(prices.as_ref(), self.room);
         let costs = Costs {
             simple: self.simple.iter().map(cost).collect(),
             steered: self.steered.as_ref().map(cost),
-            seconds: seconds.is_some(),
+            seconds: prices.is_some(),
         };
         self.all().for_each(Shadow::fade);
-        self.prices.fade();
+        self.sent.fade();
         self.room *= KEPT;
         costs
-    }
-
-    /// The share of the nodes that are tried.
-    pub(super) fn share(&self) -> f64 {
-        self.watched.sample.share()
     }
 }
 
@@ -372,7 +450,6 @@ impl Chooser {
 mod tests {
     //! Goal: a cost is what would be waited. Method: a minibatch whose rows take a millisecond each, announced and not, and more or less computing.
     use super::*;
-    use std::time::Duration;
 
     /// Milliseconds that a minibatch of four rows of one owner and eight of another costs, beside so many of computing.
     fn cost_ms(announced: bool, computing: u64) -> f64 {
@@ -393,6 +470,58 @@ mod tests {
         let elapsed = stall + Duration::from_millis(computing);
         shadows.observe(&Observation { elapsed, stall, ..Observation::default() });
         shadows.evaluate().simple[0] * 1e3
+    }
+
+    #[test]
+    fn rows_of_owners_wait_for_each_other_and_a_slow_one_is_waited_for_alone() {
+        let seconds = |sent: [(f64, f64); 3], rows: &[f64]| {
+            let sent = Sent { told: Vec::new(), lately: sent.to_vec() };
+            sent.prices().map(|prices| prices.seconds(rows))
+        };
+        // The link is full: the rows of one owner come after those of another.
+        let full = [(10.0, 1.0), (10.0, 2.0), (0.0, 0.0)];
+        assert_eq!(seconds(full, &[10.0, 10.0, 0.0]), Some(2.0));
+        assert_eq!(seconds(full, &[20.0, 5.0, 0.0]), Some(2.5), "whose rows they are does not matter");
+        assert_eq!(seconds(full, &[10.0, 10.0, 5.0]), Some(2.5), "nor of one that has sent none");
+        let slow = [(10.0, 1.0), (10.0, 1.0), (10.0, 8.0)];
+        assert_eq!(
+            seconds(slow, &[40.0, 40.0, 5.0]),
+            Some(4.0),
+            "the slow one is in time: its rows count by themselves"
+        );
+        assert_eq!(seconds(slow, &[10.0, 10.0, 10.0]), Some(8.0));
+        assert_eq!(seconds([(0.0, 0.0); 3], &[1.0; 3]), None);
+        assert_eq!(seconds([(5.0, 1.0), (0.0, 0.0), (0.0, 0.0)], &[5.0, 0.0, 5.0]), Some(2.0), "of a single owner");
+    }
+
+    #[test]
+    fn what_the_steered_one_takes_is_told_in_place_of_what_was_taken() {
+        let policy = PolicyConfig::named("lfu").unwrap();
+        let owners = PartitionBook::from_starts(vec![0, 100, 200]).unwrap();
+        let hints = BufferHints { nodes: 200, halo: vec![], degree: vec![], owners };
+        let feed = PrefetchBuffer::new(16, &policy, hints.clone()).unwrap().watch(&policy, hints).unwrap();
+        let mut shadows = Shadows::new(feed.watched(), &[], true).unwrap();
+        let nodes: Vec<NodeId> = (1..=4).chain(101..=108).map(NodeId).collect();
+        let call = |shadows: &mut Shadows, call, nodes: &[NodeId]| {
+            let sent = |rows| OwnerShare { rows, busy: Duration::from_millis(rows) };
+            shadows.watch(&Event { call, nodes: nodes.to_vec(), owners: vec![sent(4), sent(8)] });
+        };
+        let sent = vec![OwnerShare { rows: 50, busy: Duration::from_millis(50) }; 2];
+        let (stall, elapsed) = (Duration::from_millis(50), Duration::from_millis(60));
+        let observed =
+            Observation { minibatch: 1, demand_rows: 100, stall, elapsed, owners: sent, ..Observation::default() };
+        call(&mut shadows, Call::Lookup, &nodes);
+        call(&mut shadows, Call::End, &[]);
+        shadows.observe(&observed);
+        // It has kept all of these, and fetches but the two that are new.
+        call(&mut shadows, Call::Lookup, &[&nodes[..], &[NodeId(9), NodeId(109)]].concat());
+        let told = shadows.as_steered(&observed);
+        let two = Duration::from_nanos(1_333_333);
+        assert_eq!((told.minibatch, told.remote_nodes, told.hits, told.demand_rows), (1, 14, 12, 2));
+        assert_eq!(told.owners, [OwnerShare { rows: 1, busy: Duration::from_millis(1) }; 2]);
+        assert!(told.stall.abs_diff(two) < Duration::from_micros(1), "{:?}", told.stall);
+        assert_eq!(told.elapsed - told.stall, elapsed - stall);
+        assert!(shadows.as_steered(&Observation { owners: Vec::new(), ..observed }).owners.is_empty());
     }
 
     #[test]
