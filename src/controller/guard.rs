@@ -5,7 +5,7 @@
 //! follows them or not. So it is found out as well when a controller that was overruled has become better than the simple policies again.
 
 use super::ghost::INTERVAL;
-use super::shadow::{Chooser, Costs, Shadows, menu};
+use super::shadow::{Chooser, Costs, KEPT, Shadows, menu};
 use super::stats::thread_cpu;
 use super::{Controller, Decision, Health, Observation};
 use crate::buffer::{Event, PolicyConfig, Watched};
@@ -24,18 +24,18 @@ pub struct Guard {
     standing: Decision,
     own_policy: Option<PolicyConfig>,
     overruled: bool,
-    /// Whether the last evaluation was against who is in charge.
+    /// Whether the last evaluation was against who is in charge; nobody has earned anything before the first.
     doubted: bool,
     minibatches: u32,
-    /// Since the last evaluation: what the inner controller has cost.
+    /// What the inner controller has cost; older cost counts for less, as in the shadows.
     cost: Duration,
     assumed: Option<Duration>,
-    /// Given to the runtime, and not yet taken: whether the inner controller's decision is part of it, and who is in charge then.
+    /// Given to the runtime, and not yet taken: what of it the inner controller has decided, and who is in charge then.
     pending: Option<Pending>,
 }
 
 struct Pending {
-    inners: bool,
+    inners: Option<Decision>,
     overruled: bool,
     current: usize,
 }
@@ -68,22 +68,28 @@ impl Guard {
             None => took,
         };
         let decision = decision?;
-        if let Some(shadow) = self.shadows.as_mut().and_then(|shadows| shadows.steered.as_mut()) {
-            shadow.decide(&decision);
-        }
-        self.standing.merge(Decision { replace: false, ..decision.clone() });
         if self.overruled {
-            self.inner.handle_taken();
+            self.take(decision);
             return None;
         }
         Some(decision)
     }
 
-    /// Whether the inner controller is to be overruled, and the simple policy that is best. Who is in charge goes on being so until two evaluations in
-    /// turn are against it: what a change of set-up costs at once is paid back later.
+    /// The inner controller's decision stands, on the shadow at least.
+    fn take(&mut self, decision: Decision) {
+        if let Some(shadow) = self.shadows.as_mut().and_then(|shadows| shadows.steered.as_mut()) {
+            shadow.decide(&decision);
+        }
+        self.standing.merge(Decision { replace: false, ..decision });
+        self.inner.handle_taken();
+    }
+
+    /// Whether the inner controller is to be overruled, and the simple policy that is best. Who is in charge stays so until two evaluations in turn are
+    /// against it, or the very first: a change of set-up costs something at once, and gains later.
     fn judge(&mut self, costs: &Costs) -> (bool, usize) {
         let best = self.chooser.choose(&costs.simple).unwrap_or(self.chooser.current);
-        let own = std::mem::take(&mut self.cost).as_secs_f64();
+        let own = self.cost.as_secs_f64();
+        self.cost = self.cost.mul_f64(KEPT);
         let inner = costs.steered.unwrap_or(0.0) + if costs.seconds { own } else { 0.0 };
         // One that was overruled is to be as good as it, and one that is trusted may be a little worse, so that they do not take turns.
         let tolerated = if self.overruled { 1.0 } else { TOLERATED };
@@ -123,24 +129,22 @@ impl Controller for Guard {
         self.shadows.iter_mut().for_each(|shadows| shadows.watch(event));
     }
 
-    /// An inner controller that is overruled sees what its shadow would have taken instead.
+    /// An inner controller that is overruled sees what its shadow has found and fetched instead.
     fn observe(&mut self, observation: &Observation) {
         self.minibatches += 1;
+        self.shadows.iter_mut().for_each(|shadows| shadows.observe(observation));
         match self.shadows.as_ref().filter(|_| self.overruled) {
             None => self.inner.observe(observation),
             Some(shadows) => self.inner.observe(&shadows.as_steered(observation)),
         }
-        self.shadows.iter_mut().for_each(|shadows| shadows.observe(observation));
     }
 
     fn decide(&mut self) -> Option<Decision> {
         if self.pending.is_some() {
             return None;
         }
-        let decision = self.ask();
-        let mut pending =
-            Pending { inners: decision.is_some(), overruled: self.overruled, current: self.chooser.current };
-        let mut decided = decision;
+        let mut decided = self.ask();
+        let mut pending = Pending { inners: decided.clone(), overruled: self.overruled, current: self.chooser.current };
         if self.minibatches >= INTERVAL
             && let Some(costs) = self.shadows.as_mut().map(Shadows::evaluate)
         {
@@ -166,13 +170,13 @@ impl Controller for Guard {
         let Some(pending) = self.pending.take() else { return };
         self.doubted &= self.overruled == pending.overruled;
         (self.overruled, self.chooser.current) = (pending.overruled, pending.current);
-        if pending.inners {
-            self.inner.handle_taken();
+        if let Some(decision) = pending.inners {
+            self.take(decision);
         }
     }
 
     fn handle_discarded(&mut self) {
-        if self.pending.take().is_some_and(|pending| pending.inners) {
+        if self.pending.take().is_some_and(|pending| pending.inners.is_some()) {
             self.inner.handle_discarded();
         }
     }
@@ -195,7 +199,7 @@ mod tests {
         let mut evaluate = |&steered: &f64| {
             let costs = Costs { simple: vec![1.0], steered: Some(steered), seconds: true };
             let (overruled, current) = guard.judge(&costs);
-            guard.pending = Some(Pending { inners: false, overruled, current });
+            guard.pending = Some(Pending { inners: None, overruled, current });
             guard.handle_taken();
             guard.overruled
         };
@@ -209,5 +213,6 @@ mod tests {
         assert_eq!(overruled(&[good, bad, good, bad, bad, bad]), [false, false, false, false, true, true]);
         assert_eq!(overruled(&[bad, good, bad, good, good, good]), [true, true, true, true, false, false]);
         assert_eq!(overruled(&[1.005; 3]), [false; 3], "what samples cannot tell is no reason");
+        assert_eq!(overruled(&[bad, 1.005, 1.005]), [true; 3], "nor to take one back");
     }
 }

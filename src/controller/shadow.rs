@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// What is left of a cost, and of what owners have sent, after each evaluation.
-const KEPT: f64 = 0.5;
+pub(super) const KEPT: f64 = 0.5;
 /// What a second costs in which rows come that nobody waits for: they take the network from others, and no estimate of waits is so sure that the
 /// fewest rows are not the best of equals.
 const HIDDEN: f64 = 0.05;
@@ -36,19 +36,37 @@ pub(super) fn menu() -> Result<Vec<PolicyConfig>> {
 /// Nodes of an announced minibatch, and where the buffers have it.
 type Announced = (WindowPosition, Arc<[NodeId]>);
 
-/// What a policy has taken since the last observation, on the sample.
-struct Taken {
-    wanted: u64,
-    /// By partition: rows fetched, and those of them that a minibatch waited for.
-    fetched: Vec<u64>,
-    late: Vec<u64>,
+/// Nodes of the sample that were wanted, and by partition the rows that were fetched, and those of them that a minibatch waited for.
+#[derive(Clone)]
+struct Counts {
+    wanted: f64,
+    fetched: Vec<f64>,
+    late: Vec<f64>,
 }
 
-impl Taken {
-    fn clear(&mut self) {
-        self.wanted = 0;
-        self.fetched.fill(0);
-        self.late.fill(0);
+impl Counts {
+    fn of(partitions: usize) -> Self {
+        Self { wanted: 0.0, fetched: vec![0.0; partitions], late: vec![0.0; partitions] }
+    }
+
+    fn less(&self, other: &Self) -> Self {
+        let less = |own: &[f64], other: &[f64]| own.iter().zip(other).map(|(own, other)| own - other).collect();
+        Self {
+            wanted: self.wanted - other.wanted,
+            fetched: less(&self.fetched, &other.fetched),
+            late: less(&self.late, &other.late),
+        }
+    }
+
+    fn scale(&mut self, factor: f64) {
+        self.wanted *= factor;
+        self.fetched.iter_mut().chain(&mut self.late).for_each(|rows| *rows *= factor);
+    }
+
+    /// Of these seconds, those in which a minibatch would have waited, and all in which rows would have come; there is `room` for rows that nobody waits for.
+    fn seconds(&self, prices: &Prices, room: f64) -> (f64, f64) {
+        let fetching = prices.seconds(&self.fetched);
+        (prices.seconds(&self.late).max(fetching - room), fetching)
     }
 }
 
@@ -64,10 +82,8 @@ pub(super) struct Shadow {
     positions: [Option<WindowPosition>; WINDOW_MAX],
     /// Announcements whose nodes are not all looked at, and how many are.
     planning: VecDeque<(Announced, usize)>,
-    /// Rows that it would have fetched, by partition, and those of them that a minibatch would have waited for; older ones count for less.
-    fetched: Vec<f64>,
-    late: Vec<f64>,
-    last: Taken,
+    /// Older ones count for less.
+    counts: Counts,
     decided: Decision,
     pin: u64,
     found: Vec<Residency>,
@@ -106,13 +122,11 @@ impl Shadow {
             policy: policy.clone(),
             buffer,
             feed,
-            fetched: vec![0.0; partitions],
-            late: vec![0.0; partitions],
+            counts: Counts::of(partitions),
             owners,
             share: watched.sample.share(),
             positions: [None; WINDOW_MAX],
             planning: VecDeque::new(),
-            last: Taken { wanted: 0, fetched: vec![0; partitions], late: vec![0; partitions] },
             decided: Decision::default(),
             pin: 0,
             found: Vec::new(),
@@ -137,23 +151,17 @@ impl Shadow {
 
     /// What its rows cost: seconds, where it is known what rows take, and `room` what there was for rows that nobody waited for; else rows.
     fn cost(&self, prices: Option<&Prices>, room: f64) -> f64 {
-        let Some(prices) = prices else { return self.fetched.iter().sum::<f64>() / self.share };
-        let fetching = prices.seconds(&self.fetched) / self.share;
-        let waited = (prices.seconds(&self.late) / self.share).max(fetching - room);
+        let mut counts = self.counts.clone();
+        counts.scale(1.0 / self.share);
+        let Some(prices) = prices else { return counts.fetched.iter().sum() };
+        let (waited, fetching) = counts.seconds(prices, room);
         waited + HIDDEN * (fetching - waited)
-    }
-
-    fn fade(&mut self) {
-        self.fetched.iter_mut().chain(&mut self.late).for_each(|rows| *rows *= KEPT);
     }
 
     fn count(&mut self, node: NodeId, late: bool) {
         if let Some((owner, _)) = self.owners.locate(node) {
-            let owner = owner.index();
-            self.fetched[owner] += 1.0;
-            self.late[owner] += if late { 1.0 } else { 0.0 };
-            self.last.fetched[owner] += 1;
-            self.last.late[owner] += u64::from(late);
+            self.counts.fetched[owner.index()] += 1.0;
+            self.counts.late[owner.index()] += if late { 1.0 } else { 0.0 };
         }
     }
 
@@ -169,7 +177,7 @@ impl Shadow {
         self.pin += 1;
         self.buffer.lookup(Pin(self.pin), nodes, true, &mut self.found);
         let found = std::mem::take(&mut self.found);
-        self.last.wanted += nodes.len() as u64;
+        self.counts.wanted += nodes.len() as f64;
         let absent = nodes.iter().zip(&found).filter(|(_, found)| **found == Residency::Absent);
         absent.for_each(|(&node, _)| self.count(node, true));
         self.found = found;
@@ -256,16 +264,16 @@ impl Sent {
         if rows == 0.0 || busy == 0.0 {
             return None;
         }
-        let slow = |&(own, took): &(f64, f64)| took * (rows - own) > SLOW * own * (busy - took);
+        let slow = |&(own, took): &(f64, f64)| own > 0.0 && took * (rows - own) > SLOW * own * (busy - took);
+        // The fastest is among them.
         let others = self.lately.iter().filter(|owner| owner.0 > 0.0 && !slow(owner));
-        let (together, longest) =
-            others.fold((0.0, 0.0f64), |(sum, longest), owner| (sum + owner.0, longest.max(owner.1)));
+        let (sum, longest) = others.fold((0.0, 0.0f64), |(sum, longest), owner| (sum + owner.0, longest.max(owner.1)));
         // An owner of which no row came is as all are on average.
         let by_owner = self.lately.iter().map(|&(own, took)| if own > 0.0 { took / own } else { busy / rows });
         Some(Prices {
             by_owner: by_owner.collect(),
             slow: self.lately.iter().map(slow).collect(),
-            together: if together > 0.0 { longest / together } else { busy / rows },
+            together: longest / sum,
         })
     }
 
@@ -309,6 +317,9 @@ pub(super) struct Shadows {
     sent: Sent,
     /// Seconds in which no row was waited for, lately.
     room: f64,
+    /// What the steered one had when it was last looked at, and what had come of the minibatch before that.
+    seen: Counts,
+    latest: Counts,
 }
 
 /// What an evaluation has found.
@@ -334,37 +345,44 @@ impl Shadows {
             announced: [const { None }; WINDOW_MAX],
             window: matches!(watched.policy, PolicyConfig::Window(_)) && !steered,
             room: 0.0,
+            seen: Counts::of(partitions),
+            latest: Counts::of(partitions),
             sent: Sent { told: vec![OwnerShare::default(); partitions], lately: vec![(0.0, 0.0); partitions] },
         })
     }
 
     pub(super) fn observe(&mut self, observation: &Observation) {
         self.room += observation.elapsed.saturating_sub(observation.stall).as_secs_f64();
-        self.steered.iter_mut().for_each(|shadow| shadow.last.clear());
+        let Some(counts) = self.steered.as_ref().map(|shadow| &shadow.counts) else { return };
+        // Calls may come late, those of several minibatches together.
+        if counts.wanted > self.seen.wanted {
+            self.latest = counts.less(&self.seen);
+            self.seen = counts.clone();
+        }
     }
 
-    /// A minibatch that is observed next, as it would have been had the buffer followed the steered one.
+    /// The minibatch that was observed last as it would have been with the steered one: what it would have found, fetched and waited for.
     pub(super) fn as_steered(&self, observation: &Observation) -> Observation {
-        let Some(Taken { wanted, fetched, late }) = self.steered.as_ref().map(|shadow| &shadow.last) else {
-            return observation.clone();
+        let Some(prices) = self.sent.prices().filter(|_| self.latest.wanted > 0.0) else { return observation.clone() };
+        let mut counts = self.latest.clone();
+        counts.scale(observation.remote_nodes as f64 / counts.wanted);
+        let room = observation.elapsed.saturating_sub(observation.stall);
+        let stall = Duration::from_secs_f64(counts.seconds(&prices, room.as_secs_f64()).0);
+        let absent = counts.late.iter().sum::<f64>().round() as u64;
+        let rows = counts.fetched.iter().sum::<f64>().round() as u64;
+        let owner = |(rows, seconds): (&f64, &f64)| OwnerShare {
+            rows: rows.round() as u64,
+            busy: Duration::from_secs_f64(rows * seconds),
         };
-        let whole = |sampled: u64| (sampled as f64 / self.watched.sample.share()).round() as u64;
-        let prices = self.sent.prices();
-        let owners = fetched.iter().enumerate().map(|(owner, &rows)| {
-            let seconds = prices.as_ref().map_or(0.0, |prices| prices.by_owner[owner]);
-            OwnerShare { rows: whole(rows), busy: Duration::from_secs_f64(whole(rows) as f64 * seconds) }
-        });
-        let absent: Vec<f64> = late.iter().map(|&rows| whole(rows) as f64).collect();
-        let stall = prices.as_ref().map_or(Duration::ZERO, |prices| Duration::from_secs_f64(prices.seconds(&absent)));
-        let (absent, rows): (u64, u64) = (late.iter().sum(), fetched.iter().sum());
+        let weighed = !observation.owners.is_empty();
         Observation {
-            remote_nodes: whole(*wanted),
-            hits: whole(wanted - absent),
-            demand_rows: whole(absent),
-            prefetched_rows: whole(rows - absent),
-            elapsed: observation.elapsed.saturating_sub(observation.stall) + stall,
+            hits: observation.remote_nodes.saturating_sub(absent),
+            halo_misses: absent * observation.halo_nodes / observation.remote_nodes.max(1),
+            demand_rows: absent,
+            prefetched_rows: rows.saturating_sub(absent),
+            elapsed: room + stall,
             stall,
-            owners: if observation.owners.is_empty() { Vec::new() } else { owners.collect() },
+            owners: counts.fetched.iter().zip(&prices.by_owner).map(owner).filter(|_| weighed).collect(),
             ..observation.clone()
         }
     }
@@ -412,7 +430,8 @@ impl Shadows {
             steered: self.steered.as_ref().map(cost),
             seconds: prices.is_some(),
         };
-        self.all().for_each(Shadow::fade);
+        self.all().map(|shadow| &mut shadow.counts).for_each(|counts| counts.scale(KEPT));
+        self.seen.scale(KEPT);
         self.sent.fade();
         self.room *= KEPT;
         costs
@@ -448,7 +467,8 @@ impl Chooser {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: a cost is what would be waited. Method: a minibatch whose rows take a millisecond each, announced and not, and more or less computing.
+    //! Goal: a cost is what would be waited, and a minibatch is told as it would have been. Method: minibatches whose rows take a millisecond each,
+    //! announced and not, and more or less computing; and rows and times of owners by hand.
     use super::*;
 
     /// Milliseconds that a minibatch of four rows of one owner and eight of another costs, beside so many of computing.
@@ -508,20 +528,45 @@ mod tests {
         };
         let sent = vec![OwnerShare { rows: 50, busy: Duration::from_millis(50) }; 2];
         let (stall, elapsed) = (Duration::from_millis(50), Duration::from_millis(60));
-        let observed =
-            Observation { minibatch: 1, demand_rows: 100, stall, elapsed, owners: sent, ..Observation::default() };
+        let observed = |wanted| Observation {
+            remote_nodes: wanted,
+            halo_nodes: wanted,
+            demand_rows: 100,
+            stall,
+            elapsed,
+            owners: sent.clone(),
+            ..Observation::default()
+        };
+        assert_eq!(shadows.as_steered(&observed(12)), observed(12), "nothing is known yet");
         call(&mut shadows, Call::Lookup, &nodes);
         call(&mut shadows, Call::End, &[]);
-        shadows.observe(&observed);
+        shadows.observe(&observed(12));
+        assert_eq!(shadows.as_steered(&observed(12)).demand_rows, 12);
         // It has kept all of these, and fetches but the two that are new.
         call(&mut shadows, Call::Lookup, &[&nodes[..], &[NodeId(9), NodeId(109)]].concat());
-        let told = shadows.as_steered(&observed);
-        let two = Duration::from_nanos(1_333_333);
-        assert_eq!((told.minibatch, told.remote_nodes, told.hits, told.demand_rows), (1, 14, 12, 2));
-        assert_eq!(told.owners, [OwnerShare { rows: 1, busy: Duration::from_millis(1) }; 2]);
-        assert!(told.stall.abs_diff(two) < Duration::from_micros(1), "{:?}", told.stall);
-        assert_eq!(told.elapsed - told.stall, elapsed - stall);
-        assert!(shadows.as_steered(&Observation { owners: Vec::new(), ..observed }).owners.is_empty());
+        shadows.observe(&observed(14));
+        shadows.evaluate();
+        // A later minibatch, of which no call has come yet, is as the latest.
+        for wanted in [14, 28] {
+            let told = shadows.as_steered(&observed(wanted));
+            let rows = wanted / 7;
+            assert_eq!((told.hits, told.halo_misses, told.demand_rows), (wanted - rows, rows, rows));
+            assert_eq!(told.owners, [OwnerShare { rows: rows / 2, busy: Duration::from_millis(rows / 2) }; 2]);
+            let expected = Duration::from_micros(rows * 8000 / 12);
+            assert!(told.stall.abs_diff(expected) < Duration::from_micros(1), "{:?}", told.stall);
+            assert_eq!(told.elapsed - told.stall, elapsed - stall);
+            shadows.observe(&observed(wanted));
+        }
+        assert!(shadows.as_steered(&Observation { owners: Vec::new(), ..observed(14) }).owners.is_empty());
+    }
+
+    #[test]
+    fn rows_fetched_ahead_are_waited_for_where_there_is_no_room_for_them() {
+        let mut counts = Counts::of(2);
+        counts.fetched = vec![0.0, 10.0];
+        let sent = Sent { told: Vec::new(), lately: vec![(0.0, 0.0), (10.0, 1.0)] };
+        let seconds = |room| counts.seconds(&sent.prices().unwrap(), room);
+        assert_eq!([seconds(0.25), seconds(2.0)], [(0.75, 1.0), (0.0, 1.0)]);
     }
 
     #[test]
