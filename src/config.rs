@@ -316,7 +316,7 @@ impl Config {
     }
 
     /// Makes what follows from other settings so, and refuses the rest as [`Config::check`] does; an engine does so when it starts. A controller
-    /// that decides by cohorts has the policy count them.
+    /// that decides by cohorts has the policy count them, and one that replaces at an interval has published scores suit it.
     ///
     /// # Errors
     /// As [`Config::check`].
@@ -324,6 +324,9 @@ impl Config {
         if let PolicyConfig::Lfu(counting) | PolicyConfig::Window(counting) = &mut self.policy {
             counting.cohorts |= self.controller.wants_cohorts();
             counting.owners |= self.controller.weighs_owners();
+        }
+        if let (PolicyConfig::Rudder(scoring), Some(interval)) = (&mut self.policy, self.controller.interval()) {
+            scoring.delta.get_or_insert(u32::try_from(interval).unwrap_or(u32::MAX));
         }
         self.check()
     }
@@ -431,6 +434,7 @@ fn nic_name(name: &str) -> Result<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::RudderConfig;
 
     #[test]
     fn buffer_sizes_read_as_people_write_them() {
@@ -485,6 +489,23 @@ mod tests {
         assert_eq!(["lfu", "window"].map(|policy| chosen(policy, "auto", 2)), ["off"; 2]);
         assert_eq!(["off", "degree", "lru", "rudder"].map(|policy| chosen(policy, "auto", 1)), ["off"; 4]);
         assert_eq!(["off", "ghost"].map(|controller| chosen("window", controller, 1)), ["off", "ghost"]);
+    }
+
+    #[test]
+    fn published_scores_suit_the_interval_of_replacements_where_nothing_else_is_said() {
+        let settled = |policy: PolicyConfig, controller: &str| {
+            let mut config = Config { policy, controller: controller.parse().unwrap(), ..Config::default() };
+            config.settle().unwrap();
+            config.policy
+        };
+        let rudder = |alpha, delta| PolicyConfig::Rudder(RudderConfig { alpha, delta, ..RudderConfig::default() });
+        let (named, said) = (PolicyConfig::named("rudder:0.1").unwrap(), rudder(0.1, Some(3)));
+        for controller in ["periodic:32", "random:1:32", "guard:periodic:32"] {
+            assert_eq!(settled(named.clone(), controller), rudder(0.1, Some(32)), "{controller}");
+            assert_eq!(settled(said.clone(), controller), said, "{controller}");
+        }
+        assert_eq!(settled(named, "off"), rudder(0.1, None));
+        assert!(PolicyConfig::named("rudder:x").unwrap_err().to_string().contains("no share between 0 and 1"));
     }
 
     /// For each policy: whether the controller goes with it.

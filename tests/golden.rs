@@ -82,7 +82,7 @@ fn table() -> Vec<Golden> {
     let ahead = |lookahead, fetch_ahead| Plan { lookahead, fetch_ahead, replace_every: None };
     let named = |name| PolicyConfig::named(name).unwrap();
     let every = |minibatches| Plan { replace_every: Some(minibatches), ..Plan::default() };
-    let rudder = |alpha, delta| PolicyConfig::Rudder(RudderConfig { alpha, delta, start: Start::Degree });
+    let rudder = |alpha, delta| PolicyConfig::Rudder(RudderConfig { alpha, delta: Some(delta), start: Start::Degree });
     let undecayed = PolicyConfig::Lfu(LfuConfig { half_life: 0, ..LfuConfig::default() });
     let unshared = PolicyConfig::Lfu(LfuConfig { ahead: 1.0, ..LfuConfig::default() });
     let row = |name, policy, plan, fetched, hits| Golden { name, policy, plan, fetched, hits };

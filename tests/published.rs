@@ -99,7 +99,7 @@ fn compare(trace: &Trace, slots: u32, config: RudderConfig, replaces: impl Fn(us
     PrefetchBuffer::new(slots, &policy, trace.hints.clone()).unwrap().initial_fill(&mut initial);
     let initial: Vec<u64> = initial.iter().map(|(node, _)| node.0).collect();
     assert_eq!(initial.is_empty(), config.start == Start::Empty || slots == 0);
-    let mut published = Published::new(&trace.hints, slots as usize, &initial, config.alpha, config.delta);
+    let mut published = Published::new(&trace.hints, slots as usize, &initial, config.alpha, config.delta.unwrap());
     let mut replay = Replay::new(slots, &policy, trace.hints.clone());
     let (mut hits, mut fetched, mut replaced) = (0, initial.len(), 0);
     for (at, nodes) in trace.minibatches.iter().enumerate() {
@@ -153,7 +153,7 @@ proptest! {
         decisions in prop::collection::vec(any::<bool>(), 80),
     ) {
         let slots = (trace.hints.halo.len() as f64 * share) as u32;
-        compare(&trace, slots, RudderConfig { alpha, delta, start }, |at| decisions[at]);
+        compare(&trace, slots, RudderConfig { alpha, delta: Some(delta), start }, |at| decisions[at]);
     }
 }
 
@@ -163,8 +163,9 @@ fn the_recorded_trace_under_periods_and_settings() {
     let slots = trace.hints.halo.len() as u32 / 4;
     for (alpha, delta) in [(0.005, 8), (0.05, 16), (0.1, 2), (0.5, 3)] {
         for start in [Start::Empty, Start::Degree, Start::Random(3)] {
-            let replaced =
-                compare(&trace, slots, RudderConfig { alpha, delta, start }, |at| (at + 1) % delta as usize == 0);
+            let replaced = compare(&trace, slots, RudderConfig { alpha, delta: Some(delta), start }, |at| {
+                (at + 1) % delta as usize == 0
+            });
             assert!(replaced > 0, "alpha {alpha}, delta {delta}, {start:?}: nothing was compared");
         }
     }

@@ -183,7 +183,7 @@ impl SetUp {
         let policy = match self.policy_name() {
             "rudder" => PolicyConfig::Rudder(RudderConfig {
                 alpha: controls.alpha,
-                delta: controls.delta,
+                delta: Some(controls.delta),
                 start: match controls.start {
                     Start::Empty => buffer::Start::Empty,
                     Start::Degree => buffer::Start::Degree,

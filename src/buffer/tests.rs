@@ -61,7 +61,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 /// Every policy there is, with settings at which it has decided a lot after a few calls.
 fn policies() -> impl Strategy<Value = PolicyConfig> {
     let lfu = LfuConfig { half_life: 8, remembered: Some(16), cohorts: true, ..LfuConfig::default() };
-    let rudder = |start| PolicyConfig::Rudder(RudderConfig { alpha: 0.3, delta: 2, start });
+    let rudder = |start| PolicyConfig::Rudder(RudderConfig { alpha: 0.3, delta: Some(2), start });
     let of_name = |name: &str| match PolicyConfig::named(name).unwrap() {
         PolicyConfig::Lfu(_) => vec![PolicyConfig::Lfu(lfu.clone())],
         PolicyConfig::Window(_) => vec![PolicyConfig::Window(lfu.clone())],
@@ -631,7 +631,7 @@ fn hints_and_settings_that_cannot_be_are_refused() {
     let short = BufferHints { degree: vec![1], ..hints() };
     assert!(PrefetchBuffer::new(4, &PolicyConfig::Degree, short).is_err());
     for (alpha, delta) in [(0.0, 4), (1.0, 4), (f64::NAN, 4), (0.1, 0)] {
-        let config = PolicyConfig::Rudder(RudderConfig { alpha, delta, start: Start::Empty });
+        let config = PolicyConfig::Rudder(RudderConfig { alpha, delta: Some(delta), start: Start::Empty });
         assert!(PrefetchBuffer::new(4, &config, hints()).is_err());
     }
     assert!(PrefetchBuffer::new(4, &PolicyConfig::Presc(PrescConfig { warm_up: 0 }), hints()).is_err());

@@ -154,6 +154,15 @@ impl ControllerConfig {
         }
     }
 
+    /// Minibatches between two replacements, where it replaces at an interval.
+    pub fn interval(&self) -> Option<u64> {
+        match self {
+            Self::Periodic { delta } | Self::Random { delta, .. } => Some(*delta),
+            Self::Guard { inner } => inner.interval(),
+            _ => None,
+        }
+    }
+
     /// Whether replacement is all that it decides on.
     pub fn decides_on_replacement(&self) -> bool {
         match self {

@@ -164,6 +164,7 @@ mod tests {
             let words = format!("classifier:{}", file.path().display());
             let controller: ControllerConfig = words.parse().unwrap();
             let case = Case {
+                policy_words: "rudder".to_owned(),
                 policy: policy.clone(),
                 controller_words: words,
                 controller: controller.clone(),

@@ -68,6 +68,7 @@ impl<'a> Branching<'a> {
         let config = settled("lfu", "pilot:scripted")??;
         let Surroundings { buffer, lookahead, link, slow } = surroundings;
         let case = Case {
+            policy_words: "lfu".to_owned(),
             policy: config.policy,
             controller_words: "pilot:scripted".to_owned(),
             controller: config.controller,

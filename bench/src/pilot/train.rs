@@ -130,6 +130,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         let likely = ask(&mut pilot, &validation)?.0;
         let margin = score::margin(&validation, &likely);
         let validated = Score::of("", &validation, &score::choices(&validation, &likely, margin)).stall;
+        let epochs: Vec<String> = losses.iter().map(|loss| format!("{loss:.3}")).collect();
+        println!("seed {seed}: losses of the epochs {}", epochs.join(", "));
         println!("seed {seed}: {validated:.3} of the least on the graphs for validation, by a margin of {margin:.3}");
         trainings.push(Training { seed, losses, validated });
         if best.as_ref().is_none_or(|(least, ..)| validated < *least) {

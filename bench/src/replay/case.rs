@@ -62,6 +62,8 @@ impl fmt::Display for Buffer {
 /// One configuration.
 #[derive(Clone, Debug)]
 pub struct Case {
+    /// The policy, as it was asked for.
+    pub policy_words: String,
     /// The policy.
     pub policy: PolicyConfig,
     /// The controller, as it was asked for.
@@ -112,7 +114,7 @@ impl Cases {
         for policy in args.policy.iter().filter(|policy| *policy != BELADY) {
             for controller in &args.controller {
                 match settled(policy, controller)? {
-                    Ok(config) => cases.extend(products(args, &config, controller)),
+                    Ok(config) => cases.extend(products(args, &config, policy, controller)),
                     Err(cause) => {
                         strangers.push(format!("{controller} with {policy}"));
                         why = cause.to_string();
@@ -146,9 +148,15 @@ pub fn settled(policy: &str, controller: &str) -> Result<Result<Config, rudder::
     Ok(config.settle().map(|()| config))
 }
 
-fn products<'a>(args: &'a ReplayArgs, config: &'a Config, controller: &'a str) -> impl Iterator<Item = Case> + 'a {
+fn products<'a>(
+    args: &'a ReplayArgs,
+    config: &'a Config,
+    policy: &'a str,
+    controller: &'a str,
+) -> impl Iterator<Item = Case> + 'a {
     args.buffer.iter().flat_map(move |&buffer| {
         args.lookahead.iter().map(move |&lookahead| Case {
+            policy_words: policy.to_owned(),
             policy: config.policy.clone(),
             controller_words: controller.to_owned(),
             controller: config.controller.clone(),

@@ -153,7 +153,7 @@ impl Row {
         let rows_fetched = stats.demand_rows + stats.prefetched_rows + stats.fill_rows;
         Self {
             trace: job.name.clone(),
-            policy: case.policy.name().to_owned(),
+            policy: case.policy_words.clone(),
             controller: case.controller_words.clone(),
             buffer: case.buffer.to_string(),
             lookahead: case.lookahead,

@@ -118,7 +118,7 @@ fn document(args: &ReplayArgs, jobs: &[Job], cases: &Cases) -> Result<Document> 
     let replaying = Instant::now();
     let outcomes = parallel("replays", threads, &replays, |&(job, case)| {
         outcome(&jobs[job], case)
-            .with_context(|| format!("{}, {}, buffer {}", jobs[job].name, case.policy.name(), case.buffer))
+            .with_context(|| format!("{}, {}, buffer {}", jobs[job].name, case.policy_words, case.buffer))
     })?;
     let replay_s = replaying.elapsed().as_secs_f64();
     let mut rows = Vec::new();

@@ -33,6 +33,7 @@ impl Contender {
     /// Its replay, over links that owners share too.
     pub fn case(&self, buffer: Buffer, lookahead: u32, link: Link, decision_latency: Duration) -> Case {
         Case {
+            policy_words: self.policy_words.clone(),
             policy: self.policy.clone(),
             controller_words: self.controller_words.clone(),
             controller: self.controller.clone(),

@@ -81,7 +81,8 @@ impl PolicyConfig {
     pub const NAMES: [&'static str; 11] =
         ["off", "degree", "random", "presc", "lru", "sieve", "s3fifo", "wtinylfu", "lfu", "rudder", "window"];
 
-    /// The policy of a name, with default settings; `lfu:N` and `window:N` have counts that halve over N minibatches.
+    /// The policy of a name, with default settings; `lfu:N` and `window:N` have counts that halve over N minibatches, and `rudder:A` takes the share A
+    /// off an eviction score.
     ///
     /// # Errors
     /// There is no policy of that name.
@@ -94,6 +95,12 @@ impl PolicyConfig {
             })?;
             let config = LfuConfig { half_life, ..LfuConfig::default() };
             return Ok(if kind == "lfu" { Self::Lfu(config) } else { Self::Window(config) });
+        }
+        if let Some(("rudder", share)) = name.split_once(':') {
+            let alpha = share
+                .parse()
+                .map_err(|_| Error::config(format!("policy {name:?}: {share:?} is no share between 0 and 1")))?;
+            return Ok(Self::Rudder(RudderConfig { alpha, ..RudderConfig::default() }));
         }
         Ok(match name {
             "off" => Self::Off,

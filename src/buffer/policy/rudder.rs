@@ -35,21 +35,25 @@ pub enum Start {
     Random(u64),
 }
 
+/// Minibatches of [`RudderConfig::delta`] where nothing says them.
+const DELTA: u32 = 8;
+
 /// Settings of the published scheme.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RudderConfig {
     /// What a minibatch takes off an eviction score, as a share; above 0, below 1.
     pub alpha: f64,
-    /// Minibatches without a hit after which a fresh row may go, at least 1.
-    pub delta: u32,
+    /// Minibatches without a hit after which a fresh row may go, at least 1; `None` for as many as lie between two replacements, where a controller
+    /// replaces at an interval, and 8 else.
+    pub delta: Option<u32>,
     /// What the buffer starts with.
     pub start: Start,
 }
 
 impl Default for RudderConfig {
     fn default() -> Self {
-        Self { alpha: 0.005, delta: 8, start: Start::Degree }
+        Self { alpha: 0.005, delta: None, start: Start::Degree }
     }
 }
 
@@ -78,10 +82,11 @@ impl Rudder {
         if !(config.alpha > 0.0 && config.alpha < 1.0) {
             return Err(Error::config(format!("policy rudder: alpha {} is not between 0 and 1", config.alpha)));
         }
-        if config.delta == 0 {
+        let delta = config.delta.unwrap_or(DELTA);
+        if delta == 0 {
             return Err(Error::config("policy rudder: delta is 0; it counts minibatches and must be at least 1"));
         }
-        let threshold = (1.0 - config.alpha).powf(f64::from(config.delta));
+        let threshold = (1.0 - config.alpha).powf(f64::from(delta));
         let each = slots as usize;
         Ok(Self {
             start: config.start,
