@@ -1,6 +1,8 @@
 //! Goal: `rudder study` replays every contender on the same jobs, says the same in every run, and names the best. Method: the real command on a small
 //! graph, whose replays are held against each other and against the standings that follow from them.
 
+use rudder::controller::classifier::{Feature, Linear, Model, TrainedPlans};
+use rudder::controller::planner::{PLANS, VALUES};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -243,4 +245,51 @@ fn what_makes_no_study_is_refused_in_words() {
         let words_said = said(&output);
         assert!(!output.status.success() && words_said.contains(words), "{more:?}: {words_said}");
     }
+}
+
+/// Classifiers that find `tiny` likeliest while they know of a change to come, and `lfu` else.
+fn cautious(file: &Path) {
+    let feature = |name: &&str| Feature { name: (*name).to_owned(), mean: 0.0, deviation: 1.0 };
+    let coming = VALUES.map(|name| if name == "coming" { 1000.0 } else { 0.0 });
+    let model = |plan: &str| match plan {
+        "tiny" => Linear { weights: coming.to_vec(), bias: 0.0 },
+        _ => Linear { weights: vec![0.0; VALUES.len()], bias: f64::from(u8::from(plan == "lfu")) },
+    };
+    let trained = TrainedPlans {
+        name: "cautious".to_owned(),
+        training: String::new(),
+        features: VALUES.iter().map(feature).collect(),
+        plans: PLANS.map(|plan| (plan.name.to_owned(), Model::Linear(model(plan.name)))).to_vec(),
+        margin: 0.0,
+    };
+    trained.write(file).unwrap();
+}
+
+#[test]
+fn changes_are_announced_to_those_who_look_at_them_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let plans = folder.path().join("plans.json");
+    cautious(&plans);
+    let asks = format!("lfu/plan-classifier:{}", plans.display());
+    let contenders = format!("lfu,{asks}");
+    let list = [
+        "--scenario",
+        "nodes",
+        "--minibatches",
+        "64",
+        "--lookahead",
+        "0",
+        "--slow",
+        "none",
+        "--contender",
+        &contenders,
+    ];
+    let rows = |more: &[&str]| {
+        let (document, text) = study(&folder.path().join("study.json"), &[&list[..], more].concat());
+        assert_eq!(text.contains("changes announced"), !more.is_empty(), "{text}");
+        ["lfu", &asks].map(|contender| sum(&document, "rows_fetched", |run| run["contender"] == contender))
+    };
+    let ([plain, untold], [same, told]) = (rows(&[]), rows(&["--announce-changes"]));
+    assert_eq!(plain, same, "the jobs are the same");
+    assert!(told != untold, "{untold} and {told} rows");
 }
