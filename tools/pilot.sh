@@ -15,4 +15,4 @@ mkdir -p "$out"
 "$rudder" pilot classifiers "$out/samples.jsonl" --model logistic,svm,mlp,forest,boosted,attention --out "$out/{}.json"
 mapfile -t list < <(xargs -n 1 <bench/pilot/test-list)
 "$rudder" study "${list[@]}" --json "$out/study.json" --report "$out/study.html" --contender \
-    "off,degree,wtinylfu,lfu,window,lfu/quotas:25,window/quotas:25:8,lfu/analytic,window/analytic,window/guard:analytic,window/guard:ghost,window/pilot:$out/pilot.gguf,window/guard:pilot:$out/pilot.gguf,window/plan-classifier:$out/boosted.json"
+    "off,degree,wtinylfu,lfu,window,lfu/quotas:25,window/quotas:25:8,lfu/analytic,window/analytic,window/guard:analytic,window/guard:ghost,window/pilot:$out/pilot.gguf,window/guard:pilot:$out/pilot.gguf,window/plan-classifier:$out/boosted.json,window/plan-classifier:$out/svm.json"
