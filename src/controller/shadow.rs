@@ -471,13 +471,18 @@ mod tests {
     //! announced and not, and more or less computing; and rows and times of owners by hand.
     use super::*;
 
-    /// Milliseconds that a minibatch of four rows of one owner and eight of another costs, beside so many of computing.
-    fn cost_ms(announced: bool, computing: u64) -> f64 {
-        let policy = PolicyConfig::named("window").unwrap();
+    /// Of a buffer of 16 slots with this policy, for nodes of two owners.
+    fn shadows(policy: &str, steered: bool) -> Shadows {
+        let policy = PolicyConfig::named(policy).unwrap();
         let owners = PartitionBook::from_starts(vec![0, 100, 200]).unwrap();
         let hints = BufferHints { nodes: 200, halo: vec![], degree: vec![], owners };
         let feed = PrefetchBuffer::new(16, &policy, hints.clone()).unwrap().watch(&policy, hints).unwrap();
-        let mut shadows = Shadows::new(feed.watched(), &[], false).unwrap();
+        Shadows::new(feed.watched(), &[], steered).unwrap()
+    }
+
+    /// Milliseconds that a minibatch of four rows of one owner and eight of another costs, beside so many of computing.
+    fn cost_ms(announced: bool, computing: u64) -> f64 {
+        let mut shadows = shadows("window", false);
         let nodes: Vec<NodeId> = (1..=4).chain(101..=108).map(NodeId).collect();
         let sent = |rows| OwnerShare { rows, busy: Duration::from_millis(rows) };
         let position = WindowPosition(0);
@@ -516,11 +521,7 @@ mod tests {
 
     #[test]
     fn what_the_steered_one_takes_is_told_in_place_of_what_was_taken() {
-        let policy = PolicyConfig::named("lfu").unwrap();
-        let owners = PartitionBook::from_starts(vec![0, 100, 200]).unwrap();
-        let hints = BufferHints { nodes: 200, halo: vec![], degree: vec![], owners };
-        let feed = PrefetchBuffer::new(16, &policy, hints.clone()).unwrap().watch(&policy, hints).unwrap();
-        let mut shadows = Shadows::new(feed.watched(), &[], true).unwrap();
+        let mut shadows = shadows("lfu", true);
         let nodes: Vec<NodeId> = (1..=4).chain(101..=108).map(NodeId).collect();
         let call = |shadows: &mut Shadows, call, nodes: &[NodeId]| {
             let sent = |rows| OwnerShare { rows, busy: Duration::from_millis(rows) };
