@@ -279,6 +279,8 @@ static void try_abort(job *job)
         int64_t node = 0;
         uint8_t row[WIDTH_0];
         rudder_status status = RUDDER_DONE;
+        /* A row that is wanted again and again would be found in the buffer, whoever is gone. */
+        DONE(rudder_comm_pause(job->comm, 1));
         for (int tries = 0; status == RUDDER_DONE && tries < PATIENCE * 100; tries++) {
             status = rudder_gather(job->tables[0], &node, 1, 0, row, WIDTH_0);
             pause_ms(10);
