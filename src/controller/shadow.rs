@@ -151,11 +151,9 @@ impl Shadow {
 
     /// What its rows cost: seconds, where it is known what rows take, and `room` what there was for rows that nobody waited for; else rows.
     fn cost(&self, prices: Option<&Prices>, room: f64) -> f64 {
-        let mut counts = self.counts.clone();
-        counts.scale(1.0 / self.share);
-        let Some(prices) = prices else { return counts.fetched.iter().sum() };
-        let (waited, fetching) = counts.seconds(prices, room);
-        waited + HIDDEN * (fetching - waited)
+        let Some(prices) = prices else { return self.counts.fetched.iter().sum::<f64>() / self.share };
+        let (waited, fetching) = self.counts.seconds(prices, room * self.share);
+        (waited + HIDDEN * (fetching - waited)) / self.share
     }
 
     fn count(&mut self, node: NodeId, late: bool) {
@@ -317,7 +315,7 @@ pub(super) struct Shadows {
     sent: Sent,
     /// Seconds in which no row was waited for, lately.
     room: f64,
-    /// What the steered one had when it was last looked at, and what had come of the minibatch before that.
+    /// What the steered one had counted when it was last looked at, and what of that was new.
     seen: Counts,
     latest: Counts,
 }
