@@ -101,10 +101,15 @@ fn sampled(watched: &Watched) -> (u32, BufferHints) {
 }
 
 impl Shadow {
-    /// Of a policy that stays what it is.
+    /// Of a policy that stays what it is. It takes over the rows that the buffer begins with, as the buffer would if it followed.
     pub(super) fn new(policy: &PolicyConfig, watched: &Watched) -> Result<Self> {
-        let (slots, hints) = sampled(watched);
-        Ok(Self::of(policy, PrefetchBuffer::new(slots, policy, hints)?, None, watched))
+        let mut shadow = Self::steered(&watched.policy, watched)?;
+        if let Some(feed) = shadow.feed.take().filter(|_| *policy != watched.policy) {
+            feed.prepare(policy)?;
+            shadow.buffer.switch(policy);
+            shadow.policy = policy.clone();
+        }
+        Ok(shadow)
     }
 
     /// Of one that a controller may change.
@@ -469,19 +474,24 @@ mod tests {
     //! announced and not, and more or less computing; and rows and times of owners by hand.
     use super::*;
 
-    /// Of a buffer of 16 slots with this policy, for nodes of two owners.
-    fn shadows(policy: &str, steered: bool) -> Shadows {
-        let policy = PolicyConfig::named(policy).unwrap();
-        let owners = PartitionBook::from_starts(vec![0, 100, 200]).unwrap();
-        let hints = BufferHints { nodes: 200, halo: vec![], degree: vec![], owners };
-        let feed = PrefetchBuffer::new(16, &policy, hints.clone()).unwrap().watch(&policy, hints).unwrap();
-        Shadows::new(feed.watched(), &[], steered).unwrap()
+    /// Four nodes of one owner and eight of another.
+    fn nodes() -> Vec<NodeId> {
+        (1..=4).chain(101..=108).map(NodeId).collect()
     }
 
-    /// Milliseconds that a minibatch of four rows of one owner and eight of another costs, beside so many of computing.
-    fn cost_ms(announced: bool, computing: u64) -> f64 {
-        let mut shadows = shadows("window", false);
-        let nodes: Vec<NodeId> = (1..=4).chain(101..=108).map(NodeId).collect();
+    /// Of a buffer of 16 slots with this policy, for the halo of these nodes; with others beside it.
+    fn shadows(policy: &str, others: &[&str], steered: bool) -> Shadows {
+        let policy = PolicyConfig::named(policy).unwrap();
+        let others: Vec<_> = others.iter().map(|other| PolicyConfig::named(other).unwrap()).collect();
+        let owners = PartitionBook::from_starts(vec![0, 100, 200]).unwrap();
+        let hints = BufferHints { nodes: 200, halo: nodes(), degree: vec![1; 12], owners };
+        let feed = PrefetchBuffer::new(16, &policy, hints.clone()).unwrap().watch(&policy, hints).unwrap();
+        Shadows::new(feed.watched(), &others, steered).unwrap()
+    }
+
+    /// Milliseconds that a minibatch of these nodes costs each, beside so many of computing.
+    fn costs_ms(mut shadows: Shadows, announced: bool, computing: u64) -> Vec<f64> {
+        let nodes = nodes();
         let sent = |rows| OwnerShare { rows, busy: Duration::from_millis(rows) };
         let position = WindowPosition(0);
         for call in [Call::Announce(position), Call::Lookup, Call::Retire(position), Call::End] {
@@ -492,7 +502,7 @@ mod tests {
         let stall = Duration::from_millis(30);
         let elapsed = stall + Duration::from_millis(computing);
         shadows.observe(&Observation { elapsed, stall, ..Observation::default() });
-        shadows.evaluate().simple[0] * 1e3
+        shadows.evaluate().simple.iter().map(|cost| cost * 1e3).collect()
     }
 
     #[test]
@@ -519,8 +529,7 @@ mod tests {
 
     #[test]
     fn what_the_steered_one_takes_is_told_in_place_of_what_was_taken() {
-        let mut shadows = shadows("lfu", true);
-        let nodes: Vec<NodeId> = (1..=4).chain(101..=108).map(NodeId).collect();
+        let (mut shadows, nodes) = (shadows("lfu", &[], true), nodes());
         let call = |shadows: &mut Shadows, call, nodes: &[NodeId]| {
             let sent = |rows| OwnerShare { rows, busy: Duration::from_millis(rows) };
             shadows.watch(&Event { call, nodes: nodes.to_vec(), owners: vec![sent(4), sent(8)] });
@@ -577,8 +586,17 @@ mod tests {
             (true, 2, 6.0 + HIDDEN * 2.0),
             (true, 0, 8.0),
         ] {
-            let found = cost_ms(announced, computing);
-            assert!((found - expected).abs() < 1e-9, "announced {announced}, computing {computing}: {found}");
+            let found = costs_ms(shadows("window", &[], false), announced, computing);
+            assert!((found[0] - expected).abs() < 1e-9, "announced {announced}, computing {computing}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn all_begin_with_the_rows_that_the_buffer_begins_with() {
+        for (own, other, expected) in [("lfu", "degree", 8.0), ("degree", "lfu", HIDDEN * 8.0)] {
+            let found = costs_ms(shadows(own, &[other], false), false, 100);
+            assert_eq!(found.len(), 2);
+            assert!(found.iter().all(|cost| (cost - expected).abs() < 1e-9), "{own} and {other}: {found:?}");
         }
     }
 }
