@@ -11,6 +11,12 @@ pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted[((sorted.len() - 1) as f64 * q).round() as usize]
 }
 
+/// The median, if there is any sample.
+pub fn median(samples: impl Iterator<Item = f64>) -> Option<f64> {
+    let samples = sorted(samples.collect());
+    (!samples.is_empty()).then(|| quantile(&samples, 0.5))
+}
+
 /// The lower end of a one-sided 95 % interval for the median of sorted samples: the order statistic whose rank the binomial distribution
 /// (in its normal approximation) puts below the median 95 times in 100.
 pub fn median_low95(sorted: &[f64]) -> f64 {

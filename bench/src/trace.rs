@@ -5,7 +5,8 @@ use crate::report::plot::tidy;
 use crate::report::tables::percent;
 use crate::timeline;
 use anyhow::{Context, Result, ensure};
-use rudder::trace::{Event, Header, Minibatch, Reader};
+use rudder::NodeId;
+use rudder::trace::{Event, Header, Minibatch, Reader, TraceTable};
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,8 +24,10 @@ pub fn run(args: &TraceArgs) -> Result<()> {
         }
         TraceShow::Timeline { files, output } => timeline::write(files, output),
         TraceShow::Head { file, number } => {
-            for event in Reader::open(file)?.take(*number) {
-                println!("{}", line(&event?));
+            let reader = Reader::open(file)?;
+            let tables = &reader.header().tables.clone();
+            for event in reader.take(*number) {
+                println!("{}", line(&event?, tables));
             }
             Ok(())
         }
@@ -144,19 +147,38 @@ fn tell_sums(sums: &Sums, bytes: u64) {
     println!("  file         {} bytes", tidy(bytes as f64));
 }
 
+/// Some nodes, each with its partition, and a star where it is of the halo.
+fn owned(nodes: &[NodeId], table: &TraceTable) -> String {
+    let one = |node: &NodeId| {
+        let partition = table.starts.partition_point(|start| *start <= node.0).saturating_sub(1);
+        let halo = if is_halo(*node, table) { "*" } else { "" };
+        format!("{}@{partition}{halo}", node.0)
+    };
+    nodes.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+fn is_halo(node: NodeId, table: &TraceTable) -> bool {
+    table.halo.binary_search(&node).is_ok()
+}
+
 /// One event in a line.
-fn line(event: &Event) -> String {
+fn line(event: &Event, tables: &[TraceTable]) -> String {
     let minibatch = match event {
         Event::EpochEnd => return "epoch ends".to_owned(),
         Event::Gap { events } => return format!("{events} events are missing"),
         Event::Minibatch(minibatch) => minibatch,
     };
     let ms = |time: Duration| format!("{:.3}", time.as_secs_f64() * 1e3);
-    let first: Vec<String> = minibatch.nodes.iter().take(4).map(|node| node.0.to_string()).collect();
+    let table = &tables[minibatch.table as usize];
+    let first = &minibatch.nodes[..minibatch.nodes.len().min(4)];
+    let sent = minibatch.owners.iter().filter(|owner| owner.rows > 0);
+    let sent =
+        sent.map(|owner| format!("; partition {}: {} rows in {} ms", owner.partition.0, owner.rows, ms(owner.busy)));
     format!(
-        "minibatch of {} nodes ({}{}), {}{}{}; sample {}, compute {}, stall {}, all-reduce {} ms; {} hits, {} rows on demand, {} ahead",
+        "minibatch of {} nodes, {} of the halo ({}{}), {}{}{}; sample {}, compute {}, stall {}, all-reduce {} ms; {} hits, {} rows on demand, {} ahead{}",
         minibatch.nodes.len(),
-        first.join(" "),
+        minibatch.nodes.iter().filter(|node| is_halo(**node, table)).count(),
+        owned(first, table),
         if minibatch.nodes.len() > first.len() { " …" } else { "" },
         minibatch.announced.map_or_else(|| "not announced".to_owned(), |ahead| format!("announced {ahead} ahead")),
         if minibatch.observed { "" } else { ", of evaluation" },
@@ -168,5 +190,6 @@ fn line(event: &Event) -> String {
         minibatch.hits,
         minibatch.demand_rows,
         minibatch.prefetched_rows,
+        sent.collect::<String>(),
     )
 }

@@ -56,10 +56,11 @@ fn without_measures(mut document: Value) -> Value {
         document[field] = Value::Null;
     }
     let runs = document["runs"].as_array_mut().unwrap().iter_mut();
-    runs.for_each(|run| run["decision_cpu_s"] = Value::Null);
+    runs.for_each(|run| (run["decision_cpu_s"], run["decision_p50_s"]) = (Value::Null, Value::Null));
     for standings in document["standings"]["lookaheads"].as_array_mut().unwrap() {
         let contenders = standings["contenders"].as_array_mut().unwrap().iter_mut();
-        contenders.for_each(|contender| contender["minibatch_us"] = Value::Null);
+        let measures = ["minibatch_us", "decision_ms"];
+        contenders.for_each(|contender| measures.iter().for_each(|measure| contender[measure] = Value::Null));
     }
     document
 }
@@ -89,7 +90,8 @@ fn contenders_are_compared_on_the_same_jobs() {
         let (stall, time) = (number(run, "stall_s"), number(run, "time_s"));
         assert!(parts <= stall + 1e-9 && stall < time, "the parts of a stall are less than it: {run}");
         assert_eq!(run["stall_change_s"].is_null(), run["scenario"] == "stationary");
-        assert_eq!(run["decisions"].as_u64() > Some(0), run["contender"] == "rudder/periodic:8");
+        let decides = run["contender"] == "rudder/periodic:8";
+        assert_eq!((run["decisions"].as_u64() > Some(0), run["decision_p50_s"].is_f64()), (decides, decides));
     }
     // Without announcements the two are one policy, and on one job they do the same.
     let of = |contender: &str| {
@@ -109,7 +111,10 @@ fn contenders_are_compared_on_the_same_jobs() {
     }
     assert!(text.contains("headroom."), "{text}");
     let page = std::fs::read_to_string(page).unwrap();
-    assert!(page.contains("4 minibatches announced") && page.contains("rudder/periodic:8"));
+    for drawn in ["one choice for everything", "while there is still to learn", "rows", "what a decision takes"] {
+        assert!(page.contains(&format!("<h2>4 minibatches announced: {drawn}</h2>")), "{drawn}");
+    }
+    assert!(page.contains("rudder/periodic:8"));
     let (again, _) = study(&file, &list);
     assert_eq!(without_measures(again), without_measures(document));
 }
@@ -182,8 +187,11 @@ fn what_is_announced_makes_no_job_with_a_slow_rank_wait_longer() {
 #[test]
 fn controllers_that_choose_are_studied_with_the_guard_and_without() {
     let directory = tempfile::tempdir().unwrap();
+    let trained = directory.path().join("trained.json");
+    cautious(&trained);
+    let learned = format!("plan-classifier:{}", trained.display());
     let more = ["--contender", "lfu,lru", "--ablation", "--lookahead", "0", "--slow", "none", "--scenario", "nodes"];
-    let args = [&more[..], &["--minibatches", "128"]].concat();
+    let args = [&more[..], &["--minibatches", "128", "--learned", &learned]].concat();
     let (document, text) = study(&directory.path().join("study.json"), &args);
     let stall = |contender: &str| {
         let own = document["runs"].as_array().unwrap().iter().filter(|run| run["contender"] == contender);
@@ -195,6 +203,9 @@ fn controllers_that_choose_are_studied_with_the_guard_and_without() {
         (stall("rudder/oracle"), stall("rudder/random:1:8"), stall("rudder/guard:random:1:8"));
     assert!(oracle <= 1.01 * coin && guarded <= 1.01 * coin, "{oracle} s, {guarded} s and {coin} s");
     assert!(stall("lfu/ghost") <= 1.05 * stall("lfu"), "what does not gain costs little");
+    // It is told of no change, and then chooses as nobody would.
+    let (alone, guarded) = (stall(&format!("window/{learned}")), stall(&format!("window/guard:{learned}")));
+    assert!((guarded / alone - 1.0).abs() < 0.05, "{guarded} s and {alone} s");
     assert!(text.contains("closes"), "{text}");
     let (again, _) = study(&directory.path().join("again.json"), &args);
     assert_eq!(without_measures(again), without_measures(document));
@@ -240,6 +251,7 @@ fn what_makes_no_study_is_refused_in_words() {
         (&["--contender", "lfu,rudder/llm-replace"], "real time"),
         (&["--traces-only"], "TRACE"),
         (&["--seeds", "1"], "2..=1000"),
+        (&["--learned", "pilot:none.gguf"], "--ablation"),
     ] {
         let output = rudder(&[&["study", "--graph", "sbm:nodes=2000"][..], more].concat());
         let words_said = said(&output);

@@ -45,6 +45,8 @@ pub struct Outcome {
     pub replacements: u64,
     /// Processor time of all controllers.
     pub decision_cpu: Duration,
+    /// That of each decision.
+    pub deciding: Vec<Duration>,
 }
 
 /// What a rank does next.
@@ -86,6 +88,8 @@ struct Steering {
     decisions: u64,
     replacements: u64,
     cpu: Duration,
+    /// Of this, what each decision took.
+    deciding: Vec<Duration>,
 }
 
 impl Steering {
@@ -95,7 +99,9 @@ impl Steering {
         (observation.minibatches, observation.stall) = (self.minibatches, std::mem::take(&mut self.stall));
         self.controller.observe(observation);
         if self.pending.is_none() {
+            let asked = thread_time();
             self.pending = self.controller.decide().map(|decision| (now + self.latency, decision));
+            self.deciding.extend(self.pending.is_some().then(|| thread_time() - asked));
         }
         let due = self.pending.take_if(|(due, _)| steers && *due <= now);
         if let Some((_, decision)) = &due {
@@ -174,6 +180,7 @@ impl<'a> Sim<'a> {
             decisions: 0,
             replacements: 0,
             cpu: Duration::ZERO,
+            deciding: Vec::new(),
         };
         let feed = feed.map(|feed| feed.assuming(case.decision_latency));
         let controller = case.steers().then(|| make(header.rank, &facts, feed));
@@ -447,6 +454,7 @@ impl World<'_> {
                 self.outcome.decisions += steering.decisions;
                 self.outcome.replacements += steering.replacements;
                 self.outcome.decision_cpu += steering.cpu;
+                self.outcome.deciding.extend_from_slice(&steering.deciding);
             }
         }
         self.outcome

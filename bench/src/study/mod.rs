@@ -14,6 +14,7 @@ use crate::graph::GraphSpec;
 use crate::progress::Progress;
 use crate::record::Made;
 use crate::replay::{Buffer, Case, Job, Outcome, ReplayRun, SlowRank, fewest_rows, outcome, parallel};
+use crate::statistics::median;
 use crate::workload::{MINIBATCHES_MIN, Sampling, Scenario, Workload};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -53,6 +54,9 @@ pub struct StudyArgs {
     /// Add controllers that choose, each with the guard and without
     #[arg(long)]
     pub ablation: bool,
+    /// With them those that were trained, such as pilot:FILE and plan-classifier:FILE
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "ablation")]
+    pub learned: Vec<String>,
     /// The buffers: shares of the halo, or bytes of rows
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.05,0.25")]
     pub buffer: Vec<Buffer>,
@@ -132,7 +136,9 @@ pub fn run(args: &StudyArgs) -> Result<()> {
 /// With all that competes among the contenders.
 fn with_ablation(args: &StudyArgs) -> Result<StudyArgs> {
     let mut all = args.clone();
-    for name in contender::ABLATION.split(',').filter(|_| args.ablation) {
+    let chosen = contender::ABLATION.split(',').filter(|_| args.ablation).map(str::to_owned);
+    let learned = args.learned.iter().flat_map(|name| ["", "guard:"].map(|guard| format!("window/{guard}{name}")));
+    for name in chosen.chain(learned) {
         let more: Contender = name.parse()?;
         if !all.contender.contains(&more) {
             all.contender.push(more);
@@ -215,6 +221,7 @@ fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<R
             minibatches: stats.minibatches,
             decisions: outcome.decisions,
             decision_cpu_s: outcome.decision_cpu.as_secs_f64(),
+            decision_p50_s: median(outcome.deciding.iter().map(Duration::as_secs_f64)),
         }
     };
     Ok(cases.iter().zip(&outcomes).map(run).collect())

@@ -37,6 +37,9 @@ pub struct Run {
     pub minibatches: u64,
     /// Decisions of all ranks that took effect.
     pub decisions: u64,
-    /// Processor seconds of all controllers: the one figure that is measured, and differs from run to run.
+    /// Processor seconds of all controllers; measured, so that it differs from run to run, as the next does.
     pub decision_cpu_s: f64,
+    /// Of these, the median of what one decision took; none where nothing was decided.
+    #[serde(default)]
+    pub decision_p50_s: Option<f64>,
 }

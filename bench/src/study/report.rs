@@ -9,7 +9,7 @@ use crate::report::tables::{markup, table};
 use crate::report::{figure, page};
 use std::fmt::Write;
 
-const COLUMNS: [Column<Standing>; 10] = [
+const COLUMNS: [Column<Standing>; 11] = [
     Column {
         head: "contender",
         meaning: "the policy, and the controller that steers it",
@@ -57,10 +57,15 @@ const COLUMNS: [Column<Standing>; 10] = [
     },
     Column {
         head: "CPU, us",
-        meaning: "what its controller takes of the processor a minibatch, measured; the one figure that differs from run to run",
+        meaning: "what its controller takes of the processor a minibatch, measured; differs from run to run, as the next does",
         cell: |standing| {
             if standing.minibatch_us == 0.0 { "-".to_owned() } else { format!("{:.2}", standing.minibatch_us) }
         },
+    },
+    Column {
+        head: "decides in, ms",
+        meaning: "of this, the median of what one decision takes",
+        cell: |standing| standing.decision_ms.map_or_else(|| "-".to_owned(), |spent| format!("{spent:.3}")),
     },
 ];
 
@@ -154,22 +159,94 @@ pub fn html(document: &Document) -> String {
     page("Rudder: who wins where", &body)
 }
 
+/// One figure of a lookahead's standings.
+struct Figure {
+    /// Set over it, after what is announced.
+    title: &'static str,
+    /// The x axis in words.
+    x: &'static str,
+    /// A contender's bar; none of one that this says nothing of.
+    bar: fn(&Standing) -> Option<f64>,
+    /// A dot on its line.
+    dot: fn(&Standing) -> Option<f64>,
+    /// Set to the right.
+    note: fn(&Standing) -> String,
+    /// Set below.
+    caption: &'static str,
+}
+
+const FIGURES: [Figure; 5] = [
+    Figure {
+        title: "one choice for everything",
+        x: "stall over that of each configuration's best contender",
+        bar: |standing| Some(standing.stall.mean),
+        dot: |standing| Some(standing.worst),
+        note: |standing| format!("{:.2}, worst {:.2}", standing.stall.mean, standing.worst),
+        caption: "The dot is the configuration where a contender does worst.",
+    },
+    Figure {
+        title: "while there is still to learn",
+        x: "stall of 32 minibatches over the least of any contender in them",
+        bar: |standing| Some(standing.start),
+        dot: |standing| standing.change,
+        note: |standing| {
+            let change = standing.change.map(|change| format!(", after a change {change:.2}")).unwrap_or_default();
+            format!("{:.2}{change}", standing.start)
+        },
+        caption: "The bar is the start of a job, its initial fill included; the dot is what follows a change.",
+    },
+    Figure {
+        title: "rows",
+        x: "rows fetched over the fewest possible",
+        bar: |standing| Some(standing.x_belady),
+        dot: |_| None,
+        note: |standing| format!("{:.3}", standing.x_belady),
+        caption: "The fewest are those of Belady's rule, which knows all that is to come. Fewer rows are not always less stall: rows of slow owners count for more.",
+    },
+    Figure {
+        title: "what steering gains",
+        x: "share of the gap between the best single choice without a controller and the best for each configuration",
+        bar: |standing| standing.closes.map(|share| share.max(0.0)),
+        dot: |_| None,
+        note: |standing| standing.closes.map(|share| format!("{:.0} %", share * 100.0)).unwrap_or_default(),
+        caption: "More than 1: better than the best for each. No bar and a figure below 0: worse than the single choice.",
+    },
+    Figure {
+        title: "what a decision takes",
+        x: "milliseconds of the processor, the median",
+        bar: |standing| standing.decision_ms,
+        dot: |_| None,
+        note: |standing| standing.decision_ms.map(|spent| format!("{spent:.3} ms")).unwrap_or_default(),
+        caption: "Off the training's thread: no step waits for it.",
+    },
+];
+
+impl Figure {
+    /// Drawn, if there is something to draw.
+    fn drawn(&self, standings: &Lookahead) -> Option<String> {
+        let title = format!("{}: {}", title(standings), self.title);
+        let line = |standing: &Standing| {
+            Some(Line::Bar {
+                name: standing.contender.clone(),
+                parts: vec![Part { value: (self.bar)(standing)?, colour: "#d9573f", name: self.title }],
+                dots: (self.dot)(standing).into_iter().collect(),
+                note: (self.note)(standing),
+            })
+        };
+        let lines: Vec<Line> = standings.contenders.iter().filter_map(line).collect();
+        if lines.is_empty() {
+            return None;
+        }
+        let bars = Bars { label: title.clone(), x: self.x.to_owned(), lines };
+        Some(figure(&title, &bars.svg(), self.caption))
+    }
+}
+
 fn section(standings: &Lookahead) -> String {
-    let bar = |standing: &Standing| Line::Bar {
-        name: standing.contender.clone(),
-        parts: vec![Part { value: standing.stall.mean, colour: "#d9573f", name: "stall" }],
-        dots: vec![standing.worst],
-        note: format!("{:.2}, worst {:.2}", standing.stall.mean, standing.worst),
-    };
-    let bars = Bars {
-        label: title(standings),
-        x: "stall over that of each configuration's best contender".to_owned(),
-        lines: standings.contenders.iter().map(bar).collect(),
-    };
+    let figures: String = FIGURES.iter().filter_map(|figure| figure.drawn(standings)).collect();
     let lines: Vec<Vec<String>> = standings.configurations.iter().map(configuration).collect();
     format!(
-        "{}<section><h3>Contenders</h3>{}<h3>Configurations</h3>{}</section>",
-        figure(&title(standings), &bars.svg(), "The dot is the configuration where a contender does worst."),
+        "{figures}<section><h3>Contenders</h3>{}<h3>Configurations</h3>{}</section>",
         markup(Column::heads(&COLUMNS), &cells(standings)),
         markup(CONFIGURATION_HEADS, &lines)
     )

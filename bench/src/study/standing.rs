@@ -5,6 +5,7 @@
 //! One that knows what is to come stands beside the others: it is nobody's best, and no choice that could be made.
 
 use super::replayed::Run;
+use crate::statistics::median;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 use std::collections::BTreeMap;
@@ -93,6 +94,9 @@ pub struct Standing {
     pub closes: Option<f64>,
     /// Processor microseconds of its controller, a minibatch and rank; measured.
     pub minibatch_us: f64,
+    /// Processor milliseconds of one decision, the median of the jobs' medians; measured. None where nothing was decided.
+    #[serde(default)]
+    pub decision_ms: Option<f64>,
 }
 
 impl Estimate {
@@ -271,6 +275,7 @@ impl Standing {
             decisions,
             closes: None,
             minibatch_us: cpu / (runs().map(|run| run.minibatches).sum::<u64>().max(1)) as f64 * 1e6,
+            decision_ms: median(runs().filter_map(|run| run.decision_p50_s)).map(|seconds| seconds * 1e3),
         }
     }
 }
@@ -409,6 +414,7 @@ mod tests {
             minibatches: 4,
             decisions: 2,
             decision_cpu_s: 1e-5,
+            decision_p50_s: Some(stall_s * 1e-3),
         }
     }
 
@@ -436,6 +442,7 @@ mod tests {
         assert!((standings.headroom().unwrap() - (1.0 - 0.5f64.sqrt())).abs() < 1e-9);
         assert_eq!((b.x_belady, b.change, b.closes), (2.0, Some(1.0), None));
         assert!((b.minibatch_us - 2.5).abs() < 1e-9);
+        assert_eq!((a.decision_ms, b.decision_ms), (Some(8.0), Some(2.0)));
         assert_eq!(standings.configurations[1].best, "b");
         assert!(sentences(&standings)[0].contains("29.3 % of its stall: headroom"), "{:?}", sentences(&standings));
     }
