@@ -61,7 +61,7 @@ pub struct StudyArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.05,0.25")]
     pub buffer: Vec<Buffer>,
     /// Minibatches announced ahead
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0,2,16", value_parser = clap::value_parser!(u32).range(0..=63))]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0,1,2,4,16", value_parser = clap::value_parser!(u32).range(0..=63))]
     pub lookahead: Vec<u32>,
     /// Jobs of each graph, of other draws
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=1000))]

@@ -10,11 +10,26 @@ use crate::controller::{Controller, Decision, Health, JobFacts, Observation};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 const LABELS: &[&str] = &["Yes", "No"];
 const HISTORY: usize = 5;
 const NEUTRAL: &str = "Past decisions: none.\nNow: no metrics are known.\nReplace rows now? Yes or No.";
+/// Decisions by the guidelines: what was decided before, the metrics, and the answer.
+const EXAMPLES: [(&[&str], &str, &str); 4] = [
+    (&[], "hits 0%, fetched 900 of 900 wanted, 97% of minibatches left", "Yes"),
+    (&["400: replacement found no candidates"], "hits 62%, fetched 310 of 820 wanted, 60% of minibatches left", "No"),
+    (
+        &["700: kept: hits -9, fetched +31%, wanted +1%"],
+        "hits 41%, fetched 520 of 860 wanted, 48% of minibatches left",
+        "Yes",
+    ),
+    (
+        &["200: kept: hits +7, fetched -12%, wanted +0%"],
+        "hits 58%, fetched 330 of 790 wanted, 80% of minibatches left",
+        "No",
+    ),
+];
 
 /// How hits are counted for the prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,11 +54,13 @@ pub struct ReplaceConfig {
     pub hit_rate: HitRate,
     /// Takes the model's general leaning towards yes or no off its answers.
     pub calibrate: bool,
+    /// Shows the model four decisions with their answers before it is asked.
+    pub examples: bool,
 }
 
 impl Default for ReplaceConfig {
     fn default() -> Self {
-        Self { model: ModelSource::Default, delta: 16, hit_rate: HitRate::Cumulative, calibrate: true }
+        Self { model: ModelSource::Default, delta: 16, hit_rate: HitRate::Cumulative, calibrate: true, examples: false }
     }
 }
 
@@ -112,9 +129,13 @@ impl LlmReplace {
     /// A setting is out of its bounds.
     pub fn with_scorer(config: &ReplaceConfig, facts: &JobFacts, scorer: Box<dyn Scorer>) -> Result<Self> {
         check_delta(config.delta)?;
+        let mut prefix = Self::prefix(facts);
+        if config.examples {
+            prefix.push_str(&Self::examples());
+        }
         Ok(Self {
             scorer,
-            question: Question::new(Self::prefix(facts), LABELS, NEUTRAL, config.calibrate),
+            question: Question::new(prefix, LABELS, NEUTRAL, config.calibrate),
             config: config.clone(),
             slots: facts.slots,
             minibatches: facts.minibatches,
@@ -151,21 +172,34 @@ impl LlmReplace {
         )
     }
 
-    fn text(&self, now: Summary) -> String {
+    /// What follows the [prefix](Self::prefix) where [examples](ReplaceConfig::examples) are shown.
+    pub fn examples() -> String {
+        let example = |(past, now, answer): &(&[&str], &str, &str)| {
+            format!("\n\nExample. {}\nAnswer: {answer}", Self::text_of(past.iter(), now))
+        };
+        EXAMPLES.iter().map(example).collect()
+    }
+
+    /// The part of the prompt that changes: the decisions so far with their effects, and the metrics now.
+    pub fn text_of(past: impl Iterator<Item = impl Display>, now: &str) -> String {
         let mut text = String::from("Past decisions:");
-        if self.history.is_empty() {
-            text.push_str(" none.");
-        }
-        for record in &self.history {
+        for record in past {
             _ = write!(text, "\n{record}");
         }
-        let Summary { hit_percent, fetched, remote } = now;
-        _ = write!(text, "\nNow: hits {hit_percent}%, fetched {fetched} of {remote} wanted");
-        if let Some(left) = percent_left(self.window.last_minibatch, self.minibatches) {
-            _ = write!(text, ", {left}% of minibatches left");
+        if text.ends_with(':') {
+            text.push_str(" none.");
         }
-        text.push_str(".\nReplace rows now? Yes or No.");
+        _ = write!(text, "\nNow: {now}.\nReplace rows now? Yes or No.");
         text
+    }
+
+    fn text(&self, now: Summary) -> String {
+        let Summary { hit_percent, fetched, remote } = now;
+        let mut metrics = format!("hits {hit_percent}%, fetched {fetched} of {remote} wanted");
+        if let Some(left) = percent_left(self.window.last_minibatch, self.minibatches) {
+            _ = write!(metrics, ", {left}% of minibatches left");
+        }
+        Self::text_of(self.history.iter(), &metrics)
     }
 
     fn summary(&self) -> Summary {
@@ -386,5 +420,35 @@ mod tests {
         let mut controller = LlmReplace::with_scorer(&config, &JobFacts::default(), Box::new(script)).unwrap();
         controller.observe(&observation(1, 80));
         assert_eq!(controller.decide(), Some(Decision { replace: true, ..Decision::default() }));
+    }
+
+    /// Keeps the prefix alone.
+    struct Prefixes(Arc<Mutex<Vec<String>>>);
+
+    impl Scorer for Prefixes {
+        fn score(&mut self, prefix: &str, _text: &str, labels: &[&str]) -> Result<Vec<f32>> {
+            self.0.lock().unwrap().push(prefix.to_owned());
+            Ok(vec![-1.0; labels.len()])
+        }
+    }
+
+    #[test]
+    fn examples_follow_the_prefix_in_the_form_of_what_is_asked() {
+        let prefixes = Arc::new(Mutex::new(Vec::new()));
+        for examples in [false, true] {
+            let config = ReplaceConfig { delta: 1, calibrate: false, examples, ..ReplaceConfig::default() };
+            let scorer = Box::new(Prefixes(Arc::clone(&prefixes)));
+            let mut controller = LlmReplace::with_scorer(&config, &JobFacts::default(), scorer).unwrap();
+            controller.observe(&observation(1, 80));
+            controller.decide().unwrap();
+        }
+        let prefixes = prefixes.lock().unwrap();
+        assert_eq!(prefixes[0], LlmReplace::prefix(&JobFacts::default()));
+        let shown = prefixes[1].strip_prefix(&prefixes[0]).expect("what stays comes first");
+        let first = "\n\nExample. Past decisions: none.\nNow: hits 0%, fetched 900 of 900 wanted, 97% of minibatches left.\n\
+                     Replace rows now? Yes or No.\nAnswer: Yes\n\nExample. Past decisions:\n400: replacement found no candidates\n";
+        assert!(shown.starts_with(first), "{shown}");
+        assert_eq!(shown.matches("Answer: Yes").count(), shown.matches("Answer: No").count());
+        assert_eq!(LlmReplace::text_of([""; 0].iter(), "no metrics are known"), NEUTRAL);
     }
 }
