@@ -24,8 +24,8 @@ pub struct Guard {
     standing: Decision,
     own_policy: Option<PolicyConfig>,
     overruled: bool,
-    /// Whether the last evaluation was against who is in charge; nobody has earned anything before the first.
-    doubted: bool,
+    /// Whether the last evaluation was against who is in charge; none before the first.
+    doubted: Option<bool>,
     minibatches: u32,
     /// What the inner controller has cost; older cost counts for less, as in the shadows.
     cost: Duration,
@@ -50,7 +50,7 @@ impl Guard {
             standing: Decision::default(),
             own_policy: None,
             overruled: false,
-            doubted: true,
+            doubted: None,
             minibatches: 0,
             cost: Duration::ZERO,
             assumed: None,
@@ -85,7 +85,8 @@ impl Guard {
     }
 
     /// Whether the inner controller is to be overruled, and the simple policy that is best. Who is in charge stays so until two evaluations in turn are
-    /// against it, or the very first: a change of set-up costs something at once, and gains later.
+    /// against it: a change of set-up costs something at once, and gains later. The very first is enough, as nobody has earned anything before, unless
+    /// minibatches are announced: what is fetched ahead then has cost something, and has not served yet.
     fn judge(&mut self, costs: &Costs) -> (bool, usize) {
         let best = self.chooser.choose(&costs.simple).unwrap_or(self.chooser.current);
         let own = self.cost.as_secs_f64();
@@ -94,7 +95,9 @@ impl Guard {
         // One that was overruled is to be as good as it, and one that is trusted may be a little worse, so that they do not take turns.
         let tolerated = if self.overruled { 1.0 } else { TOLERATED };
         let doubted = self.overruled != (inner > tolerated * costs.simple[best]);
-        let twice = std::mem::replace(&mut self.doubted, doubted) && doubted;
+        let announced = self.shadows.as_ref().is_some_and(Shadows::has_announcements);
+        let before = self.doubted.replace(doubted).unwrap_or(!announced);
+        let twice = before && doubted;
         (self.overruled != twice, best)
     }
 
@@ -168,7 +171,9 @@ impl Controller for Guard {
 
     fn handle_taken(&mut self) {
         let Some(pending) = self.pending.take() else { return };
-        self.doubted &= self.overruled == pending.overruled;
+        if self.overruled != pending.overruled {
+            self.doubted = Some(false);
+        }
         (self.overruled, self.chooser.current) = (pending.overruled, pending.current);
         if let Some(decision) = pending.inners {
             self.take(decision);
@@ -191,11 +196,26 @@ mod tests {
     //! Goal: a controller that has never been worth it is overruled at once, and who has been in charge is not replaced for a passing cost. Method:
     //! costs by hand.
     use super::*;
+    use crate::buffer::{BufferHints, Call, PrefetchBuffer, WindowPosition};
     use crate::controller::Fixed;
+    use crate::id::NodeId;
+    use crate::partition::PartitionBook;
+
+    /// Of a buffer for whose minibatches to come some nodes are announced.
+    fn announced() -> Guard {
+        let policy = PolicyConfig::named("window").unwrap();
+        let owners = PartitionBook::from_starts(vec![0, 100]).unwrap();
+        let hints = BufferHints { nodes: 100, halo: Vec::new(), degree: Vec::new(), owners };
+        let feed = PrefetchBuffer::new(16, &policy, hints.clone()).unwrap().watch(&policy, hints).unwrap();
+        let mut guard = Guard::new(Box::new(Fixed));
+        guard.attach(feed.watched()).unwrap();
+        let call = Call::Announce(WindowPosition(0));
+        guard.watch(&Event { call, nodes: vec![NodeId(1)], owners: Vec::new() });
+        guard
+    }
 
     /// Who is in charge after each of these costs of the controller, where a simple policy costs 1: whether the controller is overruled.
-    fn overruled(costs: &[f64]) -> Vec<bool> {
-        let mut guard = Guard::new(Box::new(Fixed));
+    fn overruled(mut guard: Guard, costs: &[f64]) -> Vec<bool> {
         let mut evaluate = |&steered: &f64| {
             let costs = Costs { simple: vec![1.0], steered: Some(steered), seconds: true };
             let (overruled, current) = guard.judge(&costs);
@@ -209,10 +229,12 @@ mod tests {
     #[test]
     fn it_takes_two_evaluations_in_turn_to_change_who_is_in_charge() {
         let (good, bad) = (0.9, 1.1);
-        assert_eq!(overruled(&[bad, bad]), [true, true], "one that is bad from the start goes at once");
-        assert_eq!(overruled(&[good, bad, good, bad, bad, bad]), [false, false, false, false, true, true]);
-        assert_eq!(overruled(&[bad, good, bad, good, good, good]), [true, true, true, true, false, false]);
-        assert_eq!(overruled(&[1.005; 3]), [false; 3], "what samples cannot tell is no reason");
-        assert_eq!(overruled(&[bad, 1.005, 1.005]), [true; 3], "nor to take one back");
+        let new = || Guard::new(Box::new(Fixed));
+        assert_eq!(overruled(new(), &[bad, bad]), [true, true], "one that is bad from the start goes at once");
+        assert_eq!(overruled(announced(), &[bad, bad]), [false, true], "but for what it fetched ahead");
+        assert_eq!(overruled(new(), &[good, bad, good, bad, bad, bad]), [false, false, false, false, true, true]);
+        assert_eq!(overruled(new(), &[bad, good, bad, good, good, good]), [true, true, true, true, false, false]);
+        assert_eq!(overruled(new(), &[1.005; 3]), [false; 3], "what samples cannot tell is no reason");
+        assert_eq!(overruled(new(), &[bad, 1.005, 1.005]), [true; 3], "nor to take one back");
     }
 }

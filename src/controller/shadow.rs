@@ -1,7 +1,7 @@
 //! Policies tried on a sample of what the buffer is asked for: each has a buffer of its own, as large a share of the real one as the sample is of
 //! the nodes, and rows that come at once. Its cost is how long its minibatches would have been waited for: rows that are fetched when a minibatch
 //! wants them are, and of those that are fetched ahead as many as do not come while it computes. Which those are follows from what rows take, of
-//! slow owners each for itself.
+//! slow owners each for itself. What a slow owner sends is waited for in any case: by other ranks, where it came ahead of this one's need.
 
 use super::{Decision, Observation, OwnerShare};
 use crate::buffer::{
@@ -158,6 +158,8 @@ impl Shadow {
     fn cost(&self, prices: Option<&Prices>, room: f64) -> f64 {
         let Some(prices) = prices else { return self.counts.fetched.iter().sum::<f64>() / self.share };
         let (waited, fetching) = self.counts.seconds(prices, room * self.share);
+        // There is no room at a slow owner: what it sends to one rank ahead, others wait for.
+        let waited = waited.max(prices.slowest(&self.counts.fetched));
         (waited + HIDDEN * (fetching - waited)) / self.share
     }
 
@@ -295,6 +297,12 @@ struct Prices {
 }
 
 impl Prices {
+    /// Seconds in which the slow owner that takes longest sends so many rows.
+    fn slowest(&self, rows: &[f64]) -> f64 {
+        let slow = rows.iter().zip(&self.by_owner).zip(&self.slow).filter(|(_, slow)| **slow);
+        slow.map(|((rows, seconds), _)| rows * seconds).fold(0.0, f64::max)
+    }
+
     /// Seconds until so many rows by partition are here. Owners send at the same time: what is waited for is the slow one that takes longest, or all the
     /// others together.
     fn seconds(&self, rows: &[f64]) -> f64 {
@@ -418,6 +426,11 @@ impl Shadows {
         self.announced[usize::from(position.0)] = Some(announced);
     }
 
+    /// Whether minibatches to come are known.
+    pub(super) fn has_announcements(&self) -> bool {
+        self.announced.iter().any(Option::is_some)
+    }
+
     fn retire(&mut self, position: WindowPosition) {
         if let Some(announced) = self.announced[usize::from(position.0)].take() {
             self.all().for_each(|shadow| shadow.retire(&announced));
@@ -489,14 +502,14 @@ mod tests {
         Shadows::new(feed.watched(), &others, steered).unwrap()
     }
 
-    /// Milliseconds that a minibatch of these nodes costs each, beside so many of computing.
-    fn costs_ms(mut shadows: Shadows, announced: bool, computing: u64) -> Vec<f64> {
+    /// Milliseconds that a minibatch of these nodes costs each, beside so many of computing; a row of the second owner takes so many.
+    fn costs_ms(mut shadows: Shadows, announced: bool, computing: u64, row: u64) -> Vec<f64> {
         let nodes = nodes();
-        let sent = |rows| OwnerShare { rows, busy: Duration::from_millis(rows) };
+        let sent = |rows, row| OwnerShare { rows, busy: Duration::from_millis(rows * row) };
         let position = WindowPosition(0);
         for call in [Call::Announce(position), Call::Lookup, Call::Retire(position), Call::End] {
             if announced || matches!(call, Call::Lookup | Call::End) {
-                shadows.watch(&Event { call, nodes: nodes.clone(), owners: vec![sent(4), sent(8)] });
+                shadows.watch(&Event { call, nodes: nodes.clone(), owners: vec![sent(4, 1), sent(8, row)] });
             }
         }
         let stall = Duration::from_millis(30);
@@ -579,22 +592,26 @@ mod tests {
 
     #[test]
     fn rows_are_waited_for_that_come_late_or_find_no_room_beside_computing() {
-        for (announced, computing, expected) in [
-            (false, 100, 8.0),
-            (false, 0, 8.0),
-            (true, 100, HIDDEN * 8.0),
-            (true, 2, 6.0 + HIDDEN * 2.0),
-            (true, 0, 8.0),
+        for (announced, computing, row, expected) in [
+            (false, 100, 1, 8.0),
+            (false, 0, 1, 8.0),
+            (true, 100, 1, HIDDEN * 8.0),
+            (true, 2, 1, 6.0 + HIDDEN * 2.0),
+            (true, 0, 1, 8.0),
+            // The second owner is slow: others wait for what it sends here, when nobody here does.
+            (false, 100, 4, 32.0),
+            (true, 100, 4, 32.0),
         ] {
-            let found = costs_ms(shadows("window", &[], false), announced, computing);
-            assert!((found[0] - expected).abs() < 1e-9, "announced {announced}, computing {computing}: {found:?}");
+            let found = costs_ms(shadows("window", &[], false), announced, computing, row);
+            let case = format!("announced {announced}, computing {computing}, {row} ms a row");
+            assert!((found[0] - expected).abs() < 1e-9, "{case}: {found:?}");
         }
     }
 
     #[test]
     fn all_begin_with_the_rows_that_the_buffer_begins_with() {
         for (own, other, expected) in [("lfu", "degree", 8.0), ("degree", "lfu", HIDDEN * 8.0)] {
-            let found = costs_ms(shadows(own, &[other], false), false, 100);
+            let found = costs_ms(shadows(own, &[other], false), false, 100, 1);
             assert_eq!(found.len(), 2);
             assert!(found.iter().all(|cost| (cost - expected).abs() < 1e-9), "{own} and {other}: {found:?}");
         }
