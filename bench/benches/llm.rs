@@ -109,7 +109,7 @@ fn guided(scorer: &mut LocalScorer, prefix: &str) -> [usize; 2] {
         scores[0] - scores[1]
     };
     // As the controller does, less what the model says of nothing.
-    let neutral = leaning(&LlmReplace::text_of([""; 0].iter(), "no metrics are known"));
+    let neutral = leaning(&LlmReplace::text_of(std::iter::empty::<&str>(), "no metrics are known"));
     for (past, now, replace) in GUIDED {
         let says = leaning(&LlmReplace::text_of(past.iter(), now)) > neutral;
         given[usize::from(!replace)] += usize::from(says == replace);

@@ -5,8 +5,8 @@ use crate::report::plot::tidy;
 use crate::report::tables::percent;
 use crate::timeline;
 use anyhow::{Context, Result, ensure};
-use rudder::NodeId;
 use rudder::trace::{Event, Header, Minibatch, Reader, TraceTable};
+use rudder::{NodeId, PartitionBook};
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,9 +25,10 @@ pub fn run(args: &TraceArgs) -> Result<()> {
         TraceShow::Timeline { files, output } => timeline::write(files, output),
         TraceShow::Head { file, number } => {
             let reader = Reader::open(file)?;
-            let tables = &reader.header().tables.clone();
+            let table = |table: &TraceTable| Ok((table.halo.clone(), table.book()?));
+            let tables = reader.header().tables.iter().map(table).collect::<Result<Vec<_>>>()?;
             for event in reader.take(*number) {
-                println!("{}", line(&event?, tables));
+                println!("{}", line(&event?, &tables));
             }
             Ok(())
         }
@@ -147,38 +148,29 @@ fn tell_sums(sums: &Sums, bytes: u64) {
     println!("  file         {} bytes", tidy(bytes as f64));
 }
 
-/// Some nodes, each with its partition, and a star where it is of the halo.
-fn owned(nodes: &[NodeId], table: &TraceTable) -> String {
-    let one = |node: &NodeId| {
-        let partition = table.starts.partition_point(|start| *start <= node.0).saturating_sub(1);
-        let halo = if is_halo(*node, table) { "*" } else { "" };
-        format!("{}@{partition}{halo}", node.0)
-    };
-    nodes.iter().map(one).collect::<Vec<_>>().join(" ")
-}
-
-fn is_halo(node: NodeId, table: &TraceTable) -> bool {
-    table.halo.binary_search(&node).is_ok()
-}
-
-/// One event in a line.
-fn line(event: &Event, tables: &[TraceTable]) -> String {
+/// One event in a line, with the halo and the owners of each table.
+fn line(event: &Event, tables: &[(Vec<NodeId>, PartitionBook)]) -> String {
     let minibatch = match event {
         Event::EpochEnd => return "epoch ends".to_owned(),
         Event::Gap { events } => return format!("{events} events are missing"),
         Event::Minibatch(minibatch) => minibatch,
     };
     let ms = |time: Duration| format!("{:.3}", time.as_secs_f64() * 1e3);
-    let table = &tables[minibatch.table as usize];
-    let first = &minibatch.nodes[..minibatch.nodes.len().min(4)];
+    let (halo, owners) = &tables[minibatch.table as usize];
+    let is_halo = |node: &NodeId| halo.binary_search(node).is_ok();
+    let named = |node: &NodeId| {
+        let owner = owners.locate(*node).map(|(partition, _)| format!("@{}", partition.0)).unwrap_or_default();
+        format!("{}{owner}{}", node.0, if is_halo(node) { "*" } else { "" })
+    };
+    let first: Vec<String> = minibatch.nodes.iter().take(4).map(named).collect();
     let sent = minibatch.owners.iter().filter(|owner| owner.rows > 0);
     let sent =
         sent.map(|owner| format!("; partition {}: {} rows in {} ms", owner.partition.0, owner.rows, ms(owner.busy)));
     format!(
         "minibatch of {} nodes, {} of the halo ({}{}), {}{}{}; sample {}, compute {}, stall {}, all-reduce {} ms; {} hits, {} rows on demand, {} ahead{}",
         minibatch.nodes.len(),
-        minibatch.nodes.iter().filter(|node| is_halo(**node, table)).count(),
-        owned(first, table),
+        minibatch.nodes.iter().filter(|node| is_halo(node)).count(),
+        first.join(" "),
         if minibatch.nodes.len() > first.len() { " …" } else { "" },
         minibatch.announced.map_or_else(|| "not announced".to_owned(), |ahead| format!("announced {ahead} ahead")),
         if minibatch.observed { "" } else { ", of evaluation" },

@@ -23,6 +23,11 @@ impl PrefetchBuffer {
         Ok(feed)
     }
 
+    /// Tells nobody any more; the policy stays what it is.
+    pub fn unwatch(&mut self) {
+        self.tap = None;
+    }
+
     /// From now on this policy says which rows stay; those that are there stay for the time being, and what is on its way comes. Between minibatches.
     /// Whether it does: the feed is to have prepared that policy.
     pub fn switch(&mut self, policy: &PolicyConfig) -> bool {

@@ -109,6 +109,7 @@ impl Shadow {
             shadow.buffer.switch(policy);
             shadow.policy = policy.clone();
         }
+        shadow.buffer.unwatch();
         Ok(shadow)
     }
 
@@ -306,15 +307,8 @@ impl Prices {
     /// Seconds until so many rows by partition are here. Owners send at the same time: what is waited for is the slow one that takes longest, or all the
     /// others together.
     fn seconds(&self, rows: &[f64]) -> f64 {
-        let (mut longest, mut others) = (0.0f64, 0.0);
-        for ((rows, seconds), slow) in rows.iter().zip(&self.by_owner).zip(&self.slow) {
-            if *slow {
-                longest = longest.max(rows * seconds);
-            } else {
-                others += rows;
-            }
-        }
-        longest.max(others * self.together)
+        let others = rows.iter().zip(&self.slow).filter(|(_, slow)| !**slow).map(|(rows, _)| rows);
+        self.slowest(rows).max(others.sum::<f64>() * self.together)
     }
 }
 

@@ -15,7 +15,7 @@ use super::turns::Order;
 use super::wants::{Pattern, Wants};
 use super::world::{PATIENCE, Waiting, World, WorldBootstrap};
 use super::{Measured, content};
-use crate::statistics::{quantile, sorted};
+use crate::statistics::median;
 use anyhow::{Context, Result};
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -195,7 +195,7 @@ fn tell(case: Case, contenders: &[Box<dyn Contender + '_>], samples: &[Samples],
     for (name, samples) in named() {
         measured.add(Line::new(origin("gather alone"), name, &samples.gather, &baselines));
         let mut beside = Line::new(origin("beside computing"), name, &samples.both, &[]);
-        beside.overlap_p50 = Some(quantile(&sorted(samples.overlap.clone()), 0.5));
+        beside.overlap_p50 = median(samples.overlap.iter().copied());
         measured.add(beside);
     }
 }

@@ -182,12 +182,12 @@ impl LlmReplace {
 
     /// The part of the prompt that changes: the decisions so far with their effects, and the metrics now.
     pub fn text_of(past: impl Iterator<Item = impl Display>, now: &str) -> String {
-        let mut text = String::from("Past decisions:");
+        let (mut text, mut past) = (String::from("Past decisions:"), past.peekable());
+        if past.peek().is_none() {
+            text.push_str(" none.");
+        }
         for record in past {
             _ = write!(text, "\n{record}");
-        }
-        if text.ends_with(':') {
-            text.push_str(" none.");
         }
         _ = write!(text, "\nNow: {now}.\nReplace rows now? Yes or No.");
         text
@@ -449,6 +449,6 @@ mod tests {
                      Replace rows now? Yes or No.\nAnswer: Yes\n\nExample. Past decisions:\n400: replacement found no candidates\n";
         assert!(shown.starts_with(first), "{shown}");
         assert_eq!(shown.matches("Answer: Yes").count(), shown.matches("Answer: No").count());
-        assert_eq!(LlmReplace::text_of([""; 0].iter(), "no metrics are known"), NEUTRAL);
+        assert_eq!(LlmReplace::text_of(std::iter::empty::<&str>(), "no metrics are known"), NEUTRAL);
     }
 }
