@@ -1,9 +1,8 @@
 //! Keeps candle on the calling thread.
 //!
-//! Candle's matrix products hand work to a process-wide pool whose threads spin while they wait: beside training that costs more than it
-//! brings, and the model's promise is one thread. There are two such pools, each with its own switch.
+//! Candle's products of quantized matrices hand work to a process-wide pool whose threads spin while they wait: beside training that costs more
+//! than it brings, and the model's promise is one thread.
 
-use std::cell::OnceCell;
 use std::sync::Once;
 
 const CANDLE_THREADS: &str = "CANDLE_NUM_THREADS";
@@ -21,19 +20,5 @@ pub(super) fn confine_process() {
             unsafe { std::env::set_var(CANDLE_THREADS, "1") };
         }
         candle_core::utils::barrier_pool();
-    });
-}
-
-/// Makes all of candle's work that this thread asks for run on this thread.
-pub(super) fn confine_to_this_thread() {
-    thread_local! {
-        static DENSE: OnceCell<Option<rayon::ThreadPool>> = const { OnceCell::new() };
-    }
-    // Done already where a runtime or a service started this thread.
-    confine_process();
-    // Dense products split their work over the rayon pool of the calling thread: here a pool of this one thread. A thread that is in a pool
-    // already keeps it.
-    DENSE.with(|pool| {
-        pool.get_or_init(|| rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().ok());
     });
 }

@@ -1,17 +1,14 @@
-//! The decoder-only transformers that we run, on candle's quantized matrix products: grouped-query attention, rotary
-//! positions, RMSNorm, a gated feed-forward network. The architectures are options of one code path.
+//! The decoder-only transformers that we run: grouped-query attention, rotary positions, RMSNorm, a gated feed-forward network. The architectures are options of one code path.
 //!
-//! Weights are brought to 8 bits with rows padded by zeros to a multiple of 256, whatever the file holds: candle has fast
-//! x86 kernels for that shape alone, and small models miss it. Sources: Touvron et al., "LLaMA" (arXiv 2302.13971);
-//! Gemma Team, "Gemma 3 Technical Report" (arXiv 2503.19786); Su et al., "RoFormer" (arXiv 2104.09864).
+//! Sources: Touvron et al., "LLaMA" (arXiv 2302.13971); Gemma Team, "Gemma 3 Technical Report" (arXiv 2503.19786); Su et al., "RoFormer" (arXiv 2104.09864).
 
 use super::gguf::{Gguf, Outcome};
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{D, DType, Device, Module, Result, Tensor};
+use super::matrix::{Matrix, Storage, View, multiply};
+use candle_core::quantized::QTensor;
+use candle_core::{DType, Device, Result, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
 
-const PAD: usize = 256;
 const MAX_LAYERS: usize = 256;
 const MAX_WIDTH: usize = 1 << 14;
 const MAX_HIDDEN: usize = 1 << 16;
@@ -44,12 +41,6 @@ struct Reach {
     frequencies: Vec<f32>,
 }
 
-/// A matrix whose input is padded with zeros.
-struct Matrix {
-    product: QMatMul,
-    padded: usize,
-}
-
 struct Layer {
     reach: Arc<Reach>,
     attention_norm: Vec<f32>,
@@ -78,10 +69,10 @@ pub(super) struct Decoder {
     pub context: usize,
 }
 
-/// Keys and values of the tokens evaluated so far. Forgetting the last ones is setting a length.
+/// Keys and values of the tokens evaluated so far, by layer, token and head. Forgetting the last ones is setting a length.
 pub(super) struct Cache {
-    keys: Vec<Tensor>,
-    values: Vec<Tensor>,
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
     capacity: usize,
     length: usize,
 }
@@ -128,9 +119,11 @@ impl Decoder {
         let embedding = gguf.quantized("token_embd.weight", &[vocabulary, shape.width])?;
         let tied = !gguf.has_tensor("output.weight");
         let head = if tied { None } else { Some(gguf.quantized("output.weight", &[vocabulary, shape.width])?) };
+        let storage = Storage::for_numbers(reaches.len() * shape.numbers());
         let layers = reaches.into_iter().enumerate();
-        let layers =
-            layers.map(|(index, reach)| Layer::from_gguf(gguf, &shape, index, reach)).collect::<Outcome<_>>()?;
+        let layers = layers
+            .map(|(index, reach)| Layer::from_gguf(gguf, &shape, index, reach, storage))
+            .collect::<Outcome<_>>()?;
         Ok(Self {
             output_norm: vector(gguf, "output_norm.weight", shape.width)?,
             layers,
@@ -145,11 +138,9 @@ impl Decoder {
         })
     }
 
-    pub fn cache(&self, capacity: usize) -> Result<Cache> {
-        let shape = (self.shape.kv_heads, capacity, self.shape.head);
-        let zeros =
-            || self.layers.iter().map(|_| Tensor::zeros(shape, DType::F32, &Device::Cpu)).collect::<Result<_>>();
-        Ok(Cache { keys: zeros()?, values: zeros()?, capacity, length: 0 })
+    pub fn cache(&self, capacity: usize) -> Cache {
+        let zeros = || vec![vec![0.0; capacity * self.shape.kv_heads * self.shape.head]; self.layers.len()];
+        Cache { keys: zeros(), values: zeros(), capacity, length: 0 }
     }
 
     /// Evaluates tokens after those in the cache and returns the state of the last one, `[width]`.
@@ -161,15 +152,19 @@ impl Decoder {
         }
         let mut states = self.rows(&self.embedding, tokens)?;
         states.iter_mut().for_each(|state| *state *= self.embedding_scale);
+        let width = self.shape.width;
         for (index, layer) in self.layers.iter().enumerate() {
-            let attended = self.attention(layer, &states, cache, index)?;
+            // Of the last layer's states one is wanted, and no other layer sees the others.
+            let from = if index + 1 == self.layers.len() { count - 1 } else { 0 };
+            let attended = self.attention(layer, &states, from, cache, index)?;
+            states.drain(..from * width);
             add(&mut states, &attended);
             let fed = self.feed_forward(layer, &states)?;
             add(&mut states, &fed);
         }
         cache.length += count;
-        let last = &states[(count - 1) * self.shape.width..];
-        Ok(self.normed(last, &self.output_norm, self.shape.width))
+        let last = &states[states.len() - width..];
+        Ok(self.normed(last, &self.output_norm, width))
     }
 
     /// The logits of some tokens after a state.
@@ -202,56 +197,59 @@ impl Decoder {
         (mean + self.shape.epsilon).sqrt().recip()
     }
 
-    fn attention(&self, layer: &Layer, states: &[f32], cache: &mut Cache, index: usize) -> Result<Vec<f32>> {
+    /// What attention adds to the states from one on. The keys and values of all go into the cache.
+    fn attention(
+        &self,
+        layer: &Layer,
+        states: &[f32],
+        from: usize,
+        cache: &mut Cache,
+        index: usize,
+    ) -> Result<Vec<f32>> {
         let Shape { heads, kv_heads, head, .. } = self.shape;
         let count = states.len() / self.shape.width;
         let (start, total) = (cache.length, cache.length + count);
         let normed = self.normed(states, &layer.attention_norm, layer.query_key_value.padded);
         let mut projected = layer.query_key_value.apply(normed)?;
-        let stride = (heads + 2 * kv_heads) * head;
+        let kv = kv_heads * head;
+        let stride = heads * head + 2 * kv;
         for (row, states) in projected.chunks_exact_mut(stride).enumerate() {
             let (queries, rest) = states.split_at_mut(heads * head);
-            let keys = &mut rest[..kv_heads * head];
+            let keys = &mut rest[..kv];
             if let Some([query_norm, key_norm]) = &layer.head_norms {
                 self.norm_heads(queries, query_norm);
                 self.norm_heads(keys, key_norm);
             }
-            self.rotate(&mut states[..(heads + kv_heads) * head], start + row, &layer.reach.frequencies);
+            self.rotate(&mut states[..heads * head + kv], start + row, &layer.reach.frequencies);
+            let (keys, values) = states[heads * head..].split_at(kv);
+            let place = (start + row) * kv..(start + row + 1) * kv;
+            cache.keys[index][place.clone()].copy_from_slice(keys);
+            cache.values[index][place].copy_from_slice(values);
         }
-        // Head by head, so that the query heads of a group form one matrix against their shared keys.
-        let gather = |first: usize, heads: usize| {
-            let rows = (first..first + heads)
-                .flat_map(|h| projected.chunks_exact(stride).map(move |s| &s[h * head..][..head]));
-            rows.flatten().copied().collect::<Vec<f32>>()
-        };
-        let tensor = |values: Vec<f32>, rows| Tensor::from_vec(values, (kv_heads, rows, head), &Device::Cpu);
-        let queries = tensor(gather(0, heads), heads / kv_heads * count)?;
-        cache.keys[index].slice_set(&tensor(gather(heads, kv_heads), count)?, 1, start)?;
-        cache.values[index].slice_set(&tensor(gather(heads + kv_heads, kv_heads), count)?, 1, start)?;
 
         // What the first of the tokens no longer sees, none of the others does.
         let window = layer.reach.window;
-        let first = (start + 1).saturating_sub(window);
-        let reached = total - first;
-        let keys = cache.keys[index].narrow(1, first, reached)?;
-        let scores = queries.matmul(&keys.transpose(1, 2)?)?;
-        let mut weights = scores.flatten_all()?.to_vec1::<f32>()?;
+        let first = (start + from + 1).saturating_sub(window);
+        let (asking, reached) = (count - from, total - first);
         let scale = (head as f32).sqrt().recip();
-        for (row, scores) in weights.chunks_exact_mut(reached).enumerate() {
-            let end = start + row % count + 1;
-            softmax(scores, end.saturating_sub(window).max(first) - first..end - first, scale);
-        }
-        let weights = Tensor::from_vec(weights, (kv_heads, heads / kv_heads * count, reached), &Device::Cpu)?;
-        let values = cache.values[index].narrow(1, first, reached)?;
-        let mixed = weights.matmul(&values)?.flatten_all()?.to_vec1::<f32>()?;
-
         let padded = layer.output.padded;
-        let mut input = vec![0.0; count * padded];
-        for (row, values) in mixed.chunks_exact(head).enumerate() {
-            let (h, token) = (row / count, row % count);
-            input[token * padded + h * head..][..head].copy_from_slice(values);
+        let mut mixed = vec![0.0; asking * padded];
+        let mut weights = vec![0.0; asking * reached];
+        for h in 0..heads {
+            // Query heads of a group share their keys and values.
+            let of_kv = first * kv + h / (heads / kv_heads) * head;
+            let queries = View::of_rows(&projected[from * stride + h * head..], asking, head, stride);
+            let keys = View::of_rows(&cache.keys[index][of_kv..], reached, head, kv);
+            multiply(queries, keys.transposed(), &mut weights, reached);
+            for (row, scores) in weights.chunks_exact_mut(reached).enumerate() {
+                let end = start + from + row + 1;
+                softmax(scores, end.saturating_sub(window).max(first) - first..end - first, scale);
+            }
+            let weights = View::of_rows(&weights, asking, reached, reached);
+            let values = View::of_rows(&cache.values[index][of_kv..], reached, head, kv);
+            multiply(weights, values, &mut mixed[h * head..], padded);
         }
-        Ok(self.normed_if(layer.output.apply(input)?, layer.attended_norm.as_deref()))
+        Ok(self.normed_if(layer.output.apply(mixed)?, layer.attended_norm.as_deref()))
     }
 
     /// RMSNorm of each head, in place.
@@ -359,24 +357,31 @@ impl Shape {
             epsilon: gguf.positive(&key("attention.layer_norm_rms_epsilon"))? as f32,
         })
     }
+
+    /// Numbers of a layer's matrices.
+    fn numbers(&self) -> usize {
+        self.width * (2 * (self.heads + self.kv_heads) * self.head + 3 * self.hidden)
+    }
 }
 
 impl Layer {
-    fn from_gguf(gguf: &mut Gguf, shape: &Shape, index: usize, reach: Arc<Reach>) -> Outcome<Self> {
+    fn from_gguf(gguf: &mut Gguf, shape: &Shape, index: usize, reach: Arc<Reach>, storage: Storage) -> Outcome<Self> {
         let name = |part: &str| format!("blk.{index}.{part}.weight");
         let &Shape { architecture, width, hidden, heads, kv_heads, head, .. } = shape;
         let kv = kv_heads * head;
         let projections = [(name("attn_q"), heads * head), (name("attn_k"), kv), (name("attn_v"), kv)];
+        let matrix =
+            |gguf: &mut Gguf, parts: &[(String, usize)], columns| Matrix::from_gguf(gguf, parts, columns, storage);
         let mut layer = Self {
             reach,
             attention_norm: vector(gguf, &name("attn_norm"), width)?,
-            query_key_value: Matrix::from_gguf(gguf, &projections, width)?,
+            query_key_value: matrix(gguf, &projections, width)?,
             head_norms: None,
-            output: Matrix::from_gguf(gguf, &[(name("attn_output"), width)], heads * head)?,
+            output: matrix(gguf, &[(name("attn_output"), width)], heads * head)?,
             attended_norm: None,
             feed_norm: vector(gguf, &name("ffn_norm"), width)?,
-            gate_up: Matrix::from_gguf(gguf, &[(name("ffn_gate"), hidden), (name("ffn_up"), hidden)], width)?,
-            down: Matrix::from_gguf(gguf, &[(name("ffn_down"), width)], hidden)?,
+            gate_up: matrix(gguf, &[(name("ffn_gate"), hidden), (name("ffn_up"), hidden)], width)?,
+            down: matrix(gguf, &[(name("ffn_down"), width)], hidden)?,
             fed_norm: None,
         };
         if architecture == Architecture::Gemma3 {
@@ -387,41 +392,6 @@ impl Layer {
         }
         Ok(layer)
     }
-}
-
-impl Matrix {
-    /// Reads matrices of the same input, `(name, rows)`, as one, so that the input is quantized once.
-    fn from_gguf(gguf: &mut Gguf, parts: &[(String, usize)], columns: usize) -> Outcome<Self> {
-        let dense =
-            parts.iter().map(|(name, rows)| gguf.dense(name, &[*rows, columns])).collect::<Outcome<Vec<_>>>()?;
-        let padded = columns.next_multiple_of(PAD);
-        let quantize = || {
-            let padded =
-                Tensor::cat(&dense, 0)?.to_dtype(DType::F32)?.pad_with_zeros(D::Minus1, 0, padded - columns)?;
-            QMatMul::from_qtensor(QTensor::quantize(&padded.contiguous()?, stored_as())?)
-        };
-        let product = quantize().map_err(|cause| format!("cannot quantize {}: {cause}", parts[0].0))?;
-        Ok(Self { product, padded })
-    }
-
-    fn apply(&self, input: Vec<f32>) -> Result<Vec<f32>> {
-        let rows = input.len() / self.padded;
-        let input = Tensor::from_vec(input, (rows, self.padded), &Device::Cpu)?;
-        self.product.forward(&input)?.flatten_all()?.to_vec1()
-    }
-}
-
-/// What matrices are kept as: eight bits a number, with a scale for each 32; for each 256 on x86 without VNNI, where a decision takes less than half as
-/// long so.
-fn stored_as() -> GgmlDType {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");
-        if !wide && !is_x86_feature_detected!("avxvnni") {
-            return GgmlDType::Q8K;
-        }
-    }
-    GgmlDType::Q8_0
 }
 
 fn vector(gguf: &mut Gguf, name: &str, length: usize) -> Outcome<Vec<f32>> {

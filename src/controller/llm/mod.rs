@@ -13,6 +13,7 @@
 mod cohorts;
 mod decoder;
 mod gguf;
+mod matrix;
 mod pilot;
 mod replace;
 mod scorer;

@@ -3,7 +3,7 @@
 use super::decoder::{Architecture, Cache, Decoder};
 use super::gguf::{Gguf, Outcome};
 use super::tokenizer::Tokenizer;
-use crate::controller::threads::confine_to_this_thread;
+use crate::controller::threads::confine_process;
 use crate::error::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -103,7 +103,7 @@ impl LocalScorer {
     /// # Errors
     /// The file cannot be read, is damaged, or holds a model of another kind; the message says which.
     pub fn load(path: &Path, limits: ScorerLimits) -> Result<Self> {
-        confine_to_this_thread();
+        confine_process();
         // The file is untrusted, and candle asserts where it should refuse.
         let loaded = catch_unwind(AssertUnwindSafe(|| load(path, limits)));
         let loaded = loaded.unwrap_or_else(|_| Err("its contents make the model code panic: it is damaged".into()));
@@ -164,7 +164,7 @@ impl LocalScorer {
         }
         let tokens = self.prefix_tokens(text)?;
         let capacity = (tokens.len() + self.limits.text_tokens).min(self.decoder.context);
-        let mut cache = self.decoder.cache(capacity).map_err(|cause| cause.to_string())?;
+        let mut cache = self.decoder.cache(capacity);
         self.decoder.evaluate(&tokens, &mut cache)?;
         if self.prefixes.len() >= self.limits.prefixes.max(1) {
             let oldest = (0..self.prefixes.len()).min_by_key(|&place| self.prefixes[place].last_use);
@@ -209,7 +209,6 @@ impl LocalScorer {
 
 impl Scorer for LocalScorer {
     fn score(&mut self, prefix: &str, text: &str, labels: &[&str]) -> Result<Vec<f32>> {
-        confine_to_this_thread();
         let scores = self.score_all(prefix, text, labels).map_err(|cause| model_error(&self.path, cause))?;
         if scores.iter().any(|score| !score.is_finite()) {
             return Err(model_error(
