@@ -114,7 +114,7 @@ fn classifier(file: &std::path::Path) -> ControllerConfig {
         model: Model::Perceptron(Perceptron { layers: vec![layer(FEATURES.len(), 8), layer(8, 1)] }),
     };
     trained.write(file).unwrap();
-    ControllerConfig::Classifier(ClassifierConfig { file: file.to_owned() })
+    ControllerConfig::Classifier(ClassifierConfig { file: file.to_owned(), online: true })
 }
 
 #[test]

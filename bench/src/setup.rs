@@ -201,7 +201,7 @@ impl SetUp {
             Self::Random => ControllerConfig::Random { seed, delta },
             Self::Classifier => {
                 let file = asked.classifier.context(NO_CLASSIFIER)?.to_owned();
-                ControllerConfig::Classifier(ClassifierConfig { file })
+                ControllerConfig::Classifier(ClassifierConfig { file, online: false })
             }
             Self::Llm => {
                 let hit_rate = match controls.hit_rate {

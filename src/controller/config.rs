@@ -1,7 +1,7 @@
 //! The registry: which controllers there are and how each is built. A new one is its file, its variant and its line in [`ControllerConfig::build`].
 
 use super::bandit;
-use super::classifier::{Classifier, ClassifierConfig, PlanClassifier, TrainedPlans};
+use super::classifier::{Classifier, ClassifierConfig, PlanClassifier};
 #[cfg(feature = "llm")]
 use super::llm;
 use super::planner::Planner;
@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 #[cfg(feature = "llm")]
-const CHOICES: &str = "auto, off, fixed, periodic:DELTA, random:SEED:DELTA, quotas:PERCENT, analytic, classifier:FILE, ghost, bandit:SEED, plan-classifier:FILE, pilot:FILE, llm-replace or llm-cohorts; guard: before one guards it";
+const CHOICES: &str = "auto, off, fixed, periodic:DELTA, random:SEED:DELTA, quotas:PERCENT, analytic, classifier:FILE, ghost, bandit:SEED, plan-classifier:FILE, pilot:FILE, llm-replace or llm-cohorts; guard: before one guards it, online: before a classifier lets it learn";
 #[cfg(not(feature = "llm"))]
-const CHOICES: &str = "auto, off, fixed, periodic:DELTA, random:SEED:DELTA, quotas:PERCENT, analytic, classifier:FILE, ghost, bandit:SEED or plan-classifier:FILE; guard: before one guards it";
+const CHOICES: &str = "auto, off, fixed, periodic:DELTA, random:SEED:DELTA, quotas:PERCENT, analytic, classifier:FILE, ghost, bandit:SEED or plan-classifier:FILE; guard: before one guards it, online: before a classifier lets it learn";
 
 /// Which controller steers the buffer, and how.
 ///
@@ -110,9 +110,7 @@ impl ControllerConfig {
             Self::Ghost => Box::new(Ghost::new()),
             Self::Bandit { seed, episode } => Box::new(Bandit::new(*seed, *episode)?),
             Self::Guard { inner } => Box::new(Guard::new(inner.build(facts)?)),
-            Self::PlanClassifier(config) => {
-                Box::new(Planner::new(Box::new(PlanClassifier(TrainedPlans::read(&config.file)?)), facts))
-            }
+            Self::PlanClassifier(config) => Box::new(Planner::new(Box::new(PlanClassifier::new(config)?), facts)),
             #[cfg(feature = "llm")]
             Self::Pilot(config) => Box::new(Planner::new(Box::new(llm::Pilot::new(config)?), facts)),
             #[cfg(feature = "llm")]
@@ -246,17 +244,27 @@ impl ControllerConfig {
 }
 
 /// Reads `auto`, `off`, `fixed`, `periodic:DELTA`, `random:SEED:DELTA`, `quotas:PERCENT`, `quotas:PERCENT:TIMES`, `analytic`, `classifier:FILE`, `ghost`,
-/// `bandit:SEED`, `bandit:SEED:EPISODE`, `guard:` and one of these, and only with the feature `llm` `pilot:FILE`, `llm-replace` and `llm-cohorts`, the last two with their default settings.
+/// `bandit:SEED`, `bandit:SEED:EPISODE`, `plan-classifier:FILE`, `online:` and a classifier, `guard:` and one of these, and only with the feature `llm` `pilot:FILE`, `llm-replace` and `llm-cohorts`, the last two with their default settings.
 impl FromStr for ControllerConfig {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         let file = |kind: &str| text.strip_prefix(kind).filter(|file| !file.is_empty()).map(PathBuf::from);
         if let Some(file) = file("classifier:") {
-            return Ok(Self::Classifier(ClassifierConfig { file }));
+            return Ok(Self::Classifier(ClassifierConfig { file, online: false }));
         }
         if let Some(file) = file("plan-classifier:") {
-            return Ok(Self::PlanClassifier(ClassifierConfig { file }));
+            return Ok(Self::PlanClassifier(ClassifierConfig { file, online: false }));
+        }
+        if let Some(inner) = text.strip_prefix("online:") {
+            let online = |config: ClassifierConfig| ClassifierConfig { online: true, ..config };
+            return match inner.parse()? {
+                Self::Classifier(config) => Ok(Self::Classifier(online(config))),
+                Self::PlanClassifier(config) => Ok(Self::PlanClassifier(online(config))),
+                _ => Err(Error::config(format!(
+                    "controller {text:?}: only classifier:FILE and plan-classifier:FILE learn online"
+                ))),
+            };
         }
         #[cfg(feature = "llm")]
         if let Some(file) = file("pilot:") {

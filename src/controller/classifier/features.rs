@@ -34,6 +34,9 @@ pub const FEATURES: [&str; 17] = [
     "halo_of_graph",
 ];
 
+/// The place of `fetched_change`.
+pub(super) const FETCHED_CHANGE: usize = 4;
+
 /// The features of one decision.
 pub type Values = [f64; FEATURES.len()];
 
@@ -210,6 +213,7 @@ mod tests {
         ] {
             assert_eq!(rounded(&first, name), expected, "{name}");
         }
+        assert_eq!(FEATURES[FETCHED_CHANGE], "fetched_change");
         features.observe(&Observation { replaced_rows: 10, prefetched_rows: 10, useless_rows: 5, ..minibatch(3, 40) });
         features.observe(&minibatch(4, 40));
         let second = features.take();

@@ -78,7 +78,41 @@ impl Model {
         }
     }
 
-    /// Numbers of room that [`Model::score`] needs.
+    /// Its kind, as a file names it.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Linear(_) => "linear",
+            Self::Trees(_) => "trees",
+            Self::Perceptron(_) => "perceptron",
+            Self::Attention(_) => "attention",
+            Self::Kernel(_) => "kernel",
+        }
+    }
+
+    /// Whether [`Model::learn`] changes it.
+    pub fn learns(&self) -> bool {
+        matches!(self, Self::Linear(_) | Self::Perceptron(_))
+    }
+
+    /// Brings the answer to normalised features nearer to yes or no, by one step down the gradient of the logistic loss, `rate` times as
+    /// long. Allocates nothing.
+    ///
+    /// # Panics
+    /// As [`Model::score`].
+    pub fn learn(&mut self, values: &[f64], yes: bool, rate: f64, scratch: &mut [f64]) {
+        let step = |score: f64| rate * (f64::from(u8::from(yes)) - 1.0 / (1.0 + (-score).exp()));
+        match self {
+            Self::Linear(Linear { weights, bias }) => {
+                let step = step(dot(weights, values) + *bias);
+                weights.iter_mut().zip(values).for_each(|(weight, value)| *weight += step * value);
+                *bias += step;
+            }
+            Self::Perceptron(perceptron) => perceptron.learn(values, step, scratch),
+            Self::Trees(_) | Self::Attention(_) | Self::Kernel(_) => {}
+        }
+    }
+
+    /// Numbers of room that [`Model::score`] and [`Model::learn`] need.
     pub fn scratch(&self) -> usize {
         match self {
             Self::Linear(_) | Self::Trees(_) | Self::Kernel(_) => 0,

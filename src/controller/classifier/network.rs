@@ -71,7 +71,14 @@ impl Perceptron {
     }
 
     pub(super) fn scratch(&self) -> usize {
-        2 * self.width()
+        let inputs = self.layers.first().and_then(|layer| layer.weights.first()).map_or(0, Vec::len);
+        inputs + 2 * self.layers.iter().map(Dense::outputs).sum::<usize>()
+    }
+
+    /// Moves every weight by its part in the answer, times what `step` makes of the answer.
+    pub(super) fn learn(&mut self, values: &[f64], step: impl Fn(f64) -> f64, scratch: &mut [f64]) {
+        let (parts, scratch) = scratch.split_at_mut(values.len());
+        learn(&mut self.layers, values, parts, &step, scratch);
     }
 
     pub(super) fn score(&self, values: &[f64], scratch: &mut [f64]) -> f64 {
@@ -87,6 +94,32 @@ impl Perceptron {
             input = &this[..layer.outputs()];
         }
         input[0]
+    }
+}
+
+/// Moves the weights of layers, and leaves the inputs' parts in the answer, times the step, in `parts`. Without a layer the input is the answer.
+fn learn(layers: &mut [Dense], input: &[f64], parts: &mut [f64], step: &impl Fn(f64) -> f64, scratch: &mut [f64]) {
+    let Some((layer, rest)) = layers.split_first_mut() else {
+        parts[0] = step(input[0]);
+        return;
+    };
+    let (output, scratch) = scratch.split_at_mut(layer.outputs());
+    let (output_parts, scratch) = scratch.split_at_mut(layer.outputs());
+    layer.apply(input, output);
+    if !rest.is_empty() {
+        output.iter_mut().for_each(|value| *value = value.max(0.0));
+    }
+    learn(rest, output, output_parts, step, scratch);
+    if !rest.is_empty() {
+        output_parts.iter_mut().zip(&*output).filter(|(_, value)| **value == 0.0).for_each(|(part, _)| *part = 0.0);
+    }
+    parts.fill(0.0);
+    for ((row, bias), output_part) in layer.weights.iter_mut().zip(&mut layer.bias).zip(&*output_parts) {
+        for ((weight, part), value) in row.iter_mut().zip(&mut *parts).zip(input) {
+            *part += output_part * *weight;
+            *weight += output_part * value;
+        }
+        *bias += output_part;
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::file::{Feature, Kept, check_features, normalise, read, write};
 use super::model::Model;
+use super::{ClassifierConfig, RATE, check_learns};
 use crate::controller::planner::{Advisor, PLANS, Situation, VALUES, preferred};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -83,8 +84,42 @@ impl TrainedPlans {
     }
 }
 
+/// A plan is as good as the best if it has cost at most so much of it: what its classifier was trained to tell.
+const AS_GOOD: f64 = 1.01;
+
 /// Follows them.
-pub struct PlanClassifier(pub TrainedPlans);
+pub struct PlanClassifier {
+    trained: TrainedPlans,
+    online: bool,
+    /// What was asked last, normalised.
+    asked: Option<[f64; VALUES.len()]>,
+}
+
+impl PlanClassifier {
+    /// Reads the classifiers' file.
+    ///
+    /// # Errors
+    /// It cannot be read, is damaged or of another version; or they cannot learn and are to.
+    pub fn new(config: &ClassifierConfig) -> Result<Self> {
+        let trained = TrainedPlans::read(&config.file)?;
+        if config.online {
+            check_learns(&config.file, trained.plans.iter().map(|(_, model)| model))?;
+        }
+        Ok(Self { trained, online: config.online, asked: None })
+    }
+
+    /// Learns of each plan that was tried since the last choice whether it was as good as the best.
+    fn learn(&mut self, situation: &Situation) {
+        if let Some(values) = self.asked.take() {
+            for ((_, model), cost) in self.trained.plans.iter_mut().zip(situation.costs) {
+                if let Some(cost) = cost {
+                    let mut scratch = vec![0.0; model.scratch()];
+                    model.learn(&values, cost <= AS_GOOD, RATE, &mut scratch);
+                }
+            }
+        }
+    }
+}
 
 impl Advisor for PlanClassifier {
     fn name(&self) -> &'static str {
@@ -92,8 +127,12 @@ impl Advisor for PlanClassifier {
     }
 
     fn choose(&mut self, situation: &Situation) -> Result<usize> {
-        let scores = self.0.scores(situation.values(), |plan| situation.allows(plan));
-        Ok(preferred(&scores, self.0.margin).unwrap_or(situation.plan))
+        if self.online {
+            self.learn(situation);
+        }
+        self.asked = Some(self.trained.normalised(situation.values()));
+        let scores = self.trained.scores(situation.values(), |plan| situation.allows(plan));
+        Ok(preferred(&scores, self.trained.margin).unwrap_or(situation.plan))
     }
 }
 
@@ -119,9 +158,25 @@ mod tests {
         }
     }
 
+    fn following(trained: TrainedPlans, online: bool) -> PlanClassifier {
+        PlanClassifier { trained, online, asked: None }
+    }
+
+    #[test]
+    fn what_a_plan_has_cost_is_learnt_where_it_may_be() {
+        let mut situation = Situation { hits: 0.1, ..Situation::default() };
+        // `lfulong`, which it prefers, costs more than `lfu` here.
+        situation.costs[..5].copy_from_slice(&[1.0, 1.3, 1.2, 1.4, 1.5].map(Some));
+        let chosen = |online| {
+            let mut classifier = following(trained(), online);
+            (0..2000).map(|_| classifier.choose(&situation).unwrap()).last().map(|plan| PLANS[plan].name)
+        };
+        assert_eq!([false, true].map(chosen), [Some("lfulong"), Some("lfu")]);
+    }
+
     #[test]
     fn the_likeliest_that_can_be_chosen_is_chosen() {
-        let mut classifier = PlanClassifier(trained());
+        let mut classifier = following(trained(), false);
         let mut situation = Situation { hits: 0.1, ..Situation::default() };
         assert_eq!(classifier.choose(&situation).unwrap(), 2);
         situation.hits = 0.9;
@@ -134,7 +189,7 @@ mod tests {
     fn the_default_stays_unless_another_plan_scores_more_by_the_margin() {
         let mut situation = Situation { hits: 0.9, ..Situation::default() };
         let chosen = |margin, situation: &Situation| {
-            PLANS[PlanClassifier(TrainedPlans { margin, ..trained() }).choose(situation).unwrap()].name
+            PLANS[following(TrainedPlans { margin, ..trained() }, false).choose(situation).unwrap()].name
         };
         assert_eq!([3.5, 3.7].map(|margin| chosen(margin, &situation)), ["degree", "lfu"], "3.6 more than `lfu`");
         situation.announced = 1;
