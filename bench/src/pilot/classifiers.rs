@@ -2,11 +2,11 @@
 
 use super::ClassifiersArgs;
 use super::samples::{Parts, Sample};
-use super::score::{AS_GOOD, Score, Scored, choices, margin, print, simple};
+use super::score::{Score, Scored, choices, margin, print, simple};
 use crate::fit::{ModelName, Table, normalisation};
 use crate::progress::Progress;
 use anyhow::{Context, Result};
-use rudder::controller::classifier::TrainedPlans;
+use rudder::controller::classifier::{AS_GOOD, TrainedPlans};
 use rudder::controller::planner::{PLANS, VALUES};
 
 /// `rudder pilot classifiers`

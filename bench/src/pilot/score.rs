@@ -2,11 +2,9 @@
 
 use super::samples::Sample;
 use crate::report::tables::{percent, table};
+use rudder::controller::classifier::AS_GOOD;
 use rudder::controller::planner::{PLANS, preferred};
 use serde::Serialize;
-
-/// A plan is as good as the best if its stall is within this of the least.
-pub const AS_GOOD: f64 = 1.01;
 
 /// What the choices of one way to choose cost.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -45,8 +45,8 @@ pub struct Outcome {
     pub replacements: u64,
     /// Processor time of all controllers.
     pub decision_cpu: Duration,
-    /// That of each decision.
-    pub deciding: Vec<Duration>,
+    /// That of the decision that took longest; none without a controller.
+    pub longest_decision: Option<Duration>,
 }
 
 /// What a rank does next.
@@ -88,8 +88,8 @@ struct Steering {
     decisions: u64,
     replacements: u64,
     cpu: Duration,
-    /// Of this, what each decision took.
-    deciding: Vec<Duration>,
+    /// Of this, what the decision that took longest did.
+    longest_decision: Duration,
 }
 
 impl Steering {
@@ -101,7 +101,7 @@ impl Steering {
         if self.pending.is_none() {
             let asked = thread_time();
             self.pending = self.controller.decide().map(|decision| (now + self.latency, decision));
-            self.deciding.extend(self.pending.is_some().then(|| thread_time() - asked));
+            self.longest_decision = self.longest_decision.max(thread_time() - asked);
         }
         let due = self.pending.take_if(|(due, _)| steers && *due <= now);
         if let Some((_, decision)) = &due {
@@ -180,7 +180,7 @@ impl<'a> Sim<'a> {
             decisions: 0,
             replacements: 0,
             cpu: Duration::ZERO,
-            deciding: Vec::new(),
+            longest_decision: Duration::ZERO,
         };
         let feed = feed.map(|feed| feed.assuming(case.decision_latency));
         let controller = case.steers().then(|| make(header.rank, &facts, feed));
@@ -454,7 +454,7 @@ impl World<'_> {
                 self.outcome.decisions += steering.decisions;
                 self.outcome.replacements += steering.replacements;
                 self.outcome.decision_cpu += steering.cpu;
-                self.outcome.deciding.extend_from_slice(&steering.deciding);
+                self.outcome.longest_decision = self.outcome.longest_decision.max(Some(steering.longest_decision));
             }
         }
         self.outcome

@@ -14,7 +14,6 @@ use crate::graph::GraphSpec;
 use crate::progress::Progress;
 use crate::record::Made;
 use crate::replay::{Buffer, Case, Job, Outcome, ReplayRun, SlowRank, fewest_rows, outcome, parallel};
-use crate::statistics::median;
 use crate::workload::{MINIBATCHES_MIN, Sampling, Scenario, Workload};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -221,7 +220,7 @@ fn runs_of(args: &StudyArgs, job: &Job, configured: &Configured) -> Result<Vec<R
             minibatches: stats.minibatches,
             decisions: outcome.decisions,
             decision_cpu_s: outcome.decision_cpu.as_secs_f64(),
-            decision_p50_s: median(outcome.deciding.iter().map(Duration::as_secs_f64)),
+            longest_decision_s: outcome.longest_decision.map(|longest| longest.as_secs_f64()),
         }
     };
     Ok(cases.iter().zip(&outcomes).map(run).collect())

@@ -39,7 +39,7 @@ pub struct Run {
     pub decisions: u64,
     /// Processor seconds of all controllers; measured, so that it differs from run to run, as the next does.
     pub decision_cpu_s: f64,
-    /// Of these, the median of what one decision took; none where nothing was decided.
+    /// Of these, what the decision that took longest did; none without a controller.
     #[serde(default)]
-    pub decision_p50_s: Option<f64>,
+    pub longest_decision_s: Option<f64>,
 }

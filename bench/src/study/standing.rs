@@ -94,7 +94,7 @@ pub struct Standing {
     pub closes: Option<f64>,
     /// Processor microseconds of its controller, a minibatch and rank; measured.
     pub minibatch_us: f64,
-    /// Processor milliseconds of one decision, the median of the jobs' medians; measured. None where nothing was decided.
+    /// Processor milliseconds of the decision of a job that takes longest, the median of the jobs; measured. None without a controller.
     #[serde(default)]
     pub decision_ms: Option<f64>,
 }
@@ -275,7 +275,7 @@ impl Standing {
             decisions,
             closes: None,
             minibatch_us: cpu / (runs().map(|run| run.minibatches).sum::<u64>().max(1)) as f64 * 1e6,
-            decision_ms: median(runs().filter_map(|run| run.decision_p50_s)).map(|seconds| seconds * 1e3),
+            decision_ms: median(runs().filter_map(|run| run.longest_decision_s)).map(|seconds| seconds * 1e3),
         }
     }
 }
@@ -414,7 +414,7 @@ mod tests {
             minibatches: 4,
             decisions: 2,
             decision_cpu_s: 1e-5,
-            decision_p50_s: Some(stall_s * 1e-3),
+            longest_decision_s: Some(stall_s * 1e-3),
         }
     }
 

@@ -10,16 +10,16 @@ mod network;
 mod plans;
 mod trees;
 
-use features::FETCHED_CHANGE;
 pub use features::{FEATURES, Features, Values};
 pub use file::{FORMAT, Feature, Trained};
 pub use model::{Kernel, Linear, Model};
 pub use network::{Attention, Dense, Perceptron};
-pub use plans::{PlanClassifier, TrainedPlans};
+pub use plans::{AS_GOOD, PlanClassifier, TrainedPlans};
 pub use trees::{Node, Trees};
 
 use super::{Controller, Decision, JobFacts, Observation};
 use crate::error::{Error, Result};
+use features::FETCHED_CHANGE;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 

@@ -84,8 +84,8 @@ impl TrainedPlans {
     }
 }
 
-/// A plan is as good as the best if it has cost at most so much of it: what its classifier was trained to tell.
-const AS_GOOD: f64 = 1.01;
+/// A plan is as good as the best if its cost is within this of the least: what its classifier is to tell.
+pub const AS_GOOD: f64 = 1.01;
 
 /// Follows them.
 pub struct PlanClassifier {

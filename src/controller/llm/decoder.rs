@@ -1,6 +1,8 @@
-//! The decoder-only transformers that we run: grouped-query attention, rotary positions, RMSNorm, a gated feed-forward network. The architectures are options of one code path.
+//! The decoder-only transformers that we run: grouped-query attention, rotary positions, RMSNorm, a gated feed-forward
+//! network. The architectures are options of one code path.
 //!
-//! Sources: Touvron et al., "LLaMA" (arXiv 2302.13971); Gemma Team, "Gemma 3 Technical Report" (arXiv 2503.19786); Su et al., "RoFormer" (arXiv 2104.09864).
+//! Sources: Touvron et al., "LLaMA" (arXiv 2302.13971); Gemma Team, "Gemma 3 Technical Report" (arXiv 2503.19786); Su et
+//! al., "RoFormer" (arXiv 2104.09864).
 
 use super::gguf::{Gguf, Outcome};
 use super::matrix::{Matrix, Storage, View, multiply};
