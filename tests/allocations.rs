@@ -7,8 +7,8 @@ mod counting;
 use counting::{ALLOCATIONS, COUNTED};
 use rudder::bootstrap::{Bootstrap, local};
 use rudder::buffer::{BufferHints, Pin, PolicyConfig, PrefetchBuffer};
-use rudder::controller::ControllerConfig;
 use rudder::controller::classifier::{ClassifierConfig, Dense, FEATURES, Feature, Model, Perceptron, Trained};
+use rudder::controller::{ControllerConfig, JobFacts, Observation};
 use rudder::transport::{TransportConfig, open};
 use rudder::{BufferSize, Config, Engine, NodeId, PartitionBook, PartitionId, Rank, StreamId, TableId, TableSpec};
 use std::sync::atomic::Ordering;
@@ -102,7 +102,7 @@ fn allocations(transport: &str, policy: &str, controller: ControllerConfig, ahea
 }
 
 /// A classifier that decides every other minibatch.
-fn classifier(file: &std::path::Path) -> ControllerConfig {
+fn classifier(file: &std::path::Path, online: bool) -> ControllerConfig {
     let layer =
         |inputs: usize, outputs: usize| Dense { weights: vec![vec![0.1; inputs]; outputs], bias: vec![-0.1; outputs] };
     let feature = |name: &&str| Feature { name: (*name).to_owned(), mean: 0.0, deviation: 1.0 };
@@ -114,7 +114,7 @@ fn classifier(file: &std::path::Path) -> ControllerConfig {
         model: Model::Perceptron(Perceptron { layers: vec![layer(FEATURES.len(), 8), layer(8, 1)] }),
     };
     trained.write(file).unwrap();
-    ControllerConfig::Classifier(ClassifierConfig { file: file.to_owned(), online: true })
+    ControllerConfig::Classifier(ClassifierConfig { file: file.to_owned(), online })
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_warm_data_path_allocates_nothing() {
             ("wtinylfu", ControllerConfig::Off, 4),
             ("lfu", ControllerConfig::Off, 0),
             ("rudder", ControllerConfig::Periodic { delta: 8 }, 0),
-            ("rudder", classifier(file.path()), 0),
+            ("rudder", classifier(file.path(), false), 0),
             ("lfu", ControllerConfig::Off, 4),
             ("window", ControllerConfig::Off, 4),
             ("window", ControllerConfig::Auto, 4),
@@ -149,6 +149,37 @@ fn a_warm_data_path_allocates_nothing() {
     }
     // 100 minibatches of each rank were counted.
     assert!(found.is_empty(), "allocations after warm-up: {found:#?}");
+}
+
+/// Fewer and fewer rows are fetched, so that replacements look as if they paid, but for some.
+#[test]
+fn a_classifier_that_learns_on_allocates_nothing() {
+    let _counting = COUNTER.lock();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let facts = JobFacts { slots: 200_000, ..JobFacts::default() };
+    let mut controller = classifier(file.path(), true).build(&facts).unwrap();
+    let mut replaced = 0;
+    let mut steer = |minibatches: std::ops::Range<u64>| {
+        for minibatch in minibatches {
+            let demand_rows = 100_000 - 50 * minibatch + 400 * u64::from(minibatch % 16 == 0);
+            controller.observe(&Observation {
+                minibatch,
+                remote_nodes: 200_000,
+                demand_rows,
+                ..Observation::default()
+            });
+            if let Some(decision) = controller.decide() {
+                controller.handle_taken();
+                replaced += u64::from(decision.replace);
+            }
+        }
+    };
+    steer(1..100);
+    COUNTED.store(true, Ordering::SeqCst);
+    steer(100..1000);
+    COUNTED.store(false, Ordering::SeqCst);
+    assert_eq!(ALLOCATIONS.swap(0, Ordering::SeqCst), 0);
+    assert!(replaced > 100, "{replaced}");
 }
 
 /// The training's side of a buffer that is watched and changes its policy; what prepares policies and listens is on another thread in a job.
