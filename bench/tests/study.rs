@@ -59,7 +59,7 @@ fn without_measures(mut document: Value) -> Value {
     runs.for_each(|run| (run["decision_cpu_s"], run["longest_decision_s"]) = (Value::Null, Value::Null));
     for standings in document["standings"]["lookaheads"].as_array_mut().unwrap() {
         let contenders = standings["contenders"].as_array_mut().unwrap().iter_mut();
-        let measures = ["minibatch_us", "decision_ms"];
+        let measures = ["minibatch_us", "longest_decision_ms"];
         contenders.for_each(|contender| measures.iter().for_each(|measure| contender[measure] = Value::Null));
     }
     document

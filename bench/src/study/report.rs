@@ -65,7 +65,7 @@ const COLUMNS: [Column<Standing>; 11] = [
     Column {
         head: "decides in, ms",
         meaning: "of this, what the decision that takes longest does, the median of the jobs: where a model is asked, its answer",
-        cell: |standing| standing.decision_ms.map_or_else(|| "-".to_owned(), |spent| format!("{spent:.3}")),
+        cell: |standing| standing.longest_decision_ms.map_or_else(|| "-".to_owned(), |spent| format!("{spent:.3}")),
     },
 ];
 
@@ -214,9 +214,9 @@ const FIGURES: [Figure; 5] = [
     Figure {
         title: "what a decision takes",
         x: "milliseconds of the processor, the longest of a job, the median of the jobs",
-        bar: |standing| standing.decision_ms,
+        bar: |standing| standing.longest_decision_ms,
         dot: |_| None,
-        note: |standing| standing.decision_ms.map(|spent| format!("{spent:.3} ms")).unwrap_or_default(),
+        note: |standing| standing.longest_decision_ms.map(|spent| format!("{spent:.3} ms")).unwrap_or_default(),
         caption: "Off the training's thread: no step waits for it.",
     },
 ];

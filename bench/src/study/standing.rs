@@ -96,7 +96,7 @@ pub struct Standing {
     pub minibatch_us: f64,
     /// Processor milliseconds of the decision of a job that takes longest, the median of the jobs; measured. None without a controller.
     #[serde(default)]
-    pub decision_ms: Option<f64>,
+    pub longest_decision_ms: Option<f64>,
 }
 
 impl Estimate {
@@ -275,7 +275,7 @@ impl Standing {
             decisions,
             closes: None,
             minibatch_us: cpu / (runs().map(|run| run.minibatches).sum::<u64>().max(1)) as f64 * 1e6,
-            decision_ms: median(runs().filter_map(|run| run.longest_decision_s)).map(|seconds| seconds * 1e3),
+            longest_decision_ms: median(runs().filter_map(|run| run.longest_decision_s)).map(|seconds| seconds * 1e3),
         }
     }
 }
@@ -442,7 +442,7 @@ mod tests {
         assert!((standings.headroom().unwrap() - (1.0 - 0.5f64.sqrt())).abs() < 1e-9);
         assert_eq!((b.x_belady, b.change, b.closes), (2.0, Some(1.0), None));
         assert!((b.minibatch_us - 2.5).abs() < 1e-9);
-        assert_eq!((a.decision_ms, b.decision_ms), (Some(8.0), Some(2.0)));
+        assert_eq!((a.longest_decision_ms, b.longest_decision_ms), (Some(8.0), Some(2.0)));
         assert_eq!(standings.configurations[1].best, "b");
         assert!(sentences(&standings)[0].contains("29.3 % of its stall: headroom"), "{:?}", sentences(&standings));
     }

@@ -55,7 +55,7 @@ pub struct Classifier {
     trained: Trained,
     features: Features,
     online: bool,
-    /// What was asked last, where the answer was yes.
+    /// What was asked last, where the answer was yes and is learnt from.
     replaced_at: Option<Values>,
     scratch: Vec<f64>,
 }
@@ -97,12 +97,10 @@ impl Controller for Classifier {
             return None;
         }
         let values = self.features.take();
-        if self.online {
-            self.learn(values[FETCHED_CHANGE]);
-        }
+        self.learn(values[FETCHED_CHANGE]);
         let values = self.trained.normalised(values);
         let replace = self.trained.model.score(&values, &mut self.scratch) > 0.0;
-        self.replaced_at = replace.then_some(values);
+        self.replaced_at = (self.online && replace).then_some(values);
         Some(Decision { replace, ..Decision::default() })
     }
 

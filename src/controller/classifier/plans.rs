@@ -91,7 +91,7 @@ pub const AS_GOOD: f64 = 1.01;
 pub struct PlanClassifier {
     trained: TrainedPlans,
     online: bool,
-    /// What was asked last, normalised.
+    /// What was asked last, if that is learnt from.
     asked: Option<[f64; VALUES.len()]>,
 }
 
@@ -111,6 +111,7 @@ impl PlanClassifier {
     /// Learns of each plan that was tried since the last choice whether it was as good as the best.
     fn learn(&mut self, situation: &Situation) {
         if let Some(values) = self.asked.take() {
+            let values = self.trained.normalised(values);
             for ((_, model), cost) in self.trained.plans.iter_mut().zip(situation.costs) {
                 if let Some(cost) = cost {
                     let mut scratch = vec![0.0; model.scratch()];
@@ -127,11 +128,10 @@ impl Advisor for PlanClassifier {
     }
 
     fn choose(&mut self, situation: &Situation) -> Result<usize> {
-        if self.online {
-            self.learn(situation);
-        }
-        self.asked = Some(self.trained.normalised(situation.values()));
-        let scores = self.trained.scores(situation.values(), |plan| situation.allows(plan));
+        self.learn(situation);
+        let values = situation.values();
+        self.asked = self.online.then_some(values);
+        let scores = self.trained.scores(values, |plan| situation.allows(plan));
         Ok(preferred(&scores, self.trained.margin).unwrap_or(situation.plan))
     }
 }
